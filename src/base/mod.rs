@@ -1,0 +1,11 @@
+//! Words that everybody uses; this module knows nobody.
+
+pub mod backoff;
+pub mod buffers;
+pub mod clock;
+pub mod digest;
+pub mod offload;
+pub mod path;
+pub mod snapshot;
+pub mod stat;
+pub mod units;

@@ -1,0 +1,106 @@
+//! What the agent says of itself: plain data that commands and report read.
+
+use crate::base::path::RelPath;
+
+/// Something that ended for one path.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Happening {
+    /// What.
+    pub what: What,
+    /// The folder's name.
+    pub folder: String,
+    /// The path.
+    pub path: RelPath,
+    /// The object's key, where there is one.
+    pub key: Option<String>,
+    /// Bytes sent or copied.
+    pub bytes: u64,
+    /// Why it failed or was skipped.
+    pub error: Option<String>,
+}
+
+/// The kinds of [`Happening`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum What {
+    /// The bytes were sent.
+    Uploaded,
+    /// The object was made by a server-side copy.
+    Copied,
+    /// It did not work; it is tried again.
+    Failed,
+    /// It is not for the bucket: no possible key, or not a regular file.
+    Skipped,
+    /// Same content, other times or mode; or an equal object was there already: only the manifest changed.
+    Noted,
+}
+
+impl What {
+    /// Returns the word that the JSON contract uses; `None` for what it does not tell.
+    pub fn word(self) -> Option<&'static str> {
+        match self {
+            Self::Uploaded => Some("uploaded"),
+            Self::Copied => Some("copied"),
+            Self::Failed => Some("failed"),
+            Self::Skipped => Some("skipped"),
+            Self::Noted => None,
+        }
+    }
+}
+
+/// Counts since the agent started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tally {
+    /// Files that needed nothing.
+    pub unchanged: u64,
+    /// Files whose bytes were sent.
+    pub uploaded: u64,
+    /// Files that became a server-side copy.
+    pub copied: u64,
+    /// Names that are not for the bucket.
+    pub skipped: u64,
+    /// Objects of others that were moved into trash before their key was written.
+    pub set_aside: u64,
+    /// Bytes sent.
+    pub bytes: u64,
+}
+
+/// A folder at one moment.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct FolderSnapshot {
+    /// Its name.
+    pub name: String,
+    /// Its path on the disk, escaped for people.
+    pub path: String,
+    /// Where it goes: `s3://bucket/prefix/`.
+    pub to: String,
+    /// True only with an empty queue, no open row, and a complete scan later than the last loss of events.
+    pub level: bool,
+    /// Age of the oldest change that is not yet in the bucket, seconds: an upper bound; 0 when level.
+    pub lag_seconds: u64,
+    /// Paths waiting or being worked on.
+    pub queued_files: u64,
+    /// Their bytes, as far as known.
+    pub queued_bytes: u64,
+    /// Bytes of files that were sent since the start, also of those that are still going up.
+    pub sent_bytes: u64,
+    /// Paths whose last attempt failed.
+    pub failed: u64,
+    /// Files inside the filter that have no possible key or never rest.
+    pub unsyncable: u64,
+    /// Keys that are looked at again after the request horizon.
+    pub ambiguous: u64,
+    /// When the last of them is looked at, wall clock, nanoseconds; 0 for none.
+    pub ambiguous_until_ns: i64,
+    /// Whether the first scan has begun to look, or found the root away: where the tree is watched, its root is armed.
+    pub begun: bool,
+    /// How the tree is watched: `native`, `off`, or what is wrong with it.
+    pub watch: String,
+    /// Start of the last complete scan, wall clock, nanoseconds.
+    pub last_scan_ns: Option<i64>,
+    /// Since when the store has been refusing everything, wall clock, nanoseconds, and why.
+    pub outage: Option<(i64, String)>,
+    /// Why the folder's root cannot be used, if so.
+    pub away: Option<String>,
+    /// Counts since the start.
+    pub tally: Tally,
+}

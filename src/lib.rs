@@ -1,0 +1,27 @@
+//! Tidewatch watches folders and keeps an S3 bucket level with them.
+//!
+//! The disk and the bucket are the truth; an event only says "look at this path". What has been seen synced is
+//! persisted, never a list of work, so that a restart is a scan plus the keys whose intent is open.
+//!
+//! ```text
+//!  kernel ── watch ──┐ Touched(path)     bounded; full → lost → scan
+//!  walk   ── scan  ──┤ differing paths   bounded; full → the walk waits
+//!                    ▼
+//!  ┌────────────────────────────── agent ─────────────────────────────┐
+//!  │ queue.touch(path, now)     … quiet, or touched for max_wait …    │
+//!  │ queue.pop_due(now) → intents into the next commit → spawn jobs   │
+//!  └─────────────────────────────┬────────────────────────────────────┘
+//!                                ▼           one async fn, top to bottom
+//!       read (stat, hash, stat) → plan::step → dedupe → put | multipart | copy
+//!                                │ Outcome   (a multipart's id goes up as Progress)
+//!  ┌─────────────────────────────▼────────────────────────────────────┐
+//!  │ commit(outcomes + next intents) → queue.finish(path, outcome)    │
+//!  └──────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! The modules in reading order: [`base`] has the words everybody uses; [`tree`] is what the disk has, [`store`] the
+//! bucket, [`manifest`] what we have seen synced; [`sync`] is the way of one file; [`agent`] the loop of one folder;
+//! [`commands`] what the command line runs besides the agent; [`report`] what people see; [`config`] and [`cli`] what
+//! they write. `tests/it/tidy.rs` holds who may know whom.
+
+pub mod base;
