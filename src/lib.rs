@@ -25,3 +25,4 @@
 //! they write. `tests/it/tidy.rs` holds who may know whom.
 
 pub mod base;
+pub mod tree;

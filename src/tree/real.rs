@@ -1,0 +1,460 @@
+//! The real tree: everything beneath the root, by handle.
+//!
+//! The root is one open folder; what is below it is reached by `openat2` with `BENEATH`, `NO_SYMLINKS` and
+//! `NO_MAGICLINKS`, so that no link and no `..` leads out, whatever others do to the tree meanwhile. Nothing that could block or act when it
+//! is opened (FIFO, socket, device) is opened. Mounts inside the tree are crossed. Needs Linux 5.6.
+//!
+//! A path that meets a link or a file where a folder was is *gone*: it is not there as it was. Any other failure is an
+//! error and says nothing about what is below.
+//!
+//! Does not protect against a root whose own path goes through links: give a canonical one.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, RawDir, ResolveFlags, Statx, StatxFlags, fstatvfs,
+    makedev, open, openat2, statx,
+};
+use rustix::io::Errno;
+use tracing::{info, warn};
+
+use crate::base::path::{RelPath, escaped};
+use crate::base::stat::{Kind, Stat};
+use crate::tree::watch::{ArmError, Watch};
+use crate::tree::{Found, Hint, HintSender, Identity, OpenFile, ReadError, Tree};
+
+/// The kernel's `PATH_MAX`, in bytes, its final NUL included: the longest path that one call takes.
+const PATH_MAX: usize = 4096;
+
+/// How often `openat2` is asked again when it says that the tree changed under it.
+const RACES: u32 = 64;
+
+/// How many folders are listed and files opened between two round trips to the watcher's thread.
+///
+/// Each of them queues one or two OPEN events of our own; the kernel holds 16,384 before it drops.
+const PACE: u64 = 2_000;
+
+/// What a listing reads into at once, in bytes: some thousand names.
+const NAMES: usize = 64 << 10;
+
+/// Opens a folder itself, not what a link in its place leads to.
+const FOLDER: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::NOCTTY)
+    .union(OFlags::CLOEXEC);
+
+/// Names a thing without opening it: no permission to read is needed, nothing blocks, a link is itself.
+const NAME_ONLY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// A tree on the disk.
+pub struct RealTree {
+    path: PathBuf,
+    root: Mutex<Root>,
+    watching: Option<Watching>,
+    turns: AtomicU64,
+}
+
+/// What is known of the root.
+#[derive(Default)]
+struct Root {
+    handle: Option<Arc<OwnedFd>>,
+    /// Which folder it was when it was last there.
+    was: Option<Identity>,
+}
+
+struct Watching {
+    hints: HintSender,
+    watch: Mutex<Arc<Watch>>,
+}
+
+impl RealTree {
+    /// Makes a tree that is not watched, at a canonical absolute path. Whether it is there, [`Tree::identity`] says.
+    pub fn open(root: &Path) -> Self {
+        Self {
+            path: root.to_path_buf(),
+            root: Mutex::default(),
+            watching: None,
+            turns: AtomicU64::new(0),
+        }
+    }
+
+    /// Makes a tree whose folders are armed when they are listed, at a canonical absolute path.
+    ///
+    /// An error means that no watcher could be started: nearly always that the user has no inotify instance left.
+    pub fn watched(root: &Path, hints: HintSender) -> io::Result<Self> {
+        let watch = Mutex::new(Arc::new(Watch::new(root, hints.clone())?));
+        Ok(Self {
+            watching: Some(Watching { hints, watch }),
+            ..Self::open(root)
+        })
+    }
+
+    /// Waits until every event that the kernel had queued before the call has become a hint. Blocks.
+    pub fn round_trip(&self) -> io::Result<()> {
+        self.watch().map_or(Ok(()), |watch| watch.round_trip())
+    }
+
+    fn watch(&self) -> Option<Arc<Watch>> {
+        let watching = self.watching.as_ref()?;
+        let watch = watching.watch.lock();
+        Some(watch.unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    /// Returns the root's handle, opening it if it was away.
+    fn handle(&self) -> io::Result<Arc<OwnedFd>> {
+        let root = self.root.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(handle) = &root.handle {
+            return Ok(handle.clone());
+        }
+        drop(root);
+        self.look().map(|(handle, _)| handle)
+    }
+
+    /// Opens the root's path anew, keeps the handle, and starts over with the watches if the root was away or is another.
+    fn look(&self) -> io::Result<(Arc<OwnedFd>, Identity)> {
+        let mut root = self.root.lock().unwrap_or_else(PoisonError::into_inner);
+        let was_there = root.handle.take().is_some();
+        let handle = open(&self.path, FOLDER, Mode::empty())?;
+        let identity = identity_of(&handle)?;
+        if root.was.is_some() && !(was_there && root.was == Some(identity)) {
+            self.start_over()?;
+        }
+        // Also when it is the same folder: it may have been mounted anew, and mounts inside it with it.
+        let handle = Arc::new(handle);
+        root.handle = Some(handle.clone());
+        root.was = Some(identity);
+        Ok((handle, identity))
+    }
+
+    /// Replaces the watcher: the old one's watches are on a folder that has left, and go on telling under the root's path.
+    fn start_over(&self) -> io::Result<()> {
+        let Some(watching) = &self.watching else {
+            return Ok(());
+        };
+        let new = Arc::new(Watch::new(&self.path, watching.hints.clone())?);
+        let old = {
+            let mut watch = watching
+                .watch
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *watch, new)
+        };
+        drop(old);
+        watching.hints.send(Hint::Lost);
+        Ok(())
+    }
+
+    /// Lets the watcher's thread empty the kernel's queue of what our own reading put into it.
+    fn pace(&self) {
+        if let Some(watch) = self.watch()
+            && self.turns.fetch_add(1, Ordering::Relaxed) % PACE == PACE - 1
+            && let Err(error) = watch.round_trip()
+        {
+            warn!(%error, "the watcher does not answer; rescans still find every change");
+        }
+    }
+
+    /// Adds the folder's watch; an error means that the path does not name the open folder any more.
+    fn arm(&self, watch: &Watch, path: &RelPath, open: &Stat) -> io::Result<()> {
+        let armed = watch.arm(path, (open.dev, open.ino)).and_then(|()| {
+            // The watch was added by path, which may have come to name something else, or a link to it.
+            let named = statx(
+                CWD,
+                path.under(&self.path),
+                AtFlags::SYMLINK_NOFOLLOW,
+                StatxFlags::BASIC_STATS,
+            );
+            let named = named.map_err(|error| match gone(error).kind() {
+                io::ErrorKind::NotFound => ArmError::Gone,
+                _ => ArmError::Io(error.into()),
+            });
+            let same = named.map(|named| {
+                let named = stat_of(&named);
+                (named.dev, named.ino) == (open.dev, open.ino)
+            });
+            match same {
+                Ok(true) => return Ok(()),
+                Ok(false) => watch.disarm(path),
+                Err(error) => {
+                    watch.disarm(path);
+                    return Err(error);
+                }
+            }
+            Err(ArmError::Gone)
+        });
+        match armed {
+            Ok(()) => {
+                if watch.note_watched(path) {
+                    info!(root = %self.shown(), "every folder is watched again");
+                }
+            }
+            Err(ArmError::Gone) => return Err(io::ErrorKind::NotFound.into()),
+            Err(error) => {
+                if watch.note_unwatched(path) {
+                    warn!(root = %self.shown(), folder = %path, %error,
+                        "a folder cannot be watched, and others may follow; rescans still find every change");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn shown(&self) -> String {
+        escaped(self.path.as_os_str().as_encoded_bytes())
+    }
+
+    fn list_open(&self, root: BorrowedFd<'_>, folder: &RelPath) -> io::Result<Vec<Found>> {
+        let handle = open_quietly(root, folder, FOLDER).map_err(gone)?;
+        let watch = self.watch();
+        if let Some(watch) = &watch {
+            self.arm(watch, folder, &stat_of_handle(&handle)?)?;
+        }
+        let mut found = names(&handle)?;
+        if let Some(watch) = &watch {
+            for one in &mut found {
+                one.armed = one.stat.kind != Kind::Folder
+                    || watch.is_armed(&folder.join(&one.name), (one.stat.dev, one.stat.ino));
+            }
+        }
+        found.sort_unstable_by(|a, b| a.order().cmp(b.order()));
+        Ok(found)
+    }
+}
+
+impl Tree for RealTree {
+    fn unwatched(&self) -> usize {
+        self.watch().map_or(0, |watch| watch.unwatched())
+    }
+
+    fn identity(&self) -> io::Result<Identity> {
+        self.look().map(|(_, identity)| identity)
+    }
+
+    fn list(&self, folder: &RelPath) -> io::Result<Vec<Found>> {
+        self.pace();
+        let root = self.handle()?;
+        let listed = self.list_open(root.as_fd(), folder);
+        let Err(error) = &listed else {
+            return listed;
+        };
+        let is_gone = matches!(
+            error.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+        );
+        if is_gone && folder.is_root() {
+            // The root is never just gone: it is away, and what was below it is unknown.
+            return Err(io::Error::other("the root is not there"));
+        }
+        if is_gone && let Some(watch) = self.watch() {
+            watch.forget(folder);
+        }
+        listed
+    }
+
+    fn stat(&self, path: &RelPath) -> io::Result<Stat> {
+        let root = self.handle()?;
+        let named = open_beneath(root.as_fd(), path, NAME_ONLY).map_err(gone)?;
+        stat_of_handle(&named)
+    }
+
+    fn open(&self, path: &RelPath) -> Result<Box<dyn OpenFile>, ReadError> {
+        self.pace();
+        let root = self.handle()?;
+        let regular = |handle: &OwnedFd| match stat_of_handle(handle)?.kind {
+            Kind::File => Ok(()),
+            kind => Err(ReadError::Kind(kind)),
+        };
+        let failed = |error: Errno| match error {
+            // A socket, or a device without a driver, that came between the two looks.
+            Errno::NXIO => ReadError::Kind(Kind::Special),
+            error => ReadError::from_io(gone(error)),
+        };
+        // Opening a device can do something; so first a look at what the path names.
+        regular(&open_beneath(root.as_fd(), path, NAME_ONLY).map_err(failed)?)?;
+        let flags =
+            OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let handle = open_quietly(root.as_fd(), path, flags).map_err(failed)?;
+        regular(&handle)?;
+        Ok(Box::new(RealFile(File::from(handle))))
+    }
+}
+
+/// A regular file, open.
+struct RealFile(File);
+
+impl OpenFile for RealFile {
+    fn stat(&self) -> io::Result<Stat> {
+        stat_of_handle(&self.0)
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        let mut done = 0;
+        while done < into.len() {
+            match self.0.read_at(&mut into[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+}
+
+/// Opens without leaving a mark on the file's time of last access, where we may (its owner, or privileged).
+fn open_quietly(
+    root: BorrowedFd<'_>,
+    path: &RelPath,
+    flags: OFlags,
+) -> rustix::io::Result<OwnedFd> {
+    match open_beneath(root, path, flags | OFlags::NOATIME) {
+        Err(Errno::PERM) => open_beneath(root, path, flags),
+        other => other,
+    }
+}
+
+/// Opens `path` beneath `root`, in pieces if it is longer than the kernel takes at once.
+fn open_beneath(
+    root: BorrowedFd<'_>,
+    path: &RelPath,
+    flags: OFlags,
+) -> rustix::io::Result<OwnedFd> {
+    let mut rest = path.as_bytes();
+    if rest.is_empty() {
+        return open_piece(root, b".", flags);
+    }
+    let mut reached: Option<OwnedFd> = None;
+    loop {
+        let from = reached.as_ref().map_or(root, AsFd::as_fd);
+        if rest.len() < PATH_MAX {
+            return open_piece(from, rest, flags);
+        }
+        let slash = rest[..PATH_MAX - 1].iter().rposition(|b| *b == b'/');
+        let slash = slash.ok_or(Errno::NAMETOOLONG)?;
+        let next = open_piece(from, &rest[..slash], NAME_ONLY | OFlags::DIRECTORY)?;
+        rest = &rest[slash + 1..];
+        reached = Some(next);
+    }
+}
+
+fn open_piece(from: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let mut races = 0;
+    loop {
+        match openat2(from, path, flags, Mode::empty(), beneath) {
+            Err(Errno::INTR) => {}
+            // Something was renamed while the kernel walked, so it could not be sure to have stayed beneath.
+            Err(Errno::AGAIN) if races < RACES => races += 1,
+            other => return other,
+        }
+    }
+}
+
+/// Turns "not there as it was" (a link on the way, or a way out) into "not there".
+fn gone(error: Errno) -> io::Error {
+    match error {
+        Errno::LOOP | Errno::XDEV => io::ErrorKind::NotFound.into(),
+        error => error.into(),
+    }
+}
+
+/// Lists an open folder, unsorted, everything taken for armed.
+fn names(folder: &OwnedFd) -> io::Result<Vec<Found>> {
+    let mut buffer = Vec::<u8>::with_capacity(NAMES);
+    let mut entries = RawDir::new(folder, buffer.spare_capacity_mut());
+    let mut found = Vec::new();
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+        let stat = match statx(folder, name, flags, StatxFlags::BASIC_STATS) {
+            Ok(stat) => stat_of(&stat),
+            // Gone between its name and its stat.
+            Err(Errno::NOENT) => continue,
+            // A mount whose server has died, or that is closed even to us, must not hide its neighbours. It is there, and
+            // that is all we know: who opens it learns why.
+            Err(error) => match kind_of(entry.file_type()) {
+                Some(kind) => unknown(kind),
+                None => return Err(error.into()),
+            },
+        };
+        found.push(Found {
+            name: name.to_bytes().into(),
+            stat,
+            armed: true,
+        });
+    }
+    Ok(found)
+}
+
+fn identity_of(handle: &OwnedFd) -> io::Result<Identity> {
+    let stat = stat_of_handle(handle)?;
+    Ok(Identity {
+        dev: stat.dev,
+        ino: stat.ino,
+        fsid: fstatvfs(handle)?.f_fsid,
+    })
+}
+
+fn stat_of_handle(handle: impl AsFd) -> io::Result<Stat> {
+    let stat = statx(handle, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
+    Ok(stat_of(&stat))
+}
+
+fn stat_of(raw: &Statx) -> Stat {
+    let mode = u32::from(raw.stx_mode);
+    let ns = |seconds: i64, ns: u32| {
+        seconds
+            .saturating_mul(1_000_000_000)
+            .saturating_add(i64::from(ns))
+    };
+    Stat {
+        kind: kind_of(FileType::from_raw_mode(mode)).unwrap_or(Kind::Special),
+        size: raw.stx_size,
+        mtime_ns: ns(raw.stx_mtime.tv_sec, raw.stx_mtime.tv_nsec),
+        ctime_ns: ns(raw.stx_ctime.tv_sec, raw.stx_ctime.tv_nsec),
+        dev: makedev(raw.stx_dev_major, raw.stx_dev_minor),
+        ino: raw.stx_ino,
+        mode: mode & 0o7777,
+        uid: raw.stx_uid,
+        gid: raw.stx_gid,
+        nlink: u64::from(raw.stx_nlink),
+    }
+}
+
+fn kind_of(raw: FileType) -> Option<Kind> {
+    match raw {
+        FileType::RegularFile => Some(Kind::File),
+        FileType::Directory => Some(Kind::Folder),
+        FileType::Symlink => Some(Kind::Symlink),
+        FileType::Unknown => None,
+        _ => Some(Kind::Special),
+    }
+}
+
+/// A stat that equals no real one.
+fn unknown(kind: Kind) -> Stat {
+    Stat {
+        kind,
+        size: 0,
+        mtime_ns: 0,
+        ctime_ns: 0,
+        dev: 0,
+        ino: 0,
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        nlink: 0,
+    }
+}

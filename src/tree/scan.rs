@@ -1,0 +1,851 @@
+//! A walk merged with the manifest: which paths differ.
+//!
+//! One function for the start, a new folder, a folder that moved in, and the rescan. Both sides come in the order of
+//! their paths' bytes, so one pass finds every path that is on one side only or differs. It only finds: what a path that
+//! differs needs is decided by who looks at it again.
+//!
+//! # What differs
+//!
+//! A file without a row, with a row that is not settled or is kept for a file that was gone, with another stat (owner and
+//! mode count: they are kept too), or with a row that was read too close to the file's last change. And a row without
+//! its file, unless it is kept for that reason already.
+//!
+//! # What is left alone
+//!
+//! Rows below a folder that could not be listed (unknown is not missing), rows of paths that are left out (excluding
+//! never deletes), rows below a folder that is not entered.
+//!
+//! # Bounds
+//!
+//! A step does a bounded amount of work. In memory are the listings of the folders on the way down and one page of rows.
+//! Nothing recurses, however deep the tree.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use crate::base::path::RelPath;
+use crate::base::stat::{Kind, Stat};
+use crate::tree::filter::{Filter, Reason};
+use crate::tree::{Found, Tree};
+
+/// How many names and rows one step looks at, about 20 ms of cold disk: a step can be waited for when stopping.
+const WORK: usize = 2_000;
+
+/// How many rows are asked for at once: enough to make the question cheap, small beside a listing.
+const PAGE: usize = 512;
+
+/// The longest name of any filesystem that Linux knows, in bytes.
+const NAME_MAX: usize = 255;
+
+/// What the manifest knows of one path, as far as a scan asks.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Known {
+    /// The path.
+    pub path: RelPath,
+    /// The file's stat when its stored content was read.
+    pub stat: Option<Stat>,
+    /// Wall clock when that reading began, nanoseconds.
+    pub read_at_ns: i64,
+    /// False for a row that has to be looked at whatever the disk says: open, unsent, ambiguous.
+    pub settled: bool,
+    /// True if the file is known to be gone and its object stays: missing is then no news, but being there is.
+    pub kept: bool,
+}
+
+/// Where a scan takes rows from.
+pub trait Rows: Send {
+    /// Returns the first `limit` rows below the folder `within` whose paths sort after `after` by their bytes, sorted so.
+    ///
+    /// `after` need not exist, nor be below `within`. Fewer than `limit` rows mean that there are no more.
+    fn page(
+        &mut self,
+        within: &RelPath,
+        after: &RelPath,
+        limit: usize,
+    ) -> anyhow::Result<Vec<Known>>;
+}
+
+/// What is scanned.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Scope {
+    /// The folder to begin with.
+    pub folder: RelPath,
+    /// How far down.
+    pub depth: Depth,
+}
+
+/// How far down a scan goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Depth {
+    /// Everything below.
+    Full,
+    /// This folder's own names, and everything below those of its folders that were not armed yet.
+    NewFolders,
+}
+
+/// Why a name is not for the bucket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SkipReason {
+    /// A symbolic link; links are not followed.
+    Symlink,
+    /// A FIFO, socket or device.
+    Special,
+    /// A top-level `.tidewatch`.
+    Reserved,
+    /// A folder that contains itself (a bind mount); not entered again.
+    Loop,
+}
+
+/// Shows the reason for people, to stand behind "skipped: ".
+impl fmt::Display for SkipReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Symlink => "a symbolic link, which is not followed",
+            Self::Special => "a FIFO, socket or device",
+            Self::Reserved => "`.tidewatch` at the top is the agent's own name",
+            Self::Loop => "a folder that contains itself",
+        })
+    }
+}
+
+/// What a step found.
+#[derive(Debug, Default)]
+pub struct Step {
+    /// The paths that differ, with the file's length in bytes; 0 for a file that is gone.
+    pub differing: Vec<(RelPath, u64)>,
+    /// How many files are as the manifest knows them.
+    pub unchanged: u64,
+    /// How many names were left out by the filter.
+    pub excluded: u64,
+    /// Names that are not for the bucket, each once a scan.
+    pub skipped: Vec<(RelPath, SkipReason)>,
+    /// Folders that could not be listed; what is below them is unknown.
+    pub unreadable: Vec<(RelPath, io::Error)>,
+    /// True if this was the last step.
+    pub done: bool,
+}
+
+/// A scan that can be stopped between two steps and gone on with, or dropped.
+pub struct Scanner {
+    tree: Arc<dyn Tree>,
+    filter: Arc<Filter>,
+    scope: Scope,
+    rows: Cursor,
+    /// The folders on the way down, the lowest last. Empty before the first step and after the walk.
+    way: Vec<Level>,
+    stage: Stage,
+    /// What has been found and not been returned yet: an error of the rows loses nothing.
+    step: Step,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    Begin,
+    Walk,
+    /// The walk is over; rows may be left.
+    Rest,
+    Done,
+}
+
+/// A folder on the way down.
+struct Level {
+    folder: RelPath,
+    /// Device and inode: what a loop is known by.
+    inode: (u64, u64),
+    names: std::vec::IntoIter<Found>,
+    depth: Depth,
+    /// A name that was taken from `names` and waits for the rows before it to be gone through.
+    next: Option<Found>,
+}
+
+impl Scanner {
+    /// Makes a scan; nothing is read before the first step.
+    pub fn new(
+        tree: Arc<dyn Tree>,
+        rows: Box<dyn Rows>,
+        filter: Arc<Filter>,
+        scope: Scope,
+    ) -> Self {
+        Self {
+            tree,
+            filter,
+            rows: Cursor::new(rows, scope.folder.clone()),
+            scope,
+            way: Vec::new(),
+            stage: Stage::Begin,
+            step: Step::default(),
+        }
+    }
+
+    /// Returns what is scanned.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// Goes on until `limit` paths differ, or some thousand names have been looked at, or everything has. Blocks.
+    ///
+    /// The error is the rows'; the scan stands where it was and can be gone on with.
+    pub fn step(&mut self, limit: usize) -> anyhow::Result<Step> {
+        let mut work = 0;
+        while self.stage != Stage::Done && work < WORK && self.step.differing.len() < limit {
+            work += 1;
+            match self.stage {
+                Stage::Begin => self.begin(),
+                Stage::Walk => self.advance()?,
+                Stage::Rest => {
+                    if !self.pass_row(None)? {
+                        self.stage = Stage::Done;
+                    }
+                }
+                Stage::Done => {}
+            }
+        }
+        let mut step = std::mem::take(&mut self.step);
+        step.done = self.stage == Stage::Done;
+        Ok(step)
+    }
+
+    fn begin(&mut self) {
+        self.stage = Stage::Walk;
+        let folder = self.scope.folder.clone();
+        // The folders above count as the way down too: a scan may begin below a loop's beginning.
+        let mut above = folder.parent();
+        while let Some(path) = above {
+            if let Ok(stat) = self.tree.stat(&path) {
+                self.way.push(Level {
+                    folder: path.clone(),
+                    inode: (stat.dev, stat.ino),
+                    names: Vec::new().into_iter(),
+                    depth: Depth::NewFolders,
+                    next: None,
+                });
+            }
+            above = path.parent();
+        }
+        self.way.reverse();
+        let inode = self
+            .tree
+            .stat(&folder)
+            .map_or((0, 0), |stat| (stat.dev, stat.ino));
+        self.enter(folder, inode, self.scope.depth);
+    }
+
+    /// Takes one step of the walk: one row before the next name, or the name itself, or the way up.
+    fn advance(&mut self) -> anyhow::Result<()> {
+        let Some(level) = self.way.last_mut() else {
+            self.stage = Stage::Rest;
+            return Ok(());
+        };
+        let Some(found) = level.next.take().or_else(|| level.names.next()) else {
+            self.way.pop();
+            return Ok(());
+        };
+        let path = level.folder.join(&found.name);
+        let depth = level.depth;
+        let is_folder = found.stat.kind == Kind::Folder;
+        match self.pass_row(Some((&path, is_folder))) {
+            Ok(false) => {
+                let row = (found.stat.kind == Kind::File).then(|| self.rows.take_equal(&path));
+                self.look(path, &found, row.flatten(), depth);
+                Ok(())
+            }
+            not_yet => {
+                if let Some(level) = self.way.last_mut() {
+                    level.next = Some(found);
+                }
+                not_yet.map(drop)
+            }
+        }
+    }
+
+    /// Looks at a name; the rows before it have been gone through.
+    fn look(&mut self, path: RelPath, found: &Found, row: Option<Known>, depth: Depth) {
+        match self.filter.excludes(&path, found.stat.kind) {
+            Some(Reason::Reserved) => {
+                self.step.skipped.push((path, SkipReason::Reserved));
+                return;
+            }
+            Some(_) => {
+                self.step.excluded += 1;
+                return;
+            }
+            None => {}
+        }
+        match found.stat.kind {
+            Kind::File if row.is_some_and(|row| is_level(&row, &found.stat)) => {
+                self.step.unchanged += 1;
+            }
+            Kind::File => self.step.differing.push((path, found.stat.size)),
+            Kind::Symlink => self.step.skipped.push((path, SkipReason::Symlink)),
+            Kind::Special => self.step.skipped.push((path, SkipReason::Special)),
+            Kind::Folder if depth == Depth::NewFolders && found.armed => {
+                self.rows.skip_below(&path);
+            }
+            Kind::Folder => {
+                let inode = (found.stat.dev, found.stat.ino);
+                // A folder whose stat was refused has no inode to compare.
+                if inode != (0, 0) && self.way.iter().any(|level| level.inode == inode) {
+                    self.rows.skip_below(&path);
+                    self.step.skipped.push((path, SkipReason::Loop));
+                } else {
+                    self.enter(path, inode, Depth::Full);
+                }
+            }
+        }
+    }
+
+    /// Lists a folder and makes it the lowest on the way. One that is gone leaves its rows to be found without files.
+    fn enter(&mut self, folder: RelPath, inode: (u64, u64), depth: Depth) {
+        let error = match self.tree.list(&folder) {
+            Ok(names) => {
+                self.way.push(Level {
+                    folder,
+                    inode,
+                    names: names.into_iter(),
+                    depth,
+                    next: None,
+                });
+                return;
+            }
+            Err(error) => error,
+        };
+        let is_gone = matches!(
+            error.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+        );
+        // A root that is not there is away, and says nothing about what was in it.
+        if !is_gone || folder.is_root() {
+            self.rows.skip_below(&folder);
+            self.step.unreadable.push((folder, error));
+        }
+    }
+
+    /// Goes through one row before the given name (for a folder: before what is below it), or any row; returns false if
+    /// there is none.
+    fn pass_row(&mut self, before: Option<(&RelPath, bool)>) -> anyhow::Result<bool> {
+        let Some(row) = self.rows.peek()? else {
+            return Ok(false);
+        };
+        let passed = before.is_none_or(|(name, is_folder)| {
+            // Below the folder "a" all paths begin with "a/", and "a-b" sorts before them.
+            let slash = is_folder.then_some(b'/');
+            let name = name.as_bytes().iter().copied().chain(slash);
+            row.path.as_bytes().iter().copied().lt(name)
+        });
+        if !passed {
+            return Ok(false);
+        }
+        if !row.kept && self.filter.excludes(&row.path, Kind::File).is_none() {
+            self.step.differing.push((row.path.clone(), 0));
+        }
+        self.rows.drop_first();
+        Ok(true)
+    }
+}
+
+/// Returns true if nothing says that the file is not as the manifest knows it.
+fn is_level(row: &Known, now: &Stat) -> bool {
+    let Some(stat) = &row.stat else {
+        return false;
+    };
+    let same_inode_facts = (stat.mode, stat.uid, stat.gid) == (now.mode, now.uid, now.gid);
+    row.settled
+        && !row.kept
+        && stat.same_content_as(now)
+        && same_inode_facts
+        && !stat.is_racy(row.read_at_ns)
+}
+
+/// The rows of a folder, a page at a time.
+struct Cursor {
+    rows: Box<dyn Rows>,
+    within: RelPath,
+    page: VecDeque<Known>,
+    /// The next page begins after this path.
+    after: RelPath,
+    /// The last page has been taken.
+    at_end: bool,
+}
+
+impl Cursor {
+    fn new(rows: Box<dyn Rows>, within: RelPath) -> Self {
+        Self {
+            rows,
+            after: within.clone(),
+            within,
+            page: VecDeque::new(),
+            at_end: false,
+        }
+    }
+
+    fn peek(&mut self) -> anyhow::Result<Option<&Known>> {
+        if self.page.is_empty() && !self.at_end {
+            let page = self.rows.page(&self.within, &self.after, PAGE)?;
+            debug_assert!(
+                page.is_sorted_by(|a, b| a.path < b.path)
+                    && page.first().is_none_or(|first| first.path > self.after),
+                "a page is sorted and begins after the last one"
+            );
+            self.at_end = page.len() < PAGE;
+            if let Some(last) = page.last() {
+                self.after = last.path.clone();
+            }
+            self.page = page.into();
+        }
+        Ok(self.page.front())
+    }
+
+    fn drop_first(&mut self) {
+        self.page.pop_front();
+    }
+
+    /// Takes the row at `path` if it is the one that was peeked at.
+    fn take_equal(&mut self, path: &RelPath) -> Option<Known> {
+        self.page.pop_front_if(|row| row.path == *path)
+    }
+
+    /// Goes behind all rows below `folder`, without reading them where they are not in the page yet.
+    fn skip_below(&mut self, folder: &RelPath) {
+        if folder.is_root() {
+            self.page.clear();
+            self.at_end = true;
+            return;
+        }
+        let is_behind = |row: &Known| !row.path.is_within(folder) && row.path > *folder;
+        let first_behind = self.page.iter().position(is_behind);
+        self.page.drain(..first_behind.unwrap_or(self.page.len()));
+        // No name is that long, so every path below the folder sorts before this one, and every other one as the
+        // folder's own paths do.
+        let end = folder.join(&[0xff; NAME_MAX + 1]);
+        if self.page.is_empty() && self.after < end {
+            self.after = end;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+    use crate::tree::{Identity, OpenFile, ReadError};
+
+    /// A tree in memory: paths with their stats, folders with what listing them answers.
+    #[derive(Clone, Default)]
+    struct Fake {
+        at: BTreeMap<RelPath, Stat>,
+        refused: BTreeMap<RelPath, io::ErrorKind>,
+        armed: BTreeSet<RelPath>,
+    }
+
+    impl Tree for Fake {
+        fn identity(&self) -> io::Result<Identity> {
+            unreachable!("a scan does not ask")
+        }
+
+        fn list(&self, folder: &RelPath) -> io::Result<Vec<Found>> {
+            if let Some(kind) = self.refused.get(folder) {
+                return Err((*kind).into());
+            }
+            let mut found: Vec<_> = self
+                .at
+                .iter()
+                .filter(|(path, _)| path.parent().as_ref() == Some(folder))
+                .map(|(path, stat)| Found {
+                    name: path.name().into(),
+                    stat: *stat,
+                    armed: self.armed.contains(path),
+                })
+                .collect();
+            found.sort_by(|a, b| a.order().cmp(b.order()));
+            Ok(found)
+        }
+
+        fn stat(&self, path: &RelPath) -> io::Result<Stat> {
+            if path.is_root() {
+                return Ok(stat(Kind::Folder, 1));
+            }
+            self.at
+                .get(path)
+                .copied()
+                .ok_or(io::ErrorKind::NotFound.into())
+        }
+
+        fn open(&self, _: &RelPath) -> Result<Box<dyn OpenFile>, ReadError> {
+            unreachable!("a scan does not read")
+        }
+    }
+
+    struct Table {
+        rows: BTreeMap<RelPath, Known>,
+        fails: usize,
+    }
+
+    impl Rows for Table {
+        fn page(
+            &mut self,
+            within: &RelPath,
+            after: &RelPath,
+            limit: usize,
+        ) -> anyhow::Result<Vec<Known>> {
+            if self.fails > 0 {
+                self.fails -= 1;
+                anyhow::bail!("no rows today");
+            }
+            Ok(self
+                .rows
+                .values()
+                .filter(|row| row.path.is_within(within) && row.path > *after)
+                .take(limit)
+                .cloned()
+                .collect())
+        }
+    }
+
+    fn stat(kind: Kind, ino: u64) -> Stat {
+        Stat {
+            kind,
+            size: 7,
+            mtime_ns: 5,
+            ctime_ns: 5,
+            dev: 1,
+            ino,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            nlink: 1,
+        }
+    }
+
+    fn path(text: &str) -> RelPath {
+        RelPath::new(text.as_bytes()).expect("a valid path")
+    }
+
+    /// A path with a slash at its end is a folder. Inode numbers count from 2.
+    fn fake(paths: &[&str]) -> Fake {
+        let mut fake = Fake::default();
+        for (ino, text) in (2..).zip(paths) {
+            let kind = match text.strip_suffix('/') {
+                Some(_) => Kind::Folder,
+                None => Kind::File,
+            };
+            let at = path(text.trim_end_matches('/'));
+            fake.at.insert(at, stat(kind, ino));
+        }
+        fake
+    }
+
+    /// Rows for all files of a tree, read long after their last change.
+    fn level(tree: &Fake) -> BTreeMap<RelPath, Known> {
+        let files = tree.at.iter().filter(|(_, stat)| stat.kind == Kind::File);
+        files
+            .map(|(at, stat)| (at.clone(), known(at, *stat)))
+            .collect()
+    }
+
+    fn known(at: &RelPath, stat: Stat) -> Known {
+        Known {
+            path: at.clone(),
+            stat: Some(stat),
+            read_at_ns: 1_000_000_000_000,
+            settled: true,
+            kept: false,
+        }
+    }
+
+    struct Run {
+        tree: Fake,
+        rows: BTreeMap<RelPath, Known>,
+        exclude: Vec<String>,
+        folder: RelPath,
+        depth: Depth,
+    }
+
+    impl Run {
+        fn of(tree: &Fake, rows: BTreeMap<RelPath, Known>) -> Self {
+            Self {
+                tree: tree.clone(),
+                rows,
+                exclude: Vec::new(),
+                folder: RelPath::root(),
+                depth: Depth::Full,
+            }
+        }
+
+        fn start(&self, fails: usize) -> Scanner {
+            let filter = Filter::new(&self.exclude, &[], true).expect("good rules");
+            let rows = Table {
+                rows: self.rows.clone(),
+                fails,
+            };
+            Scanner::new(
+                Arc::new(self.tree.clone()),
+                Box::new(rows),
+                Arc::new(filter),
+                Scope {
+                    folder: self.folder.clone(),
+                    depth: self.depth,
+                },
+            )
+        }
+
+        fn go(&self) -> Step {
+            let mut all = Step::default();
+            let mut scanner = self.start(0);
+            while !all.done {
+                add(&mut all, scanner.step(100).expect("rows"));
+            }
+            all
+        }
+
+        fn differing(&self) -> Vec<String> {
+            names(&self.go())
+        }
+    }
+
+    fn add(all: &mut Step, step: Step) {
+        all.differing.extend(step.differing);
+        all.skipped.extend(step.skipped);
+        all.unreadable.extend(step.unreadable);
+        all.unchanged += step.unchanged;
+        all.excluded += step.excluded;
+        all.done = step.done;
+    }
+
+    fn names(step: &Step) -> Vec<String> {
+        let show = |(at, _): &(RelPath, u64)| at.to_string();
+        step.differing.iter().map(show).collect()
+    }
+
+    const SOME: &[&str] = &[
+        "a/", "a/x", "a/y", "a-b", "a.txt", "b/", "b/c/", "b/c/d", "e",
+    ];
+
+    #[test]
+    fn a_level_tree_differs_nowhere_and_an_unknown_one_everywhere() {
+        let tree = fake(SOME);
+        let step = Run::of(&tree, level(&tree)).go();
+        assert_eq!((names(&step).len(), step.unchanged), (0, 6));
+        let unknown = Run::of(&tree, BTreeMap::new()).differing();
+        // In the order of the paths' bytes.
+        assert_eq!(unknown, ["a-b", "a.txt", "a/x", "a/y", "b/c/d", "e"]);
+        let gone = Run::of(&Fake::default(), level(&tree)).differing();
+        assert_eq!(gone, ["a-b", "a.txt", "a/x", "a/y", "b/c/d", "e"]);
+    }
+
+    type Change = fn(&mut Known);
+
+    #[test]
+    fn each_way_to_differ_is_found() {
+        let tree = fake(&["f"]);
+        let table: &[(&str, Change, bool)] = &[
+            ("nothing", |_| {}, false),
+            ("not settled", |row| row.settled = false, true),
+            ("kept and back", |row| row.kept = true, true),
+            ("no stat", |row| row.stat = None, true),
+            ("read too soon", |row| row.read_at_ns = 6, true),
+            ("size", |row| set(row, |stat| stat.size = 8), true),
+            ("mtime", |row| set(row, |stat| stat.mtime_ns = 6), true),
+            ("ctime", |row| set(row, |stat| stat.ctime_ns = 6), true),
+            ("inode", |row| set(row, |stat| stat.ino = 99), true),
+            ("mode", |row| set(row, |stat| stat.mode = 0o600), true),
+            ("owner", |row| set(row, |stat| stat.uid = 1), true),
+            ("group", |row| set(row, |stat| stat.gid = 1), true),
+            ("links", |row| set(row, |stat| stat.nlink = 2), false),
+        ];
+        for (what, change, differs) in table {
+            let mut rows = level(&tree);
+            rows.values_mut().for_each(change);
+            let found = Run::of(&tree, rows).differing();
+            assert_eq!(!found.is_empty(), *differs, "{what}");
+        }
+    }
+
+    fn set(row: &mut Known, change: impl Fn(&mut Stat)) {
+        change(row.stat.as_mut().expect("a stat"));
+    }
+
+    #[test]
+    fn a_missing_file_differs_unless_that_is_known() {
+        let tree = fake(&["a", "b"]);
+        let mut rows = level(&fake(&["a", "b", "c", "d"]));
+        rows.get_mut(&path("d")).expect("a row").kept = true;
+        let step = Run::of(&tree, rows).go();
+        assert_eq!(step.differing, [(path("c"), 0)]);
+    }
+
+    #[test]
+    fn a_file_that_became_a_folder_and_back_differs_on_both_sides() {
+        let file = fake(&["a"]);
+        let folder = fake(&["a/", "a/x"]);
+        assert_eq!(Run::of(&folder, level(&file)).differing(), ["a", "a/x"]);
+        assert_eq!(Run::of(&file, level(&folder)).differing(), ["a", "a/x"]);
+    }
+
+    #[test]
+    fn below_an_unreadable_folder_nothing_is_missing() {
+        let tree = fake(SOME);
+        let mut blind = tree.clone();
+        blind
+            .at
+            .retain(|at, _| *at == path("e") || at.name().len() == 1);
+        blind.at.remove(&path("a/x"));
+        blind
+            .refused
+            .insert(path("a"), io::ErrorKind::PermissionDenied);
+        let step = Run::of(&blind, level(&tree)).go();
+        assert_eq!(names(&step), ["a-b", "a.txt"]);
+        assert_eq!(step.unreadable.len(), 1);
+        assert_eq!(step.unreadable[0].0, path("a"));
+    }
+
+    #[test]
+    fn a_folder_that_goes_while_it_is_walked_leaves_its_rows_missing() {
+        let tree = fake(SOME);
+        let mut gone = tree.clone();
+        gone.refused.insert(path("a"), io::ErrorKind::NotFound);
+        let step = Run::of(&gone, level(&tree)).go();
+        assert_eq!(names(&step), ["a/x", "a/y"]);
+        assert!(step.unreadable.is_empty());
+    }
+
+    #[test]
+    fn a_root_that_is_not_there_makes_nothing_missing() {
+        let tree = fake(SOME);
+        let mut away = tree.clone();
+        away.refused
+            .insert(RelPath::root(), io::ErrorKind::NotFound);
+        let step = Run::of(&away, level(&tree)).go();
+        assert_eq!((names(&step).len(), step.unreadable.len()), (0, 1));
+    }
+
+    #[test]
+    fn what_is_left_out_is_neither_found_nor_missed() {
+        let tree = fake(&["a/", "a/x", "keep", "x.tmp", ".keep.swp"]);
+        let mut run = Run::of(&tree, level(&fake(&["a/", "a/old", "gone.tmp"])));
+        run.exclude = vec!["a/".to_string(), "*.tmp".to_string()];
+        let step = run.go();
+        assert_eq!(names(&step), ["keep"]);
+        assert_eq!(step.excluded, 3);
+        assert!(step.skipped.is_empty());
+    }
+
+    #[test]
+    fn what_is_no_file_is_skipped_and_said() {
+        let mut tree = fake(&["link", "pipe", ".tidewatch/", ".tidewatch/x", "f"]);
+        let rows = level(&tree);
+        tree.at.insert(path("link"), stat(Kind::Symlink, 50));
+        tree.at.insert(path("pipe"), stat(Kind::Special, 51));
+        let step = Run::of(&tree, rows).go();
+        let expected = [
+            (path(".tidewatch"), SkipReason::Reserved),
+            (path("link"), SkipReason::Symlink),
+            (path("pipe"), SkipReason::Special),
+        ];
+        assert_eq!(step.skipped, expected);
+        // Both were files once.
+        assert_eq!(names(&step), ["link", "pipe"]);
+    }
+
+    #[test]
+    fn a_folder_that_contains_itself_is_not_entered() {
+        let mut tree = fake(&["a/", "a/b/", "a/b/x", "z"]);
+        let rows = level(&tree);
+        let a = tree.at[&path("a")];
+        tree.at.insert(path("a/b"), a);
+        let step = Run::of(&tree, rows.clone()).go();
+        assert_eq!(step.skipped, [(path("a/b"), SkipReason::Loop)]);
+        assert!(names(&step).is_empty());
+        // Also when the scan begins inside.
+        let mut tree = fake(&["a/", "a/b/", "a/b/c/"]);
+        tree.at.insert(path("a/b/c"), a);
+        let mut run = Run::of(&tree, BTreeMap::new());
+        run.folder = path("a/b");
+        assert_eq!(run.go().skipped, [(path("a/b/c"), SkipReason::Loop)]);
+    }
+
+    #[test]
+    fn a_scope_is_kept_to() {
+        let tree = fake(SOME);
+        let mut run = Run::of(&tree, BTreeMap::new());
+        run.folder = path("a");
+        assert_eq!(run.differing(), ["a/x", "a/y"]);
+        run.rows = level(&fake(&["a/", "a/z", "a-b", "a0", "b"]));
+        assert_eq!(run.differing(), ["a/x", "a/y", "a/z"]);
+    }
+
+    #[test]
+    fn only_folders_that_were_not_armed_are_entered() {
+        let mut tree = fake(&["a/", "a/x", "b/", "b/c/", "b/c/d", "b/e", "f"]);
+        tree.armed = BTreeSet::from([path("a"), path("b/c")]);
+        let mut run = Run::of(
+            &tree,
+            level(&fake(&["a/", "a/gone", "b/", "b/gone", "gone"])),
+        );
+        run.depth = Depth::NewFolders;
+        assert_eq!(run.differing(), ["b/c/d", "b/e", "b/gone", "f", "gone"]);
+    }
+
+    #[test]
+    fn skipping_jumps_over_pages_of_rows() {
+        let many: Vec<String> = (0..3 * PAGE).map(|n| format!("a/{n:05}")).collect();
+        let mut all = vec!["a/", "b"];
+        all.extend(many.iter().map(String::as_str));
+        let rows = level(&fake(&all));
+        let mut tree = fake(&["a/", "b"]);
+        tree.at
+            .insert(path("b"), rows[&path("b")].stat.expect("a stat"));
+        tree.refused
+            .insert(path("a"), io::ErrorKind::PermissionDenied);
+        let step = Run::of(&tree, rows.clone()).go();
+        assert_eq!((step.differing.len(), step.unchanged), (0, 1));
+        tree.refused.clear();
+        let step = Run::of(&tree, rows).go();
+        assert_eq!((step.differing.len(), step.unchanged), (3 * PAGE, 1));
+    }
+
+    #[test]
+    fn a_step_ends_at_its_limit_and_the_next_goes_on() {
+        let tree = fake(SOME);
+        let mut scanner = Run::of(&tree, BTreeMap::new()).start(0);
+        let mut all = Vec::new();
+        loop {
+            let step = scanner.step(1).expect("rows");
+            assert!(step.differing.len() <= 1);
+            all.extend(names(&step));
+            if step.done {
+                break;
+            }
+        }
+        assert_eq!(all, ["a-b", "a.txt", "a/x", "a/y", "b/c/d", "e"]);
+    }
+
+    #[test]
+    fn an_error_of_the_rows_loses_nothing() {
+        let tree = fake(SOME);
+        let mut scanner = Run::of(&tree, level(&tree)).start(3);
+        let mut errors = 0;
+        let step = loop {
+            match scanner.step(100) {
+                Ok(step) => break step,
+                Err(_) => errors += 1,
+            }
+        };
+        assert_eq!((errors, step.unchanged, step.done), (3, 6, true));
+        assert!(step.differing.is_empty());
+    }
+
+    #[test]
+    fn depth_costs_no_stack() {
+        let mut tree = Fake::default();
+        let mut at = RelPath::root();
+        for ino in 2..2_002 {
+            at = at.join(b"d");
+            tree.at.insert(at.clone(), stat(Kind::Folder, ino));
+        }
+        tree.at.insert(at.join(b"f"), stat(Kind::File, 9_999));
+        assert_eq!(Run::of(&tree, BTreeMap::new()).go().differing.len(), 1);
+    }
+}
