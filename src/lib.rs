@@ -25,4 +25,5 @@
 //! they write. `tests/it/tidy.rs` holds who may know whom.
 
 pub mod base;
+pub mod store;
 pub mod tree;

@@ -1,0 +1,238 @@
+//! The bucket: the seam that the simulator replaces.
+//!
+//! One method is one request (a lost answer may be repeated within it, nothing else). No AWS type leaves this module.
+
+pub mod key;
+pub mod s3;
+
+use std::borrow::Cow;
+use std::fmt;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::base::digest::{Crc64, Sha256};
+
+/// The largest body of a single put or copy, in bytes (S3's limit).
+pub const MAX_SINGLE: u64 = 5 << 30;
+
+/// A bucket behind one endpoint. Keys are whole keys, prefix included.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Asks whether the bucket is there and may be used (`HeadBucket`).
+    async fn check(&self) -> Result<()>;
+
+    /// Stores one object with one request.
+    async fn put(&self, key: &str, body: Body, meta: &Meta) -> Result<Stored>;
+
+    /// Reads an object, or the part of it in `range`.
+    async fn get(&self, key: &str, range: Option<std::ops::Range<u64>>) -> Result<(Object, Bytes)>;
+
+    /// Looks at an object. Absent: [`ErrorKind::NotFound`].
+    async fn head(&self, key: &str) -> Result<Object>;
+
+    /// Lists one page of the keys that start with `prefix`, in the store's order, from `token` of the page before.
+    async fn list(&self, prefix: &str, token: Option<String>) -> Result<Page>;
+
+    /// Copies `from`, if its ETag is still `etag`, to `to` with new metadata, on the server. At most [`MAX_SINGLE`] bytes.
+    ///
+    /// Some stores ignore the condition and answer as if it had held.
+    async fn copy(&self, from: &str, etag: &str, to: &str, meta: &Meta) -> Result<Stored>;
+
+    /// Removes an object; absent is success.
+    async fn delete(&self, key: &str) -> Result<()>;
+
+    /// Begins a multipart upload and returns its id.
+    async fn create_multipart(&self, key: &str, meta: &Meta) -> Result<String>;
+
+    /// Stores part `number`, from 1 to 10,000.
+    async fn put_part(&self, key: &str, upload: &str, number: u32, body: Body) -> Result<Part>;
+
+    /// Makes part `number` of a range of another object, if its ETag is still `etag`.
+    async fn copy_part(
+        &self,
+        from: &str,
+        etag: &str,
+        range: std::ops::Range<u64>,
+        key: &str,
+        upload: &str,
+        number: u32,
+    ) -> Result<Part>;
+
+    /// Joins the parts, which must be in order, into the object. `crc64` is the whole object's, where it is known.
+    async fn complete(
+        &self,
+        key: &str,
+        upload: &str,
+        parts: &[Part],
+        crc64: Option<Crc64>,
+    ) -> Result<Stored>;
+
+    /// Gives a multipart upload up; unknown is success.
+    async fn abort(&self, key: &str, upload: &str) -> Result<()>;
+}
+
+/// Bytes to send, with their digests.
+#[derive(Clone, Debug)]
+pub struct Body {
+    /// What is sent. Cheap to clone, so that a repeat sends what was hashed.
+    pub bytes: Bytes,
+    /// The request's checksum.
+    pub crc64: Crc64,
+    /// The content's SHA-256 where it is known: the payload hash of the signature over plain HTTP.
+    pub sha256: Option<Sha256>,
+}
+
+/// What an object carries besides its bytes.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Meta {
+    /// User metadata: lower-case names, printable ASCII values, in order of name.
+    pub user: Vec<(Cow<'static, str>, String)>,
+    /// The MIME type.
+    pub content_type: Option<String>,
+}
+
+/// A write that was answered and whose answer was checked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stored {
+    /// The ETag, without quotes; opaque identity, never a hash.
+    pub etag: String,
+    /// The version, in a versioned bucket.
+    pub version_id: Option<String>,
+    /// Whether an earlier attempt of the same request was not answered, and may still land.
+    pub is_outstanding: bool,
+}
+
+/// A part that was answered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Part {
+    /// From 1 to 10,000.
+    pub number: u32,
+    /// The part's ETag, without quotes.
+    pub etag: String,
+    /// The part's checksum; `None` for one that was copied.
+    pub crc64: Option<Crc64>,
+}
+
+/// An object as a HEAD or GET shows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Object {
+    /// Length in bytes.
+    pub size: u64,
+    /// The ETag, without quotes.
+    pub etag: String,
+    /// The version, in a versioned bucket.
+    pub version_id: Option<String>,
+    /// User metadata as the store returns it, names in lower case.
+    pub user: Vec<(String, String)>,
+}
+
+impl Object {
+    /// Returns the SHA-256 that whoever wrote the object declared for it.
+    pub fn sha256(&self) -> Option<Sha256> {
+        let (_, value) = self.user.iter().find(|(name, _)| name == "sha256")?;
+        Sha256::from_hex(value)
+    }
+}
+
+/// One page of a listing.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Page {
+    /// The objects.
+    pub objects: Vec<Listed>,
+    /// Where the next page begins; `None` on the last one.
+    pub next: Option<String>,
+}
+
+/// An object as a listing shows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Listed {
+    /// The whole key.
+    pub key: String,
+    /// Length in bytes.
+    pub size: u64,
+    /// The ETag, without quotes.
+    pub etag: String,
+}
+
+/// A request's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A request that did not do what it should.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} of {}: {message}", if key.is_empty() { "the bucket".to_owned() } else { format!("`{}`", crate::base::path::escaped(key.as_bytes())) })]
+pub struct Error {
+    /// What the caller has to do about it.
+    pub kind: ErrorKind,
+    /// The request's name, as S3 calls it: `PutObject`.
+    pub operation: &'static str,
+    /// The key it was about; empty for the bucket.
+    pub key: String,
+    /// Whether the request may have had, or may still have, its effect.
+    pub effect: Effect,
+    /// What went wrong: the store's code and words, or the connection's; one line, no secrets.
+    pub message: String,
+}
+
+/// Kinds of error, by what the caller does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ErrorKind {
+    /// The object, upload or bucket is not there.
+    NotFound,
+    /// A condition did not hold.
+    Precondition,
+    /// Credentials or rights are missing: nobody can help but a person.
+    Denied,
+    /// The store asks for patience (throttles, 5xx): wait and repeat.
+    Busy,
+    /// The endpoint could not be reached, or did not answer: wait and repeat.
+    Network,
+    /// What arrived is not what was sent: read again, then repeat.
+    Corrupt,
+    /// The store refuses this request for good: repeating does not help.
+    Invalid,
+    /// The object is larger than the store takes.
+    TooLarge,
+    /// The store does not have this operation or this header.
+    Unsupported,
+}
+
+/// What a failed request may have done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// Nothing, and nothing to come: it was refused, or never sent.
+    None,
+    /// Unknown: sent, and the answer is missing. It may still land.
+    Possible,
+}
+
+impl Error {
+    /// Returns true if the trouble is the endpoint's, the bucket's or the credentials', not this key's.
+    pub fn is_everyones(&self) -> bool {
+        matches!(
+            self.kind,
+            ErrorKind::Network | ErrorKind::Busy | ErrorKind::Denied
+        ) || (self.kind == ErrorKind::NotFound
+            && matches!(
+                self.operation,
+                "PutObject" | "CreateMultipartUpload" | "HeadBucket" | "ListObjectsV2"
+            ))
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = match self {
+            Self::NotFound => "not found",
+            Self::Precondition => "condition not met",
+            Self::Denied => "denied",
+            Self::Busy => "busy",
+            Self::Network => "not reachable",
+            Self::Corrupt => "corrupt",
+            Self::Invalid => "refused",
+            Self::TooLarge => "too large",
+            Self::Unsupported => "not supported",
+        };
+        f.write_str(word)
+    }
+}

@@ -1,0 +1,392 @@
+//! One request: sent, watched while it stands still, and repeated when it only stumbled.
+//!
+//! The one in-request retry of the program: at most three attempts, none begun later than 30 s after the first. Outages
+//! are the queue's, not ours. Dropping the future at any point is safe: it closes the request's connection, and
+//! nothing else is held.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use aws_runtime::auth::PayloadSigningOverride;
+use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::client::interceptors::context::BeforeTransmitInterceptorContextMut;
+use aws_smithy_runtime_api::client::interceptors::{Intercept, dyn_dispatch_hint};
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::body::SdkBody;
+use aws_smithy_types::config_bag::ConfigBag;
+use bytes::Bytes;
+
+use crate::base::backoff;
+use crate::base::clock::Clock;
+use crate::base::digest::Sha256;
+use crate::store::s3::classify::{self, Blip, Failure, Trouble};
+use crate::store::s3::connect::Patience;
+use crate::store::{Body, Effect};
+
+/// What is asked, as far as watching, repeating and judging it need to know.
+#[derive(Clone, Copy)]
+pub(super) struct Call<'a> {
+    /// As S3 names it.
+    pub operation: &'static str,
+    /// Empty for the bucket.
+    pub key: &'a str,
+    /// Whether it changes anything.
+    pub nature: Nature,
+    /// What is sent, with its digests.
+    pub body: Option<&'a Body>,
+    /// Whether it works on whole objects, and so may think for minutes.
+    pub pace: Pace,
+}
+
+impl<'a> Call<'a> {
+    /// A look at a key, or at the bucket if it is empty.
+    pub fn read(operation: &'static str, key: &'a str) -> Self {
+        Self {
+            operation,
+            key,
+            nature: Nature::Read,
+            body: None,
+            pace: Pace::Usual,
+        }
+    }
+
+    /// A change without a body of ours.
+    pub fn write(operation: &'static str, key: &'a str) -> Self {
+        Self {
+            nature: Nature::Write,
+            ..Self::read(operation, key)
+        }
+    }
+}
+
+/// Whether a request changes the bucket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Nature {
+    /// It only looks.
+    Read,
+    /// Twice is the same as once.
+    Write,
+    /// Each time makes something new: not repeated after a lost answer.
+    Create,
+}
+
+/// How long an answer may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Pace {
+    /// Seconds.
+    Usual,
+    /// Minutes.
+    Long,
+}
+
+/// Attempts of one request, the first included.
+const ATTEMPTS: u32 = 3;
+
+/// Sends a request until it succeeds, fails for good, or has stumbled too often.
+pub(super) async fn run<T, F, Fut>(
+    call: Call<'_>,
+    patience: &Patience,
+    send: F,
+) -> Result<T, Failure>
+where
+    F: Fn(Watch) -> Fut,
+    Fut: Future<Output = Result<T, Trouble>>,
+{
+    let began = Clock::Real.now().mono;
+    let mut effect = Effect::None;
+    let mut attempt = 1;
+    loop {
+        let flight = Arc::new(Flight::new(call.body));
+        let is_outstanding = effect == Effect::Possible;
+        let watch = Watch {
+            flight: Arc::clone(&flight),
+            body: call.body.cloned(),
+            is_outstanding,
+        };
+        let limit = match call.pace {
+            Pace::Usual => patience.answer,
+            Pace::Long => patience.long_answer,
+        };
+        let result = tokio::select! {
+            biased;
+            result = send(watch) => result,
+            after = flight.stands_still(patience.piece, limit) => Err(Trouble::Stalled(after)),
+        };
+        let trouble = match result {
+            Ok(done) => return Ok(done),
+            Err(trouble) => trouble,
+        };
+        let mut failure = classify::judge(trouble, &call, flight.may_have_left());
+        if failure.error.effect == Effect::Possible {
+            effect = Effect::Possible;
+        }
+        let pause = failure
+            .blip
+            .filter(|_| attempt < ATTEMPTS && failure.may_repeat(call.nature))
+            .map(|blip| pause(blip, attempt, failure.retry_after))
+            .filter(|pause| {
+                let passed = Clock::Real.now().mono.duration_since(began);
+                passed + *pause <= patience.repeat
+            });
+        let Some(pause) = pause else {
+            // An earlier attempt whose answer was lost may still land.
+            failure.error.effect = effect;
+            return Err(failure);
+        };
+        tracing::debug!(
+            attempt,
+            ?pause,
+            "could not finish {}, repeating it",
+            failure.error
+        );
+        tokio::time::sleep(pause).await;
+        attempt += 1;
+    }
+}
+
+fn pause(blip: Blip, failures: u32, asked: Option<Duration>) -> Duration {
+    let (base, cap) = match blip {
+        // A new connection is usually all that is missing.
+        Blip::Connection => (Duration::from_millis(50), Duration::from_secs(5)),
+        Blip::Server => (Duration::from_millis(200), Duration::from_secs(20)),
+        Blip::Throttle => (Duration::from_millis(500), Duration::from_secs(30)),
+    };
+    backoff::pause(failures, base, cap, &mut fastrand::Rng::new()).max(asked.unwrap_or_default())
+}
+
+/// How far one attempt has come.
+#[derive(Debug)]
+pub(super) struct Flight {
+    len: u64,
+    taken: AtomicU64,
+    steps: AtomicU64,
+    handed_over: AtomicBool,
+}
+
+/// What may lie in the kernel's and the HTTP client's buffers when the last piece has been taken from us.
+const BUFFERED: u64 = 4 << 20;
+
+/// The slowest line on which those buffers still drain in time, in bytes a second.
+const SLOWEST: u64 = 128 << 10;
+
+impl Flight {
+    fn new(body: Option<&Body>) -> Self {
+        Self {
+            len: body.map_or(0, |body| body.bytes.len() as u64),
+            taken: AtomicU64::new(0),
+            steps: AtomicU64::new(0),
+            handed_over: AtomicBool::new(false),
+        }
+    }
+
+    /// Notes that something moved.
+    pub fn step(&self) {
+        self.steps.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns false only if surely no byte of the request went out: a body is first asked for when a connection stands.
+    fn may_have_left(&self) -> bool {
+        if self.len > 0 {
+            self.taken.load(Ordering::Relaxed) > 0
+        } else {
+            self.handed_over.load(Ordering::Relaxed)
+        }
+    }
+
+    fn limit(&self, piece: Duration, answer: Duration) -> Duration {
+        let taken = self.taken.load(Ordering::Relaxed);
+        if taken > 0 && taken < self.len {
+            piece
+        } else {
+            answer + Duration::from_secs(taken.min(BUFFERED) / SLOWEST)
+        }
+    }
+
+    /// Ends when nothing has moved for as long as it may, and says how long that was.
+    async fn stands_still(&self, piece: Duration, answer: Duration) -> Duration {
+        // Looks eight times per limit instead of reading a clock with every piece.
+        const LOOKS: u32 = 8;
+        let mut seen = self.steps.load(Ordering::Relaxed);
+        let mut idle = 0;
+        loop {
+            let limit = self.limit(piece, answer);
+            tokio::time::sleep(limit / LOOKS).await;
+            let steps = self.steps.load(Ordering::Relaxed);
+            idle = if steps == seen { idle + 1 } else { 0 };
+            seen = steps;
+            if idle >= LOOKS {
+                return limit;
+            }
+        }
+    }
+}
+
+/// Rides along with one attempt: chooses how the payload is signed and hands the body out in watched pieces.
+#[derive(Debug)]
+pub(super) struct Watch {
+    /// How far the attempt has come.
+    pub flight: Arc<Flight>,
+    body: Option<Body>,
+    /// An earlier attempt was not answered, and may still land.
+    pub is_outstanding: bool,
+}
+
+#[dyn_dispatch_hint]
+impl Intercept for Watch {
+    fn name(&self) -> &'static str {
+        "Watch"
+    }
+
+    fn modify_before_signing(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let Some(body) = &self.body else {
+            return Ok(());
+        };
+        // TLS guards the bytes, and the checksum header is signed; hashing them again would be the most expensive part of
+        // a request. Over plain HTTP the hash is the only guard; where it is not known, the signer takes it.
+        if context.request().uri().starts_with("https://") {
+            config
+                .interceptor_state()
+                .store_put(PayloadSigningOverride::UnsignedPayload);
+        } else if let Some(sha256) = body.sha256 {
+            config
+                .interceptor_state()
+                .store_put(PayloadSigningOverride::Precomputed(Sha256::to_hex(sha256)));
+        }
+        Ok(())
+    }
+
+    fn modify_before_transmit(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if let Some(body) = self.body.as_ref().filter(|body| !body.bytes.is_empty()) {
+            // The length is in a header already, and signed: this only changes who hands the bytes out.
+            *context.request_mut().body_mut() = SdkBody::from_body_1_x(Pieces {
+                rest: body.bytes.clone(),
+                flight: Arc::clone(&self.flight),
+            });
+        }
+        self.flight.handed_over.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// A body that notes each piece that the connection takes.
+struct Pieces {
+    rest: Bytes,
+    flight: Arc<Flight>,
+}
+
+/// Small enough that a line of 3 KiB/s takes one within the patience for a piece.
+const PIECE: usize = 64 << 10;
+
+impl http_body::Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
+        if self.rest.is_empty() {
+            return Poll::Ready(None);
+        }
+        let len = self.rest.len().min(PIECE);
+        let piece = self.rest.split_to(len);
+        self.flight.taken.fetch_add(len as u64, Ordering::Relaxed);
+        self.flight.step();
+        Poll::Ready(Some(Ok(http_body::Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(self.rest.len() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::digest::Crc64;
+
+    fn flight(len: usize) -> Flight {
+        let body = Body {
+            bytes: vec![0; len].into(),
+            crc64: Crc64(0),
+            sha256: None,
+        };
+        Flight::new(Some(&body))
+    }
+
+    #[test]
+    fn a_slow_line_gets_time_for_what_is_buffered() {
+        let (piece, answer) = (Duration::from_secs(20), Duration::from_secs(15));
+        let small = flight(1000);
+        assert_eq!(small.limit(piece, answer), answer);
+        let large = flight(8 << 20);
+        large.taken.store(1 << 20, Ordering::Relaxed);
+        assert_eq!(large.limit(piece, answer), piece);
+        large.taken.store(8 << 20, Ordering::Relaxed);
+        assert_eq!(large.limit(piece, answer), Duration::from_secs(15 + 32));
+    }
+
+    #[test]
+    fn a_body_that_nobody_asked_for_has_not_left() {
+        let full = flight(1);
+        full.handed_over.store(true, Ordering::Relaxed);
+        assert!(!full.may_have_left());
+        full.taken.store(1, Ordering::Relaxed);
+        assert!(full.may_have_left());
+        let empty = flight(0);
+        assert!(!empty.may_have_left());
+        empty.handed_over.store(true, Ordering::Relaxed);
+        assert!(empty.may_have_left());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_moves_is_not_standing_still() {
+        let flight = Arc::new(flight(10));
+        let (piece, answer) = (Duration::from_secs(20), Duration::from_secs(16));
+        let moving = async {
+            for _ in 0..10 {
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                flight.step();
+            }
+            std::future::pending::<Duration>().await
+        };
+        let began = Clock::Real.now().mono;
+        let limit = tokio::select! {
+            limit = flight.stands_still(piece, answer) => limit,
+            limit = moving => limit,
+        };
+        assert_eq!(limit, answer);
+        let passed = Clock::Real.now().mono.duration_since(began);
+        assert!(
+            (116..=120).contains(&passed.as_secs()),
+            "{passed:?} for 100 s of movement"
+        );
+    }
+
+    #[test]
+    fn a_throttled_request_waits_as_long_as_it_is_told() {
+        let told = Some(Duration::from_secs(7));
+        assert_eq!(pause(Blip::Throttle, 1, told), Duration::from_secs(7));
+        assert!(pause(Blip::Connection, 1, None) <= Duration::from_millis(50));
+        assert!(pause(Blip::Server, 2, None) >= Duration::from_millis(200));
+    }
+}

@@ -1,0 +1,397 @@
+//! How a bucket is reached: endpoint, region, credentials, TLS, proxy and patience.
+//!
+//! Order of what decides: the given setting, then the environment, then the profile. Never reads a secret itself: the
+//! SDK's chain does.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use aws_config::meta::region::RegionProviderChain;
+use aws_config::provider_config::ProviderConfig;
+use aws_config::{BehaviorVersion, SdkConfig};
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{
+    Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation, RuntimeComponents,
+    SharedHttpClient, StalledStreamProtectionConfig,
+};
+use aws_smithy_http_client::proxy::ProxyConfig;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
+use aws_smithy_http_client::{Builder, Connector};
+use aws_types::service_config::ServiceConfigKey;
+
+use crate::base::offload::Offload;
+
+/// How to reach a bucket. Everything may stay at its default; then the standard AWS sources decide.
+#[derive(Clone, Default)]
+pub struct Settings {
+    /// Region; else the environment's, the profile's, or for a custom endpoint `us-east-1`; else the instance's.
+    pub region: Option<String>,
+    /// Endpoint, `http://` or `https://`; else the environment's, else the profile's, else AWS.
+    pub endpoint_url: Option<String>,
+    /// Profile of the shared AWS files.
+    pub profile: Option<String>,
+    /// How the bucket is named in a request.
+    pub path_style: Addressing,
+    /// PEM file with certificates to trust besides the system's; else `AWS_CA_BUNDLE`.
+    pub ca_bundle: Option<PathBuf>,
+    /// Access key and secret of an endpoint that this very program started, which is then reached without a proxy. Only
+    /// for the built-in demo endpoint and for tests: a real bucket's credentials come from the AWS chain.
+    pub credentials: Option<(String, String)>,
+    /// How long to wait for what. The default is right for every real endpoint.
+    pub patience: Patience,
+}
+
+/// Shows everything but the credentials.
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("region", &self.region)
+            .field("endpoint_url", &self.endpoint_url)
+            .field("profile", &self.profile)
+            .field("path_style", &self.path_style)
+            .field("ca_bundle", &self.ca_bundle)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether the bucket's name is part of the path or of the host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Addressing {
+    /// Path for any custom endpoint and for buckets with dots, which no wildcard certificate covers.
+    #[default]
+    Auto,
+    /// Always path.
+    Path,
+    /// Always host.
+    Host,
+}
+
+/// How long a request may stand still.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Patience {
+    /// For a connection to stand, TLS included.
+    pub connect: Duration,
+    /// For the next piece of a body to go out or to come in.
+    pub piece: Duration,
+    /// For the answer, once everything is handed to the kernel; what may still lie in its buffers comes on top.
+    pub answer: Duration,
+    /// For the answer to a request that works on whole objects: copy, complete.
+    pub long_answer: Duration,
+    /// How long after a request's beginning it may still be repeated.
+    pub repeat: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            // Three for TCP, which sends its first packet again after one and after three, and two for TLS.
+            connect: Duration::from_secs(5),
+            piece: Duration::from_secs(20),
+            answer: Duration::from_secs(15),
+            // S3 says that joining parts can take minutes; meanwhile it sends spaces, which count as pieces.
+            long_answer: Duration::from_secs(120),
+            repeat: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Why a bucket cannot even be asked: something to correct in the settings.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// Neither a region nor an endpoint is known.
+    #[error(
+        "no region is known; set `region` or AWS_REGION, or `endpoint_url` for a store that is not AWS"
+    )]
+    NoRegion,
+    /// The endpoint is not a URL that requests can be sent to.
+    #[error("the endpoint `{0}` is not a URL such as `https://s3.example.com`")]
+    Endpoint(String),
+    /// The file of certificates cannot be used.
+    #[error("the certificates of ca_bundle `{}` cannot be used: {why}", path.display())]
+    CaBundle {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// What [`client`] found and made.
+pub(super) struct Connected {
+    pub client: Client,
+    pub endpoint_url: String,
+    pub region: String,
+}
+
+/// The SDK's defaults, by their date: the one place that decides which.
+fn behavior() -> BehaviorVersion {
+    BehaviorVersion::latest()
+}
+
+/// Resolves `settings` and makes the client for `bucket`.
+pub(super) async fn client(settings: &Settings, bucket: &str) -> Result<Connected, SetupError> {
+    let proxy = if settings.credentials.is_some() {
+        ProxyConfig::disabled()
+    } else {
+        ProxyConfig::from_env()
+    };
+    let tls = tls_client(trust(settings).await?, proxy.clone());
+    let sdk = load(settings, tls.clone()).await;
+    let endpoint_url = endpoint(settings, &sdk)?;
+    let region = match sdk.region() {
+        Some(region) => region.clone(),
+        None if !endpoint_url.is_empty() => Region::from_static("us-east-1"),
+        // Only an instance of EC2 can still tell, and asking takes seconds everywhere else.
+        None => instance_region(tls.clone())
+            .await
+            .ok_or(SetupError::NoRegion)?,
+    };
+    let path = match settings.path_style {
+        Addressing::Auto => !endpoint_url.is_empty() || bucket.contains('.'),
+        Addressing::Path => true,
+        Addressing::Host => false,
+    };
+    // No TLS is set up where there is none: it loads every root certificate, and some small machines have none.
+    let http = if endpoint_url.starts_with("http://") {
+        plain_client(proxy)
+    } else {
+        tls
+    };
+    let mut config = aws_sdk_s3::config::Builder::from(&sdk)
+        .http_client(http)
+        .region(region.clone())
+        .force_path_style(path)
+        // The requests carry their own checksum, as one plain header; a trailer breaks half of the stores.
+        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+        // Repeating is this module's own: one layer, with classes and a bound.
+        .retry_config(RetryConfig::disabled())
+        // Standing still is watched per request: the SDK's read timeout counts the sending of the body too, and its
+        // stream protection sees neither a missing answer nor a server that stops reading.
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        .timeout_config(
+            TimeoutConfig::builder()
+                .connect_timeout(settings.patience.connect)
+                .disable_read_timeout()
+                .build(),
+        );
+    if !endpoint_url.is_empty() {
+        config = config.endpoint_url(&endpoint_url);
+    }
+    Ok(Connected {
+        client: Client::from_conf(config.build()),
+        endpoint_url,
+        region: region.to_string(),
+    })
+}
+
+async fn load(settings: &Settings, http: SharedHttpClient) -> SdkConfig {
+    let mut environment = RegionProviderChain::first_try(settings.region.clone().map(Region::new))
+        .or_else(aws_config::environment::EnvironmentVariableRegionProvider::new());
+    let mut profile = aws_config::profile::region::Builder::default();
+    if let Some(name) = &settings.profile {
+        profile = profile.profile_name(name);
+    }
+    environment = environment.or_else(profile.build());
+    // A store that is not AWS needs no region, and without one the chain of credentials looks for an instance's, which
+    // takes seconds everywhere else and is logged.
+    let is_elsewhere = settings.endpoint_url.is_some()
+        || ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]
+            .iter()
+            .any(|name| std::env::var_os(name).is_some_and(|url| !url.is_empty()));
+    environment = environment.or_else(is_elsewhere.then(|| Region::from_static("us-east-1")));
+    let mut loader = aws_config::defaults(behavior())
+        .region(environment)
+        .http_client(http);
+    if let Some(name) = &settings.profile {
+        loader = loader.profile_name(name);
+    }
+    if let Some(url) = &settings.endpoint_url {
+        loader = loader.endpoint_url(url);
+    }
+    if let Some((access, secret)) = &settings.credentials {
+        loader = loader.credentials_provider(Credentials::new(
+            access,
+            secret,
+            None,
+            None,
+            "settings of a built-in endpoint",
+        ));
+    }
+    loader.load().await
+}
+
+/// Returns the endpoint that the SDK would choose, which it does not tell; empty for AWS.
+fn endpoint(settings: &Settings, sdk: &SdkConfig) -> Result<String, SetupError> {
+    let key = ServiceConfigKey::builder()
+        .service_id("S3")
+        .env("AWS_ENDPOINT_URL")
+        .profile("endpoint_url")
+        .build();
+    let for_s3 = || sdk.service_config()?.load_config(key.ok()?);
+    let url = settings
+        .endpoint_url
+        .clone()
+        .or_else(for_s3)
+        .or_else(|| sdk.endpoint_url().map(str::to_owned))
+        .unwrap_or_default();
+    let url = url.trim().trim_end_matches('/').to_owned();
+    let host = url
+        .strip_prefix("http://")
+        .or_else(|| url.strip_prefix("https://"));
+    let ok = url.is_empty()
+        || host.is_some_and(|host| {
+            !host.is_empty()
+                && !host.starts_with(['/', ':'])
+                && !host.contains(|c: char| c.is_whitespace() || c.is_control())
+        });
+    if ok {
+        Ok(url)
+    } else {
+        Err(SetupError::Endpoint(url))
+    }
+}
+
+async fn instance_region(http: SharedHttpClient) -> Option<Region> {
+    aws_config::imds::region::ImdsRegionProvider::builder()
+        .configure(&ProviderConfig::without_region().with_http_client(http))
+        .build()
+        .region()
+        .await
+}
+
+/// Reads and checks the certificates to trust besides the system's.
+async fn trust(settings: &Settings) -> Result<TrustStore, SetupError> {
+    let mut trust = TrustStore::default();
+    let path = settings.ca_bundle.clone().or_else(|| {
+        // The SDK does not read this variable, unlike every other AWS tool.
+        // An endpoint inside this program needs none.
+        std::env::var_os("AWS_CA_BUNDLE")
+            .filter(|path| !path.is_empty() && settings.credentials.is_none())
+            .map(PathBuf::from)
+    });
+    let Some(path) = path else {
+        return Ok(trust);
+    };
+    let wrong = |why: String| SetupError::CaBundle {
+        path: path.clone(),
+        why,
+    };
+    let file = path.clone();
+    let pem = Offload::Pool
+        .run(move || std::fs::read(file))
+        .await
+        .map_err(|error| wrong(error.to_string()))?;
+    check_pem(&pem).map_err(wrong)?;
+    trust.add_pem_certificate(pem);
+    Ok(trust)
+}
+
+/// Refuses what the TLS client would panic on: it takes the certificates as they are, at the first connection.
+fn check_pem(pem: &[u8]) -> Result<(), String> {
+    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+    const END: &str = "-----END CERTIFICATE-----";
+    let text = std::str::from_utf8(pem).map_err(|_| "it is not PEM text".to_owned())?;
+    let mut found = 0;
+    for block in text.split(BEGIN).skip(1) {
+        found += 1;
+        let (body, _) = block
+            .split_once(END)
+            .ok_or_else(|| format!("certificate {found} has no end"))?;
+        let body: String = body.split_whitespace().collect();
+        let der = aws_smithy_types::base64::decode(&body)
+            .map_err(|_| format!("certificate {found} is not base64"))?;
+        // An X.509 certificate is a sequence (0x30) longer than 127 bytes, which says its length.
+        let sequence = match der.as_slice() {
+            [0x30, 0x81, len, rest @ ..] => rest.len() == usize::from(*len),
+            [0x30, 0x82, high, low, rest @ ..] => {
+                rest.len() == usize::from(u16::from_be_bytes([*high, *low]))
+            }
+            _ => false,
+        };
+        if !sequence {
+            return Err(format!("certificate {found} is damaged"));
+        }
+    }
+    if found == 0 {
+        return Err("it holds no certificate".to_owned());
+    }
+    Ok(())
+}
+
+/// S3 closes an idle connection after about 20 s, and a request on one that is just closing dies.
+const IDLE: Duration = Duration::from_secs(15);
+
+fn tls_client(trust: TrustStore, proxy: ProxyConfig) -> SharedHttpClient {
+    let context = TlsContext::builder()
+        .with_trust_store(trust)
+        .build()
+        .expect("a context of a trust store alone is always complete");
+    Builder::new().build_with_connector_fn(move |settings, components| {
+        let mut builder = Connector::builder()
+            .proxy_config(proxy.clone())
+            .pool_idle_timeout(IDLE);
+        builder.set_connector_settings(settings.cloned());
+        builder.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
+        builder
+            .tls_provider(Provider::Rustls(CryptoMode::Ring))
+            .tls_context(context.clone())
+            .build()
+    })
+}
+
+fn plain_client(proxy: ProxyConfig) -> SharedHttpClient {
+    Builder::new().build_with_connector_fn(move |settings, components| {
+        let mut builder = Connector::builder()
+            .proxy_config(proxy.clone())
+            .pool_idle_timeout(IDLE);
+        builder.set_connector_settings(settings.cloned());
+        builder.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
+        builder.build_http()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(der: &[u8]) -> String {
+        format!(
+            "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
+            aws_smithy_types::base64::encode(der)
+        )
+    }
+
+    #[test]
+    fn certificates_that_the_client_would_panic_on_are_refused() {
+        let mut whole = vec![0x30, 0x81, 200];
+        whole.extend([0; 200]);
+        assert_eq!(check_pem(block(&whole).as_bytes()), Ok(()));
+        let bad = [
+            String::new(),
+            "no PEM".to_owned(),
+            "-----BEGIN CERTIFICATE-----\nMIIB".to_owned(),
+            "-----BEGIN CERTIFICATE-----\n???\n-----END CERTIFICATE-----".to_owned(),
+            block(&whole[..100]),
+            block(b"hello"),
+        ];
+        for text in bad {
+            assert!(check_pem(text.as_bytes()).is_err(), "{text}");
+        }
+        assert!(check_pem(b"\xff").is_err());
+    }
+
+    #[test]
+    fn the_secret_is_never_shown() {
+        let settings = Settings {
+            credentials: Some(("access".into(), "hush".into())),
+            ..Settings::default()
+        };
+        let text = format!("{settings:?}");
+        assert!(!text.contains("hush") && !text.contains("access\""));
+    }
+}
