@@ -25,5 +25,6 @@
 //! they write. `tests/it/tidy.rs` holds who may know whom.
 
 pub mod base;
+pub mod manifest;
 pub mod store;
 pub mod tree;

@@ -1,0 +1,159 @@
+//! Writing rows. What cannot be true is refused, and the whole commit with it.
+
+use rusqlite::{Connection, named_params, params};
+
+use crate::base::path::escaped;
+use crate::base::stat::Kind;
+use crate::manifest::connections::Manifest;
+use crate::manifest::error::Error;
+use crate::manifest::{Change, Entry, FolderId, Remote, Upload};
+
+const PUT: &str = "INSERT INTO files (folder_id, path, state, ambiguous_until_ns, size, mtime_ns, ctime_ns, dev, ino,
+      mode, uid, gid, nlink, read_at_ns, sha256, etag, version_id, synced_at_ns, want_sha256, attempts, last_error)
+    VALUES (:folder, :path, :state, :ambiguous, :size, :mtime, :ctime, :dev, :ino,
+      :mode, :uid, :gid, :nlink, :read_at, :sha256, :etag, :version, :synced_at, :want, :attempts, :error)
+    ON CONFLICT (folder_id, path) DO UPDATE SET state = excluded.state,
+      ambiguous_until_ns = excluded.ambiguous_until_ns, size = excluded.size, mtime_ns = excluded.mtime_ns,
+      ctime_ns = excluded.ctime_ns, dev = excluded.dev, ino = excluded.ino, mode = excluded.mode, uid = excluded.uid,
+      gid = excluded.gid, nlink = excluded.nlink, read_at_ns = excluded.read_at_ns, sha256 = excluded.sha256,
+      etag = excluded.etag, version_id = excluded.version_id, synced_at_ns = excluded.synced_at_ns,
+      want_sha256 = excluded.want_sha256, attempts = excluded.attempts, last_error = excluded.last_error";
+const INTEND: &str = "INSERT INTO files (folder_id, path, state) VALUES (?1, ?2, 'open')
+    ON CONFLICT (folder_id, path) DO UPDATE SET state = 'open', want_sha256 = NULL, ambiguous_until_ns = 0";
+const FORGET: &str = "DELETE FROM files WHERE folder_id = ?1 AND path = ?2";
+const UPLOAD_BEGUN: &str =
+    "INSERT OR REPLACE INTO uploads (folder_id, upload_id, path, key) VALUES (?1, ?2, ?3, ?4)";
+const UPLOAD_ENDED: &str = "DELETE FROM uploads WHERE folder_id = ?1 AND upload_id = ?2";
+const REMOTE_FOUND: &str =
+    "INSERT OR REPLACE INTO remote (folder_id, key, size, etag) VALUES (?1, ?2, ?3, ?4)";
+const REMOTE_TAKEN: &str = "DELETE FROM remote WHERE folder_id = ?1 AND key = ?2";
+const CONTACTED: &str = "UPDATE folders SET contacted = 1 WHERE id = ?1";
+const SCANNED: &str = "UPDATE folders SET last_scan_ns = ?2 WHERE id = ?1";
+
+/// Every statement of this file.
+pub(super) const ALL: [&str; 9] = [
+    PUT,
+    INTEND,
+    FORGET,
+    UPLOAD_BEGUN,
+    UPLOAD_ENDED,
+    REMOTE_FOUND,
+    REMOTE_TAKEN,
+    CONTACTED,
+    SCANNED,
+];
+
+impl Manifest {
+    /// Applies `changes` in their order, all or none of them; they are durable on return.
+    ///
+    /// A row that claims what cannot be true is refused, and the whole commit with it: `Synced` or `Kept` without a
+    /// content, a content that is not of a regular file, a length that no file has, a folder that is not there.
+    pub fn commit(&self, folder: FolderId, changes: &[Change]) -> Result<(), Error> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.write(|connection| {
+            changes
+                .iter()
+                .try_for_each(|change| apply(connection, folder, change))
+        })
+    }
+}
+
+/// Makes one change; `connection` is inside a transaction.
+fn apply(connection: &Connection, folder: FolderId, change: &Change) -> rusqlite::Result<()> {
+    let run =
+        |sql, params: &[&dyn rusqlite::ToSql]| connection.prepare_cached(sql)?.execute(params);
+    match change {
+        Change::Put(entry) => put(connection, folder, entry).map_err(naming(entry.path.as_bytes())),
+        Change::Forget(path) => run(FORGET, params![folder.0, path.as_bytes()]).map(drop),
+        Change::Intend(path) => run(INTEND, params![folder.0, path.as_bytes()])
+            .map(drop)
+            .map_err(naming(path.as_bytes())),
+        Change::UploadBegun(Upload { path, key, id }) => {
+            run(UPLOAD_BEGUN, params![folder.0, id, path.as_bytes(), key])
+                .map(drop)
+                .map_err(naming(path.as_bytes()))
+        }
+        Change::UploadEnded(id) => run(UPLOAD_ENDED, params![folder.0, id]).map(drop),
+        Change::RemoteFound(found) => found.iter().try_for_each(|Remote { key, size, etag }| {
+            sql_length(*size)
+                .and_then(|size| run(REMOTE_FOUND, params![folder.0, key, size, etag]))
+                .map(drop)
+                .map_err(naming(key.as_bytes()))
+        }),
+        Change::RemoteTaken(key) => run(REMOTE_TAKEN, params![folder.0, key]).map(drop),
+        Change::Contacted => run(CONTACTED, params![folder.0]).and_then(the_folder),
+        Change::Scanned(began_ns) => run(SCANNED, params![folder.0, began_ns]).and_then(the_folder),
+    }
+}
+
+/// Refuses a change to a folder that is not there.
+fn the_folder(changed: usize) -> rusqlite::Result<()> {
+    match changed {
+        1 => Ok(()),
+        other => Err(rusqlite::Error::StatementChangedRows(other)),
+    }
+}
+
+/// Adds the name of what was being written to an error.
+fn naming(name: &[u8]) -> impl FnOnce(rusqlite::Error) -> rusqlite::Error {
+    move |error| match error {
+        rusqlite::Error::SqliteFailure(failure, message) => {
+            let message = message.unwrap_or_else(|| failure.to_string());
+            let named = format!("{}: {message}", escaped(name));
+            rusqlite::Error::SqliteFailure(failure, Some(named))
+        }
+        rusqlite::Error::ToSqlConversionFailure(why) => {
+            let named = format!("{}: {why}", escaped(name));
+            rusqlite::Error::ToSqlConversionFailure(named.into())
+        }
+        other => other,
+    }
+}
+
+fn put(connection: &Connection, folder: FolderId, entry: &Entry) -> rusqlite::Result<()> {
+    let stored = entry.stored.as_ref();
+    if stored.is_some_and(|content| content.stat.kind != Kind::File) {
+        return Err(impossible("a content of what is not a regular file"));
+    }
+    let stat = stored.map(|content| &content.stat);
+    let failure = entry.failure.as_ref();
+    connection
+        .prepare_cached(PUT)?
+        .execute(named_params! {
+            ":folder": folder.0,
+            ":path": entry.path.as_bytes(),
+            ":state": entry.state.word(),
+            ":ambiguous": entry.ambiguous_until_ns,
+            ":size": stat.map(|stat| sql_length(stat.size)).transpose()?,
+            ":mtime": stat.map(|stat| stat.mtime_ns),
+            ":ctime": stat.map(|stat| stat.ctime_ns),
+            // The same bits, signed: the kernel uses all 64 for devices and inodes.
+            ":dev": stat.map(|stat| stat.dev.cast_signed()),
+            ":ino": stat.map(|stat| stat.ino.cast_signed()),
+            ":mode": stat.map(|stat| stat.mode),
+            ":uid": stat.map(|stat| stat.uid),
+            ":gid": stat.map(|stat| stat.gid),
+            ":nlink": stat.map(|stat| stat.nlink.cast_signed()),
+            ":read_at": stored.map(|content| content.read_at_ns),
+            ":sha256": stored.map(|content| content.sha256.0),
+            ":etag": stored.map(|content| &content.etag),
+            ":version": stored.and_then(|content| content.version_id.as_ref()),
+            ":synced_at": stored.map(|content| content.synced_at_ns),
+            ":want": entry.want.map(|want| want.0),
+            ":attempts": failure.map_or(0, |failure| failure.attempts),
+            ":error": failure.map(|failure| &failure.error),
+        })
+        .map(drop)
+}
+
+/// Returns a length as `SQLite` holds it. No file is longer: the kernel's own are signed.
+fn sql_length(bytes: u64) -> rusqlite::Result<i64> {
+    i64::try_from(bytes).map_err(|_| impossible("a length that no file has"))
+}
+
+/// Makes the error of a value that does not go into the database.
+fn impossible(what: &'static str) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(what.into())
+}

@@ -1,0 +1,221 @@
+//! What we have seen synced: SQLite in the state folder, one writer.
+//!
+//! # Overview
+//!
+//! A [`Manifest`] is the state folder's database, `tidewatch.db`, and the lock that keeps a second agent out. It holds
+//! a row for each path ([`Entry`]), the multipart uploads that were begun, and what first contact found under the
+//! prefix. It never holds a list of work: what is to be done is what a scan finds to differ, plus the rows whose intent
+//! is open ([`Manifest::open_rows`]). Every function blocks and is called through `offload`. A clone is the same
+//! manifest.
+//!
+//! `open` has the places, the lock, creation and damage; `schema` the tables and how a connection is set up;
+//! `connections` the two connections and what happens to them after an error; `rows` and `changes` read and write
+//! rows; `error` what can go wrong.
+//!
+//! # Order
+//!
+//! Intent, bytes, name. The manifest never claims a version that the bucket does not hold: a row is [`State::Synced`]
+//! only when its put was answered, and it is turned into an open intent, durably, before any request that may change
+//! its key is sent. What [`Manifest::commit`] has returned from survives a crash and a loss of power. Commits of
+//! several folders follow one another; a read that begins after a commit has returned sees it. Reads have a connection
+//! of their own and never wait for a commit's fsync.
+//!
+//! # Errors and retries
+//!
+//! A commit that fails has changed nothing. [`ErrorKind`] says what the caller can do: [`ErrorKind::Full`] and
+//! [`ErrorKind::Io`] may pass, and until they do no request that changes the bucket may be sent;
+//! [`ErrorKind::Damaged`], [`ErrorKind::Gone`] and [`ErrorKind::Refused`] do not pass by waiting. Nothing is retried in
+//! here. After any failure but a refused row or a busy database the connection is dropped: a page that a failed fsync
+//! left behind is marked clean by the kernel and would never be written again, so it is read from the disk anew and,
+//! after an I/O error, the whole file is checked before the next commit. (`SQLite` checkpoints by itself. If the fsync
+//! of a checkpoint fails, the pages are still in the log, and the next checkpoint writes all of them once more.)
+//!
+//! # Cancellation
+//!
+//! There is none: a commit that has begun is finished, as `offload` promises. At most it waits ten seconds for another
+//! program that writes to the database.
+//!
+//! # After a crash
+//!
+//! Opening takes the lock, which the kernel has released, and notices by the missing mark of a clean stop that the file
+//! has to be checked. `SQLite` replays its log: every commit that returned is there, and of the last one that did not
+//! return, or whose fsync failed, all or nothing. A creation that was interrupted has left a file under another name,
+//! which is made anew. A file that is damaged, or not ours, is renamed and kept, never deleted, and an empty manifest
+//! takes its place; the tree and the bucket fill it again. A newer schema is refused, and the file is not touched.
+//!
+//! # What this does not protect against
+//!
+//! - Flipped bits inside a value. Structure is checked, states differ in several bits, and what does not decode is
+//!   reported as damage; but a wrong time, size or hash is only noticed as a difference, and the file is read again.
+//! - Flipped bits in the log after a crash: the log is taken to end there, and later commits are not seen.
+//! - A disk that acknowledges an fsync without doing it.
+//! - An older copy of the database put back by hand: it is a valid manifest.
+//! - A state folder on a network filesystem where locks or shared memory do not work; opening refuses it if it can
+//!   tell.
+
+mod changes;
+mod connections;
+mod error;
+mod open;
+mod rows;
+mod schema;
+
+pub use connections::Manifest;
+pub use error::{Error, ErrorKind, OpenError};
+pub use open::{Opened, held_since, holder, is_locked};
+pub use rows::LARGE_BYTES;
+
+use crate::base::digest::Sha256;
+use crate::base::path::RelPath;
+use crate::base::stat::Stat;
+
+/// A folder's number in this state folder.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FolderId(pub i64);
+
+/// What makes a folder the same one again.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FolderKey {
+    /// Canonical absolute path, raw bytes.
+    pub path: Vec<u8>,
+    /// Endpoint URL; empty for AWS.
+    pub endpoint: String,
+    /// Bucket.
+    pub bucket: String,
+    /// Prefix with its trailing `/`, or empty.
+    pub prefix: String,
+}
+
+/// A folder as the manifest knows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FolderRow {
+    /// Its number.
+    pub id: FolderId,
+    /// What it is.
+    pub key: FolderKey,
+    /// The name last given to it.
+    pub name: String,
+    /// Whether the bucket's prefix has been looked through before the first write ("first contact").
+    pub contacted: bool,
+    /// Wall clock at the start of the last complete scan, nanoseconds; `None` before the first.
+    pub last_scan_ns: Option<i64>,
+}
+
+/// What is known of one path.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Entry {
+    /// The path.
+    pub path: RelPath,
+    /// What the row claims.
+    pub state: State,
+    /// What the bucket holds (`Synced`, `Kept`), or held when it was last certain (`Open`, `Unsent`).
+    pub stored: Option<Content>,
+    /// What an open intent was going to put, where it is known.
+    pub want: Option<Sha256>,
+    /// Wall clock until which an earlier request may still land on the key, nanoseconds; 0 for none. After it the key
+    /// is looked at again.
+    pub ambiguous_until_ns: i64,
+    /// The failure since the last success, if any.
+    pub failure: Option<Failure>,
+}
+
+/// What a row claims.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// The bucket holds exactly `stored`, and nothing that could change it is on its way (but see
+    /// `ambiguous_until_ns`).
+    Synced,
+    /// An intent: the key may be about to change, or have changed.
+    Open,
+    /// The file is gone; its object stays in the bucket, as `on_delete = "keep"` wants it.
+    Kept,
+    /// Never synced, and nothing is outstanding: it failed or is moving.
+    Unsent,
+}
+
+/// A content that is stored, and the file it was read from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Content {
+    /// The file's stat when it was read.
+    pub stat: Stat,
+    /// Wall clock when reading began, nanoseconds.
+    pub read_at_ns: i64,
+    /// The content's name.
+    pub sha256: Sha256,
+    /// The object's ETag.
+    pub etag: String,
+    /// The object's version, in a versioned bucket.
+    pub version_id: Option<String>,
+    /// Wall clock when it was found level, nanoseconds.
+    pub synced_at_ns: i64,
+}
+
+/// A failure that repeats.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failure {
+    /// How many times since the last success.
+    pub attempts: u32,
+    /// The last error, one line, without secrets.
+    pub error: String,
+}
+
+/// An object that was under the prefix at first contact and has not been compared yet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Remote {
+    /// The whole key.
+    pub key: String,
+    /// Length in bytes.
+    pub size: u64,
+    /// The ETag.
+    pub etag: String,
+}
+
+/// A multipart upload that was begun and not yet completed or aborted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Upload {
+    /// The path it is for.
+    pub path: RelPath,
+    /// The whole key.
+    pub key: String,
+    /// The store's id.
+    pub id: String,
+}
+
+/// One change of a folder's rows; a turn of the loop commits many at once.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Change {
+    /// Writes a row as it is.
+    Put(Entry),
+    /// Removes a path's row.
+    Forget(RelPath),
+    /// Opens an intent: state `Open`, `want` unknown, no horizon yet (a crash from here on begins one at the next start);
+    /// what was stored stays beside it. Makes the row if there is none.
+    Intend(RelPath),
+    /// Notes a multipart upload before its first part.
+    UploadBegun(Upload),
+    /// Forgets a multipart upload that was completed or aborted.
+    UploadEnded(String),
+    /// Notes what first contact found.
+    RemoteFound(Vec<Remote>),
+    /// Forgets an object of first contact: it was adopted, set aside or overwritten.
+    RemoteTaken(String),
+    /// First contact is over.
+    Contacted,
+    /// A complete scan has ended; its start, wall clock, nanoseconds.
+    Scanned(i64),
+}
+
+/// Counts of a folder's rows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Rows that are `Synced`.
+    pub synced: u64,
+    /// Their bytes.
+    pub synced_bytes: u64,
+    /// Rows that are `Open` or `Unsent`.
+    pub open: u64,
+    /// Rows with a failure.
+    pub failed: u64,
+    /// Rows that are looked at again later.
+    pub ambiguous: u64,
+}

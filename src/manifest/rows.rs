@@ -1,0 +1,494 @@
+//! Reading rows. What is read is what was written, or an error that says damage.
+
+use rusqlite::types::Type;
+use rusqlite::{OptionalExtension as _, Row, params};
+
+use crate::base::digest::Sha256;
+use crate::base::path::RelPath;
+use crate::base::stat::{Kind, Stat};
+use crate::manifest::connections::Manifest;
+use crate::manifest::error::Error;
+use crate::manifest::{
+    Content, Counts, Entry, Failure, FolderId, FolderKey, FolderRow, Remote, State, Upload,
+};
+
+/// Contents above this size are looked for by size, see [`Manifest::knows_size`]. Up to it a file is read once and sent
+/// from memory, so that its hash is known before anything is sent.
+pub const LARGE_BYTES: u64 = 16 << 20;
+
+/// How many rows of one content [`Manifest::by_content`] returns: enough to find one that can be copied from.
+const SAME_CONTENT: usize = 4;
+
+/// The columns of an entry, in the order in which [`entry`] reads them.
+///
+/// The index (`i`) only finds the row's number, and all that is read is the row's own (`f`). In a plain query `SQLite`
+/// takes from the index what the index has: one flipped bit in it would show another path's row under this path.
+macro_rules! entries_where {
+    ($condition:literal) => {
+        concat!(
+            "SELECT f.state, f.ambiguous_until_ns, f.size, f.mtime_ns, f.ctime_ns, f.dev, f.ino, f.mode, f.uid, f.gid,
+               f.nlink, f.read_at_ns, f.sha256, f.etag, f.version_id, f.synced_at_ns, f.want_sha256, f.attempts,
+               f.last_error, f.path
+             FROM files AS i CROSS JOIN files AS f ON f.id = i.id WHERE i.folder_id = ?1 AND ",
+            $condition
+        )
+    };
+}
+
+const FOLDERS: &str = "SELECT id, path, endpoint, bucket, prefix, name, contacted, last_scan_ns
+    FROM folders ORDER BY id";
+const FOLDER: &str =
+    "SELECT id, path, endpoint, bucket, prefix, name, contacted, last_scan_ns FROM folders
+    WHERE path = ?1 AND endpoint = ?2 AND bucket = ?3 AND prefix = ?4";
+const ADD_FOLDER: &str = "INSERT INTO folders (path, endpoint, bucket, prefix, name) VALUES (?1, ?2, ?3, ?4, ?5)
+    ON CONFLICT (path, endpoint, bucket, prefix) DO UPDATE SET name = excluded.name WHERE name <> excluded.name";
+const ENTRY: &str = entries_where!("i.path = ?2");
+const PAGE: &str = entries_where!("i.path > ?2 ORDER BY i.path LIMIT ?3");
+const PAGE_BELOW: &str = entries_where!("i.path > ?2 AND i.path < ?4 ORDER BY i.path LIMIT ?3");
+const OPEN: &str = entries_where!(
+    "i.path > ?2 AND (i.state IN ('open', 'unsent') OR i.ambiguous_until_ns <> 0) ORDER BY i.path LIMIT ?3"
+);
+const BY_CONTENT: &str = entries_where!(
+    "substr(i.sha256, 1, 8) = substr(?2, 1, 8) AND i.state IN ('synced', 'kept') AND f.sha256 = ?2
+     ORDER BY i.ambiguous_until_ns LIMIT ?3"
+);
+const ANY: &str = "SELECT EXISTS (SELECT 1 FROM files WHERE folder_id = ?1)";
+const ANY_BELOW: &str =
+    "SELECT EXISTS (SELECT 1 FROM files WHERE folder_id = ?1 AND path > ?2 AND path < ?3)";
+const KNOWS_SIZE: &str =
+    "SELECT EXISTS (SELECT 1 FROM files WHERE folder_id = ?1 AND size = ?2 AND path <> ?3
+    AND state IN ('synced', 'kept') AND size > 16777216)";
+const FAILURES: &str = "SELECT path, attempts, last_error FROM files
+    WHERE folder_id = ?1 AND last_error IS NOT NULL ORDER BY path LIMIT ?2";
+const COUNTS: &str = "SELECT
+    count(*) FILTER (WHERE state = 'synced'),
+    coalesce(sum(size) FILTER (WHERE state = 'synced'), 0),
+    count(*) FILTER (WHERE state IN ('open', 'unsent')),
+    count(*) FILTER (WHERE last_error IS NOT NULL),
+    count(*) FILTER (WHERE ambiguous_until_ns <> 0)
+    FROM files WHERE folder_id = ?1";
+const ANY_REMOTE: &str = "SELECT EXISTS (SELECT 1 FROM remote WHERE folder_id = ?1)";
+const REMOTE: &str = "SELECT key, size, etag FROM remote WHERE folder_id = ?1 AND key = ?2";
+const UPLOADS: &str =
+    "SELECT path, key, upload_id FROM uploads WHERE folder_id = ?1 ORDER BY path, upload_id";
+
+/// Every statement of this file.
+pub(super) const ALL: [&str; 16] = [
+    FOLDERS, FOLDER, ADD_FOLDER, ENTRY, PAGE, PAGE_BELOW, OPEN, BY_CONTENT, ANY, ANY_BELOW,
+    KNOWS_SIZE, FAILURES, COUNTS, ANY_REMOTE, REMOTE, UPLOADS,
+];
+
+impl Manifest {
+    /// Returns the folder that is `key`, made if it is not there; `name` becomes its name.
+    pub fn folder(&self, key: &FolderKey, name: &str) -> Result<FolderRow, Error> {
+        self.write(|connection| {
+            let FolderKey {
+                path,
+                endpoint,
+                bucket,
+                prefix,
+            } = key;
+            connection
+                .prepare_cached(ADD_FOLDER)?
+                .execute(params![path, endpoint, bucket, prefix, name])?;
+            connection
+                .prepare_cached(FOLDER)?
+                .query_row(params![path, endpoint, bucket, prefix], folder_row)
+        })
+    }
+
+    /// Returns all folders, in the order in which they were first seen.
+    pub fn folders(&self) -> Result<Vec<FolderRow>, Error> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(FOLDERS)?
+                .query_map([], folder_row)?
+                .collect()
+        })
+    }
+
+    /// Returns the entries of `paths`, in their order; `None` where there is no row.
+    pub fn entries(
+        &self,
+        folder: FolderId,
+        paths: &[RelPath],
+    ) -> Result<Vec<Option<Entry>>, Error> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(ENTRY)?;
+            let mut find = |path: &RelPath| {
+                let found = statement
+                    .query_row(params![folder.0, path.as_bytes()], entry)
+                    .optional()?;
+                match found {
+                    // Only a damaged index leads to another path's row.
+                    Some(other) if other.path != *path => Err(misled()),
+                    found => Ok(found),
+                }
+            };
+            paths.iter().map(&mut find).collect()
+        })
+    }
+
+    /// Returns up to `limit` entries that lie below `within` (its own row is not among them), sorted by the bytes of
+    /// their paths, beginning strictly after `after`; with the root as `after`, from the beginning.
+    pub fn page(
+        &self,
+        folder: FolderId,
+        within: &RelPath,
+        after: &RelPath,
+        limit: usize,
+    ) -> Result<Vec<Entry>, Error> {
+        let limit = sql_limit(limit);
+        self.read(|connection| match bounds(within) {
+            None => ascending(
+                after,
+                connection
+                    .prepare_cached(PAGE)?
+                    .query_map(params![folder.0, after.as_bytes(), limit], entry)?,
+            ),
+            Some((low, high)) => ascending(
+                after,
+                connection.prepare_cached(PAGE_BELOW)?.query_map(
+                    params![folder.0, after.as_bytes().max(&low), limit, high],
+                    entry,
+                )?,
+            ),
+        })
+    }
+
+    /// Returns true if there is a row below `path`.
+    pub fn has_below(&self, folder: FolderId, path: &RelPath) -> Result<bool, Error> {
+        self.read(|connection| match bounds(path) {
+            None => connection
+                .prepare_cached(ANY)?
+                .query_row(params![folder.0], |row| row.get(0)),
+            Some((low, high)) => connection
+                .prepare_cached(ANY_BELOW)?
+                .query_row(params![folder.0, low, high], |row| row.get(0)),
+        })
+    }
+
+    /// Returns up to `limit` rows that are `Open`, `Unsent` or looked at again later, sorted by path, strictly after
+    /// `after`: what is known to be undone after a restart.
+    pub fn open_rows(
+        &self,
+        folder: FolderId,
+        after: &RelPath,
+        limit: usize,
+    ) -> Result<Vec<Entry>, Error> {
+        self.read(|connection| {
+            let params = params![folder.0, after.as_bytes(), sql_limit(limit)];
+            let mut statement = connection.prepare_cached(OPEN)?;
+            ascending(after, statement.query_map(params, entry)?)
+        })
+    }
+
+    /// Returns up to four rows that are `Synced` or `Kept` with this content, those that are certain first.
+    pub fn by_content(&self, folder: FolderId, content: &Sha256) -> Result<Vec<Entry>, Error> {
+        self.ask(|connection| {
+            let mut statement = connection.prepare_cached(BY_CONTENT)?;
+            let params = params![folder.0, content.0, sql_limit(SAME_CONTENT)];
+            let rows = statement.query_map(params, entry)?;
+            // The index answers for the state; the row itself is asked once more.
+            let is_claim = |row: &Entry| matches!(row.state, State::Synced | State::Kept);
+            rows.map(|row| row.and_then(|row| is_claim(&row).then_some(row).ok_or_else(misled)))
+                .collect()
+        })
+    }
+
+    /// Returns true if another path than `except` is `Synced` or `Kept` with a content of exactly this size.
+    ///
+    /// Answers for sizes above [`LARGE_BYTES`], and is false for others: only a large file has to be read before it is
+    /// sent to know whether its content is there.
+    pub fn knows_size(&self, folder: FolderId, size: u64, except: &RelPath) -> Result<bool, Error> {
+        let Ok(sql_size) = i64::try_from(size) else {
+            return Ok(false);
+        };
+        self.read(|connection| {
+            connection
+                .prepare_cached(KNOWS_SIZE)?
+                .query_row(params![folder.0, sql_size, except.as_bytes()], |row| {
+                    row.get(0)
+                })
+        })
+    }
+
+    /// Returns true if first contact found anything that has not been taken.
+    pub fn has_remote(&self, folder: FolderId) -> Result<bool, Error> {
+        self.ask(|connection| {
+            connection
+                .prepare_cached(ANY_REMOTE)?
+                .query_row(params![folder.0], |row| row.get(0))
+        })
+    }
+
+    /// Returns what first contact found under the whole key `key`, if it has not been taken.
+    pub fn remote(&self, folder: FolderId, key: &str) -> Result<Option<Remote>, Error> {
+        self.ask(|connection| {
+            connection
+                .prepare_cached(REMOTE)?
+                .query_row(params![folder.0, key], |row| {
+                    Ok(Remote {
+                        key: row.get(0)?,
+                        size: length(row, 1)?,
+                        etag: row.get(2)?,
+                    })
+                })
+                .optional()
+        })
+    }
+
+    /// Returns the multipart uploads that were begun and not ended, by path.
+    pub fn uploads(&self, folder: FolderId) -> Result<Vec<Upload>, Error> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(UPLOADS)?
+                .query_map(params![folder.0], |row| {
+                    Ok(Upload {
+                        path: rel_path(row, 0)?,
+                        key: row.get(1)?,
+                        id: row.get(2)?,
+                    })
+                })?
+                .collect()
+        })
+    }
+
+    /// Counts a folder's rows. Reads all of them: about half a second for a million.
+    pub fn counts(&self, folder: FolderId) -> Result<Counts, Error> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(COUNTS)?
+                .query_row(params![folder.0], |row| {
+                    Ok(Counts {
+                        synced: length(row, 0)?,
+                        synced_bytes: length(row, 1)?,
+                        open: length(row, 2)?,
+                        failed: length(row, 3)?,
+                        ambiguous: length(row, 4)?,
+                    })
+                })
+        })
+    }
+
+    /// Returns up to `limit` rows with a failure, by path.
+    pub fn failures(
+        &self,
+        folder: FolderId,
+        limit: usize,
+    ) -> Result<Vec<(RelPath, Failure)>, Error> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(FAILURES)?
+                .query_map(params![folder.0, sql_limit(limit)], |row| {
+                    let failure = Failure {
+                        attempts: row.get(1)?,
+                        error: row.get(2)?,
+                    };
+                    Ok((rel_path(row, 0)?, failure))
+                })?
+                .collect()
+        })
+    }
+}
+
+/// Reads a row of [`entries_where`].
+fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
+    let word = row.get_ref(0)?.as_str()?;
+    let state = State::of(word).ok_or_else(|| unreadable(0, "a state that there is none of"))?;
+    let stored = stored(row)?;
+    if stored.is_none() && matches!(state, State::Synced | State::Kept) {
+        return Err(unreadable(0, "a claim without a content"));
+    }
+    let error: Option<String> = row.get(18)?;
+    let attempts = row.get(17)?;
+    Ok(Entry {
+        path: rel_path(row, 19)?,
+        state,
+        stored,
+        want: digest(row, 16)?,
+        ambiguous_until_ns: row.get(1)?,
+        failure: error.map(|error| Failure { attempts, error }),
+    })
+}
+
+/// Reads what is stored, which is there as a whole or not at all.
+fn stored(row: &Row<'_>) -> rusqlite::Result<Option<Content>> {
+    let Some(sha256) = digest(row, 12)? else {
+        return Ok(None);
+    };
+    Ok(Some(Content {
+        stat: Stat {
+            kind: Kind::File,
+            size: length(row, 2)?,
+            mtime_ns: row.get(3)?,
+            ctime_ns: row.get(4)?,
+            dev: row.get::<_, i64>(5)?.cast_unsigned(),
+            ino: row.get::<_, i64>(6)?.cast_unsigned(),
+            mode: row.get(7)?,
+            uid: row.get(8)?,
+            gid: row.get(9)?,
+            nlink: row.get::<_, i64>(10)?.cast_unsigned(),
+        },
+        read_at_ns: row.get(11)?,
+        sha256,
+        etag: row.get(13)?,
+        version_id: row.get(14)?,
+        synced_at_ns: row.get(15)?,
+    }))
+}
+
+fn folder_row(row: &Row<'_>) -> rusqlite::Result<FolderRow> {
+    Ok(FolderRow {
+        id: FolderId(row.get(0)?),
+        key: FolderKey {
+            path: row.get(1)?,
+            endpoint: row.get(2)?,
+            bucket: row.get(3)?,
+            prefix: row.get(4)?,
+        },
+        name: row.get(5)?,
+        contacted: row.get(6)?,
+        last_scan_ns: row.get(7)?,
+    })
+}
+
+fn rel_path(row: &Row<'_>, column: usize) -> rusqlite::Result<RelPath> {
+    let bytes = row.get_ref(column)?.as_blob()?;
+    RelPath::new(bytes).ok_or_else(|| unreadable(column, "a path that cannot be"))
+}
+
+fn digest(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Sha256>> {
+    let Some(bytes) = row.get_ref(column)?.as_blob_or_null()? else {
+        return Ok(None);
+    };
+    let digest = Sha256::from_slice(bytes);
+    digest
+        .map(Some)
+        .ok_or_else(|| unreadable(column, "a hash that is not 32 bytes long"))
+}
+
+/// Reads a count or a length in bytes.
+fn length(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    let value: i64 = row.get(column)?;
+    u64::try_from(value).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, value))
+}
+
+/// Returns a limit as `SQLite` takes it.
+fn sql_limit(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+/// Returns the open interval that holds exactly the paths below `within`; `None` for the root, below which all are.
+///
+/// `within/` itself is no path, and `0` is the byte after `/`.
+fn bounds(within: &RelPath) -> Option<(Vec<u8>, Vec<u8>)> {
+    if within.is_root() {
+        return None;
+    }
+    let ending = |byte: u8| [within.as_bytes(), &[byte]].concat();
+    Some((ending(b'/'), ending(b'/' + 1)))
+}
+
+/// Collects rows in the order of their paths, beginning after `after`. The index has sorted them; a row that is out of
+/// order is not the one that the index meant.
+fn ascending(
+    after: &RelPath,
+    rows: impl Iterator<Item = rusqlite::Result<Entry>>,
+) -> rusqlite::Result<Vec<Entry>> {
+    let mut sorted: Vec<Entry> = Vec::new();
+    for row in rows {
+        let row = row?;
+        if row.path <= *sorted.last().map_or(after, |last| &last.path) {
+            return Err(misled());
+        }
+        sorted.push(row);
+    }
+    Ok(sorted)
+}
+
+/// Makes the error of an index that leads to another row.
+fn misled() -> rusqlite::Error {
+    unreadable(19, "an index leads to another row")
+}
+
+/// Makes the error of a value that should not be in the database.
+fn unreadable(column: usize, what: &'static str) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, Type::Null, what.into())
+}
+
+impl State {
+    /// Returns the word that stands for it in the database.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Synced => "synced",
+            Self::Open => "open",
+            Self::Kept => "kept",
+            Self::Unsent => "unsent",
+        }
+    }
+
+    fn of(word: &str) -> Option<Self> {
+        [Self::Synced, Self::Open, Self::Kept, Self::Unsent]
+            .into_iter()
+            .find(|state| state.word() == word)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::schema;
+
+    fn path(text: &str) -> RelPath {
+        RelPath::new(text.as_bytes()).expect("a valid path")
+    }
+
+    #[test]
+    fn the_bounds_hold_what_is_below_and_nothing_else() {
+        let (low, high) = bounds(&path("a")).expect("not the root");
+        let is_below = |text: &[u8]| text > &low[..] && text < &high[..];
+        for below in [&b"a/b"[..], b"a/b/c", b"a/0", b"a/\x01", b"a/\xff\xff"] {
+            assert!(is_below(below));
+        }
+        for beside in [&b"a"[..], b"a.txt", b"a0", b"a0/b", b"ab", b"b", b"A"] {
+            assert!(!is_below(beside));
+        }
+        assert!(bounds(&RelPath::root()).is_none());
+    }
+
+    #[test]
+    fn no_question_but_the_counts_reads_all_rows_or_sorts() -> rusqlite::Result<()> {
+        let connection = schema::connect_memory()?;
+        for (sql, index) in [
+            (ENTRY, "sqlite_autoindex_files_1 (folder_id=? AND path=?)"),
+            (PAGE, "sqlite_autoindex_files_1 (folder_id=? AND path>?)"),
+            (
+                PAGE_BELOW,
+                "sqlite_autoindex_files_1 (folder_id=? AND path>? AND path<?)",
+            ),
+            (OPEN, "files_open (folder_id=? AND path>?)"),
+            (BY_CONTENT, "files_content (folder_id=? AND <expr>=?)"),
+            (
+                ANY_BELOW,
+                "sqlite_autoindex_files_1 (folder_id=? AND path>? AND path<?)",
+            ),
+            (KNOWS_SIZE, "files_large (folder_id=? AND size=?)"),
+            (FAILURES, "files_failed (folder_id=?)"),
+        ] {
+            let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
+            for n in 1..=statement.parameter_count() {
+                statement.raw_bind_parameter(n, 1)?;
+            }
+            let mut rows = statement.raw_query();
+            let mut plan = String::new();
+            while let Some(row) = rows.next()? {
+                plan.push_str(&row.get::<_, String>(3)?);
+                plan.push('\n');
+            }
+            assert!(plan.contains(index), "{sql}\n{plan}");
+            assert!(!plan.contains("TEMP B-TREE"), "{sql}\n{plan}");
+        }
+        Ok(())
+    }
+}
