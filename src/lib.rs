@@ -27,4 +27,5 @@
 pub mod base;
 pub mod manifest;
 pub mod store;
+pub mod sync;
 pub mod tree;

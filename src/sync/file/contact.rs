@@ -1,0 +1,127 @@
+//! Looking at a key before it is written: after doubt, and at first contact with what others left there.
+
+use crate::base::clock::rfc3339;
+use crate::base::digest::Sha256;
+use crate::manifest::{Change, Content, Entry, State};
+use crate::store::{self, ErrorKind, Meta, Object};
+use crate::sync::file::{Stop, Way};
+use crate::sync::upload::{self, Original};
+use crate::sync::{meta, plan};
+
+impl Way {
+    /// After the horizon of an earlier request: one look at the key tells whether it is what the row says.
+    pub(in crate::sync::file) async fn settle_doubt(&mut self) -> Result<(), Stop> {
+        let Some((entry, content)) = self.known.as_ref().and_then(plan::certain) else {
+            return Ok(());
+        };
+        if !plan::is_due_again(entry, self.started) {
+            return Ok(());
+        }
+        let is_ours = match self.gate().head(&self.task.key).await {
+            Ok(object) => object.etag == content.etag && object.size == content.stat.size,
+            Err(error) if error.kind == ErrorKind::NotFound => false,
+            Err(error) => return Err(Stop::Store(error)),
+        };
+        let state = if is_ours { entry.state } else { State::Unsent };
+        self.known = Some(Entry {
+            state,
+            ambiguous_until_ns: 0,
+            want: None,
+            ..entry.clone()
+        });
+        Ok(())
+    }
+
+    /// First contact with a key that somebody else wrote: returns true if its object is equal and was adopted; otherwise
+    /// the object has been set aside into trash and the key may be written.
+    pub(in crate::sync::file) async fn contact(
+        &mut self,
+        sha256: Sha256,
+        size: u64,
+        md5: impl FnOnce() -> String,
+    ) -> Result<bool, Stop> {
+        let Some(remote) = self.task.remote.take() else {
+            return Ok(false);
+        };
+        let object = match self.gate().head(&self.task.key).await {
+            Ok(object) => object,
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                self.changes.push(Change::RemoteTaken(remote.key));
+                return Ok(false);
+            }
+            Err(error) => return Err(Stop::Store(error)),
+        };
+        let is_equal = object.size == size
+            && match object.sha256() {
+                Some(declared) => declared == sha256,
+                None => object.etag.len() == 32 && object.etag.eq_ignore_ascii_case(&md5()),
+            };
+        if is_equal {
+            self.changes.push(Change::RemoteTaken(remote.key));
+            let content = Content {
+                stat: self.task.stat,
+                read_at_ns: 0,
+                sha256,
+                etag: object.etag,
+                version_id: object.version_id,
+                synced_at_ns: self.started.wall_ns,
+            };
+            let mut row = self.blank(State::Synced);
+            row.stored = Some(content);
+            self.known = Some(row);
+            return Ok(true);
+        }
+        self.move_aside(&object).await?;
+        self.changes.push(Change::RemoteTaken(remote.key));
+        self.set_aside = true;
+        Ok(false)
+    }
+
+    pub(in crate::sync::file) async fn move_aside(&self, object: &Object) -> Result<(), Stop> {
+        let from = Original {
+            key: self.task.key.clone(),
+            etag: object.etag.clone(),
+            size: object.size,
+        };
+        let stamp = rfc3339(self.started.wall_ns).replace(':', "-");
+        let to = self
+            .ctx
+            .keys
+            .trash_key(&stamp, &self.task.job.path)
+            .map_err(|error| {
+                Stop::Store(store::Error {
+                    kind: ErrorKind::TooLarge,
+                    operation: "CopyObject",
+                    key: self.task.key.clone(),
+                    effect: store::Effect::None,
+                    message: format!("another object is there and could not be set aside: {error}"),
+                })
+            })?;
+        let mut carried = Meta {
+            user: Vec::new(),
+            content_type: meta::content_type(&self.task.job.path),
+        };
+        carried.user = object
+            .user
+            .iter()
+            .map(|(name, value)| (name.clone().into(), value.clone()))
+            .collect();
+        let (store, gate) = (&self.ctx.store, self.gate());
+        let mut copied = upload::copy(store, &gate, &from, &to, &carried).await;
+        if copied
+            .as_ref()
+            .is_err_and(|error| error.kind == ErrorKind::Unsupported)
+        {
+            copied = upload::relay(store, &gate, &from, &to, &carried).await;
+        }
+        copied.map_err(|mut error| {
+            error.message = format!(
+                "another object is there and could not be set aside: {}",
+                error.message
+            );
+            Stop::Store(error)
+        })?;
+        tracing::info!(key = %self.task.key, to, "set an object aside that was there before us");
+        Ok(())
+    }
+}

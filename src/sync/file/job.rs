@@ -1,0 +1,328 @@
+//! What goes into a job and what comes out; what it asks of its folder's loop, and of the limits, on the way.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::base::buffers::Pool;
+use crate::base::clock::{Clock, Now};
+use crate::base::offload::Offload;
+use crate::base::path::RelPath;
+use crate::base::stat::{Kind, Stat};
+use crate::manifest::{self, Change, Entry, FolderId, Manifest, Remote};
+use crate::store::key::KeyMap;
+use crate::store::{self, ErrorKind, Object, Store};
+use crate::sync::dedupe::{Claim, Dedupe, First};
+use crate::sync::limits::{Limits, Permit, Verdict};
+use crate::sync::plan::{self, Step};
+use crate::sync::upload::SINGLE_MOST;
+use crate::sync::{Lane, queue, upload};
+use crate::tree::{self, ReadError, Tree, Whole};
+
+/// What the files of one folder share.
+pub struct Ctx {
+    /// The disk.
+    pub tree: Arc<dyn Tree>,
+    /// The bucket.
+    pub store: Arc<dyn Store>,
+    /// What was seen synced; only read here.
+    pub manifest: Manifest,
+    /// The folder's number in it.
+    pub folder: FolderId,
+    /// Paths to keys.
+    pub keys: KeyMap,
+    /// Requests and memory, shared by all folders.
+    pub limits: Arc<Limits>,
+    /// Contents on their way.
+    pub dedupe: Dedupe,
+    /// Buffers for bodies.
+    pub buffers: Pool,
+    /// Where `now` comes from.
+    pub clock: Clock,
+    /// Where blocking work runs.
+    pub offload: Offload,
+    /// Counts the requests that were answered well: how the loop knows that something moves.
+    pub answered: Arc<AtomicU64>,
+    /// Counts what moves: bodies that were answered, pieces that were hashed.
+    pub moved: Arc<AtomicU64>,
+    /// Bytes of files that were sent and answered, parts too: what a progress bar shows.
+    pub sent_bytes: Arc<AtomicU64>,
+    /// To the folder's loop.
+    pub to_loop: mpsc::Sender<Message>,
+}
+
+/// What a job tells or asks the folder's loop.
+#[derive(Debug)]
+pub enum Message {
+    /// The job has ended.
+    Done(Box<Done>),
+    /// A multipart upload has begun: note it durably, then answer.
+    Begun {
+        /// The upload.
+        upload: manifest::Upload,
+        /// Answered when it is durable.
+        noted: oneshot::Sender<()>,
+    },
+    /// A multipart upload has ended: forget its id.
+    Ended(String),
+    /// May this path's object be copied from? Granted: no job of it starts until the asker has ended.
+    Source {
+        /// The path.
+        path: RelPath,
+        /// The answer.
+        granted: oneshot::Sender<bool>,
+    },
+}
+
+/// A job that may start: its intent is durable.
+#[derive(Debug)]
+pub struct Task {
+    /// What the queue said.
+    pub job: queue::Job,
+    /// Its key.
+    pub key: String,
+    /// Its stat a moment ago.
+    pub stat: Stat,
+    /// Its row before the intent.
+    pub known: Option<Entry>,
+    /// What first contact found under its key.
+    pub remote: Option<Remote>,
+    /// Its content, if it has been read already.
+    pub ahead: Option<Ahead>,
+}
+
+/// A file that was read before its job began.
+#[derive(Debug)]
+pub struct Ahead(pub(in crate::sync::file) Result<Small, ReadError>);
+
+/// A content that is in memory, and the right to hold it there.
+#[derive(Debug)]
+pub(in crate::sync::file) struct Small {
+    pub whole: Whole,
+    pub claim: Option<Claim>,
+    pub twins: Vec<Entry>,
+    pub hold: Permit,
+}
+
+/// The largest file that is read before its job begins, bytes: a few hundred of them take a few milliseconds.
+const AHEAD_MOST: u64 = 256 << 10;
+
+impl Ctx {
+    /// Reads a task's file now, if it is small and there is memory for it. Blocks.
+    pub fn read_ahead(&self, task: &mut Task, now: Now) {
+        let Task {
+            job,
+            stat,
+            known,
+            remote,
+            ahead,
+            ..
+        } = task;
+        let is_doubtful = known
+            .as_ref()
+            .is_some_and(|entry| plan::is_due_again(entry, now));
+        if stat.size > AHEAD_MOST || is_doubtful {
+            return;
+        }
+        if let Some(hold) = self.limits.try_memory(stat.size, job.lane) {
+            let sharing = if remote.is_none() {
+                Sharing::Claim
+            } else {
+                Sharing::Alone
+            };
+            *ahead = Some(Ahead(self.read_small(
+                &job.path,
+                known.as_ref(),
+                sharing,
+                now,
+                hold,
+            )));
+        }
+    }
+
+    /// Reads a file into memory, claims its content, and looks for others that have it. Blocks.
+    pub(in crate::sync::file) fn read_small(
+        &self,
+        path: &RelPath,
+        known: Option<&Entry>,
+        sharing: Sharing,
+        now: Now,
+        hold: Permit,
+    ) -> Result<Small, ReadError> {
+        let whole = tree::read_whole(&*self.tree, path, SINGLE_MOST, &self.buffers, self.clock)?;
+        let is_level = plan::step(known, whole.sha256, now) == Step::Refresh;
+        // An empty file costs as much to copy as to put.
+        if is_level || sharing == Sharing::Alone || whole.stat.size == 0 {
+            return Ok(Small {
+                whole,
+                claim: None,
+                twins: Vec::new(),
+                hold,
+            });
+        }
+        // Claimed first, looked up second: whoever had the claim before has committed its row by now.
+        let claim = self.dedupe.claim(whole.sha256);
+        let twins = match claim {
+            Claim::First(_) => self.twins(path, &whole.sha256),
+            Claim::Later(_) => Vec::new(),
+        };
+        Ok(Small {
+            whole,
+            claim: Some(claim),
+            twins,
+            hold,
+        })
+    }
+}
+
+/// Whether a file's content is shared with those that have the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::sync::file) enum Sharing {
+    /// It may be sent for others, or copied from them.
+    Claim,
+    /// Its own bytes are sent.
+    Alone,
+}
+
+/// How a job ended, and what the manifest may say now.
+#[derive(Debug)]
+pub struct Done {
+    /// The path.
+    pub path: RelPath,
+    /// Its key.
+    pub key: String,
+    /// What the queue had said.
+    pub job: queue::Job,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What to commit.
+    pub changes: Vec<Change>,
+    /// Sources that were granted and are to be released.
+    pub sources: Vec<RelPath>,
+    /// The duty to tell waiters, once the row is durable.
+    pub first: Option<First>,
+    /// The content's size in bytes.
+    pub size: u64,
+    /// Whether an object of somebody else's was moved into trash.
+    pub set_aside: bool,
+}
+
+/// The ways a job can end.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The bucket has what the disk had.
+    Synced {
+        /// How it got there.
+        how: How,
+        /// Wall clock until which the key is ambiguous all the same, nanoseconds; 0: it is not.
+        ambiguous_until_ns: i64,
+        /// Whether the file may have changed under the same stamps, so that it has to be read once more.
+        racy: bool,
+    },
+    /// The file is gone.
+    Gone {
+        /// What is there instead, if anything.
+        kind: Option<Kind>,
+        /// Wall clock until which its key is ambiguous, nanoseconds; 0: it is not.
+        ambiguous_until_ns: i64,
+    },
+    /// It changed while it was read.
+    Moving,
+    /// It did not work.
+    Failed {
+        /// Why, for people.
+        error: String,
+        /// The store's kind of error, if it was the store's.
+        kind: Option<ErrorKind>,
+        /// Whether the trouble may be the endpoint's, the bucket's or the credentials', not this file's.
+        is_everyones: bool,
+    },
+}
+
+/// How a file became level.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum How {
+    /// Its bytes were sent.
+    Uploaded,
+    /// The server copied them.
+    Copied,
+    /// They were there already.
+    Noted,
+}
+
+/// What a job asks for, on behalf of its path.
+pub(in crate::sync::file) struct JobGate {
+    pub ctx: Arc<Ctx>,
+    pub path: RelPath,
+    pub key: String,
+    pub lane: Lane,
+}
+
+impl JobGate {
+    pub async fn head(&self, key: &str) -> store::Result<Object> {
+        upload::Gate::send(self, 0, self.ctx.store.head(key)).await
+    }
+}
+
+impl upload::Gate for JobGate {
+    type Hold = Permit;
+
+    async fn memory(&self, bytes: u64) -> Permit {
+        self.ctx.limits.memory(bytes, self.lane).await
+    }
+
+    async fn send<T: Send>(
+        &self,
+        bytes: u64,
+        request: impl Future<Output = store::Result<T>> + Send,
+    ) -> store::Result<T> {
+        let permit = self.ctx.limits.request(self.lane).await;
+        self.ctx.limits.began(self.ctx.clock.now().mono);
+        let answer = request.await;
+        let verdict = match &answer {
+            Ok(_) => Verdict::Done(bytes),
+            Err(error) if error.kind == ErrorKind::Busy => Verdict::Throttled,
+            Err(error) if error.kind == ErrorKind::Network => Verdict::TimedOut,
+            Err(_) => Verdict::Neither,
+        };
+        if answer.is_ok() {
+            self.ctx.answered.fetch_add(1, Ordering::Relaxed);
+            self.ctx.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
+            // A question that is answered moves nothing.
+            self.ctx
+                .moved
+                .fetch_add(u64::from(bytes > 0), Ordering::Relaxed);
+        }
+        drop(permit);
+        self.ctx.limits.ended(verdict, self.ctx.clock.now().mono);
+        answer
+    }
+
+    async fn begun(&self, upload: &str) {
+        let (noted, durable) = oneshot::channel();
+        let upload = manifest::Upload {
+            path: self.path.clone(),
+            key: self.key.clone(),
+            id: upload.to_owned(),
+        };
+        if self
+            .ctx
+            .to_loop
+            .send(Message::Begun { upload, noted })
+            .await
+            .is_ok()
+        {
+            // An answer that never comes means that the loop has ended, and this job with it.
+            let _ = durable.await;
+        }
+    }
+
+    async fn ended(&self, upload: &str) {
+        let _ = self
+            .ctx
+            .to_loop
+            .send(Message::Ended(upload.to_owned()))
+            .await;
+    }
+}

@@ -1,0 +1,460 @@
+//! The way of one file, top to bottom: read, plan, dedupe, send, and what the manifest may say then.
+//!
+//! One way in ([`sync`]) and one way out ([`Done`]). A job never writes the manifest and never asks the queue: what it needs
+//! of them goes to the folder's loop as a [`Message`]. Before it starts, the loop has made the intent durable.
+//!
+//! The only module here that names its siblings.
+
+mod contact;
+mod job;
+mod rows;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use md5::Digest as _;
+use tokio::sync::oneshot;
+
+use crate::base::clock::Now;
+use crate::base::digest::{Hasher, Sha256, hex};
+use crate::base::path::RelPath;
+use crate::base::stat::Stat;
+use crate::manifest::{Change, Entry};
+use crate::store::{self, Body, Effect, ErrorKind, Stored};
+use crate::sync::dedupe::{Claim, First};
+use crate::sync::plan::{self, Step};
+use crate::sync::upload::{self, Gate as _, Original, SINGLE_MOST};
+use crate::sync::{Lane, meta};
+use crate::tree::{self, OpenFile, ReadError, Whole};
+
+pub use job::{Ahead, Ctx, Done, How, Message, Outcome, Task};
+pub use rows::{gone, read_error};
+
+use job::{JobGate, Sharing, Small};
+
+/// Why a job stopped short.
+#[derive(Debug)]
+enum Stop {
+    Read(ReadError),
+    Store(store::Error),
+}
+
+impl From<ReadError> for Stop {
+    fn from(error: ReadError) -> Self {
+        Self::Read(error)
+    }
+}
+
+/// Brings the bucket to what the disk has, for one path.
+pub async fn sync(ctx: Arc<Ctx>, task: Task) -> Done {
+    let now = ctx.clock.now();
+    let mut way = Way {
+        ctx,
+        known: task.known.clone(),
+        task,
+        started: now,
+        changes: Vec::new(),
+        sources: Vec::new(),
+        first: None,
+        size: 0,
+        set_aside: false,
+        doubt: Doubt::None,
+    };
+    let outcome = match way.run().await {
+        Ok(outcome) => outcome,
+        Err(stop) => way.stopped(stop),
+    };
+    Done {
+        path: way.task.job.path.clone(),
+        key: way.task.key,
+        job: way.task.job,
+        outcome,
+        changes: way.changes,
+        sources: way.sources,
+        first: way.first,
+        size: way.size,
+        set_aside: way.set_aside,
+    }
+}
+
+/// A write of the key that was not answered well and may have had, or may still have, its effect.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Doubt {
+    None,
+    /// Of that content; `None`: of one that nobody can name.
+    Write(Option<Sha256>),
+}
+
+struct Way {
+    ctx: Arc<Ctx>,
+    task: Task,
+    /// What is certain of the key now; starts as the row before the intent.
+    known: Option<Entry>,
+    started: Now,
+    changes: Vec<Change>,
+    sources: Vec<RelPath>,
+    first: Option<First>,
+    size: u64,
+    set_aside: bool,
+    /// A write of the key whose effect is unknown: of which content, where that is known.
+    doubt: Doubt,
+}
+
+impl Way {
+    async fn run(&mut self) -> Result<Outcome, Stop> {
+        self.settle_doubt().await?;
+        if self.task.stat.size <= SINGLE_MOST {
+            self.small().await
+        } else {
+            self.large().await
+        }
+    }
+
+    async fn small(&mut self) -> Result<Outcome, Stop> {
+        // An object of somebody else's under the key is looked at before anything is shared.
+        let mut sharing = if self.task.remote.is_none() {
+            Sharing::Claim
+        } else {
+            Sharing::Alone
+        };
+        loop {
+            let Small {
+                whole,
+                claim,
+                twins,
+                hold,
+            } = self.read_small(sharing).await?;
+            let (stat, sha256, read_at_ns) = (whole.stat, whole.sha256, whole.read_at_ns);
+            self.size = stat.size;
+            if plan::step(self.known.as_ref(), sha256, self.started) == Step::Refresh {
+                return Ok(self.refreshed(stat, read_at_ns));
+            }
+            match claim {
+                Some(Claim::Later(waiter)) => {
+                    // Neither buffer nor permit is held while somebody else sends the same bytes.
+                    drop((whole, hold));
+                    if let Some(source) = waiter.wait().await
+                        && let Some(stored) = self.copy_from(&source, sha256, &stat).await?
+                    {
+                        return Ok(self.stored(How::Copied, stored, stat, sha256, read_at_ns));
+                    }
+                    sharing = Sharing::Alone;
+                    continue;
+                }
+                Some(Claim::First(first)) => {
+                    self.first = Some(first);
+                    if let Some(stored) = self.copy_from_any(twins, sha256, &stat).await? {
+                        return Ok(self.stored(How::Copied, stored, stat, sha256, read_at_ns));
+                    }
+                }
+                None if self.task.remote.is_some() => {
+                    let md5 = hex(&md5::Md5::digest(&whole.bytes));
+                    // Setting aside may need memory of its own; nobody waits for it with some in hand.
+                    drop((whole, hold));
+                    if self.contact(sha256, stat.size, || md5).await? {
+                        return Ok(self.refreshed(stat, read_at_ns));
+                    }
+                    sharing = Sharing::Claim;
+                    continue;
+                }
+                None => {}
+            }
+            return self.send_small(whole).await;
+        }
+    }
+
+    /// Takes what was read ahead, or reads the file now.
+    async fn read_small(&mut self, sharing: Sharing) -> Result<Small, Stop> {
+        if let Some(Ahead(ahead)) = self.task.ahead.take() {
+            return Ok(ahead?);
+        }
+        let hold = self
+            .ctx
+            .limits
+            .memory(self.task.stat.size, self.lane())
+            .await;
+        let (ctx, path) = (self.ctx.clone(), self.task.job.path.clone());
+        let (known, started) = (self.known.clone(), self.started);
+        let read = move || ctx.read_small(&path, known.as_ref(), sharing, started, hold);
+        Ok(self.ctx.offload.run(read).await?)
+    }
+
+    async fn send_small(&mut self, whole: Whole) -> Result<Outcome, Stop> {
+        let (stat, sha256) = (whole.stat, whole.sha256);
+        let meta = meta::of(&self.task.job.path, &stat, Some(sha256));
+        let body = Body {
+            bytes: whole.bytes,
+            crc64: whole.crc64,
+            sha256: Some(sha256),
+        };
+        let put = self.ctx.store.put(&self.task.key, body, &meta);
+        let stored = self.gate().send(stat.size, put).await;
+        let stored = stored.map_err(|error| self.unwritten(error, Some(sha256)))?;
+        Ok(self.stored(How::Uploaded, stored, stat, sha256, whole.read_at_ns))
+    }
+
+    async fn large(&mut self) -> Result<Outcome, Stop> {
+        let read_at_ns = self.ctx.clock.now().wall_ns;
+        let (source, digests) = self.open_large().await?;
+        let stat = source.stat;
+        self.size = stat.size;
+        let hashed = digests.as_ref().map(|digests| digests.sha256);
+        if let Some(Digests { sha256, md5 }) = digests {
+            if plan::step(self.known.as_ref(), sha256, self.started) == Step::Refresh
+                || self.contact(sha256, stat.size, || md5).await?
+            {
+                return Ok(self.refreshed(stat, read_at_ns));
+            }
+            if let Some(stored) = self.copy_large(sha256, &stat).await? {
+                return Ok(self.stored(How::Copied, stored, stat, sha256, read_at_ns));
+            }
+        }
+        let meta = meta::of(&self.task.job.path, &stat, hashed);
+        let sent = upload::multipart(
+            &self.ctx.store,
+            &self.gate(),
+            &self.task.key,
+            &meta,
+            &source,
+        )
+        .await;
+        let (stored, sha256) = sent.map_err(|stop| match stop {
+            upload::Stop::Read(error) => Stop::Read(error),
+            // Parts do not touch the key; only their joining does.
+            upload::Stop::Store(error) if error.operation != "CompleteMultipartUpload" => {
+                Stop::Store(error)
+            }
+            upload::Stop::Store(error) => self.unwritten(error, hashed),
+        })?;
+        Ok(self.stored(How::Uploaded, stored, stat, sha256, read_at_ns))
+    }
+
+    /// Opens a large file; hashes it first only when its content may be in the bucket already, by its size.
+    async fn open_large(&self) -> Result<(upload::Source, Option<Digests>), Stop> {
+        let (ctx, path) = (self.ctx.clone(), self.task.job.path.clone());
+        let own_size = self
+            .known
+            .as_ref()
+            .and_then(plan::certain)
+            .map(|(_, content)| content.stat.size);
+        let has_remote = self.task.remote.is_some();
+        let open = self.ctx.offload.run(move || {
+            let file: Arc<dyn OpenFile> = ctx.tree.open(&path)?.into();
+            let stat = file.stat().map_err(ReadError::from_io)?;
+            if stat.size <= SINGLE_MOST {
+                // It has shrunk since it was looked at: another road.
+                return Err(ReadError::Moving);
+            }
+            let known_elsewhere = ctx
+                .manifest
+                .knows_size(ctx.folder, stat.size, &path)
+                .unwrap_or(false);
+            let may_be_there = known_elsewhere || own_size == Some(stat.size) || has_remote;
+            let md5 = has_remote.then(md5::Md5::new);
+            let digests = if may_be_there {
+                Some(hash(&*file, &stat, &ctx, md5)?)
+            } else {
+                None
+            };
+            let (offload, buffers) = (ctx.offload, ctx.buffers.clone());
+            Ok((
+                upload::Source {
+                    file,
+                    stat,
+                    offload,
+                    buffers,
+                },
+                digests,
+            ))
+        });
+        Ok(open.await?)
+    }
+
+    async fn copy_large(&mut self, sha256: Sha256, stat: &Stat) -> Result<Option<Stored>, Stop> {
+        match self.ctx.dedupe.claim(sha256) {
+            Claim::First(first) => self.first = Some(first),
+            Claim::Later(waiter) => {
+                return match waiter.wait().await {
+                    Some(source) => self.copy_from(&source, sha256, stat).await,
+                    None => Ok(None),
+                };
+            }
+        }
+        let (ctx, path) = (self.ctx.clone(), self.task.job.path.clone());
+        let twins = self
+            .ctx
+            .offload
+            .run(move || ctx.twins(&path, &sha256))
+            .await;
+        self.copy_from_any(twins, sha256, stat).await
+    }
+
+    async fn copy_from_any(
+        &mut self,
+        twins: Vec<Entry>,
+        sha256: Sha256,
+        stat: &Stat,
+    ) -> Result<Option<Stored>, Stop> {
+        for twin in twins {
+            if let Some(stored) = self.copy_from(&twin.path, sha256, stat).await? {
+                return Ok(Some(stored));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Makes the object by a server-side copy of `source`'s, if that is certain to have this content. `None`: send the
+    /// bytes.
+    async fn copy_from(
+        &mut self,
+        source: &RelPath,
+        sha256: Sha256,
+        stat: &Stat,
+    ) -> Result<Option<Stored>, Stop> {
+        let (granted, answer) = oneshot::channel();
+        let ask = Message::Source {
+            path: source.clone(),
+            granted,
+        };
+        if *source == self.task.job.path
+            || self.ctx.to_loop.send(ask).await.is_err()
+            || answer.await != Ok(true)
+        {
+            return Ok(None);
+        }
+        self.sources.push(source.clone());
+        // Looked up after the grant: from here on nobody changes it.
+        let (ctx, path) = (self.ctx.clone(), source.clone());
+        let row = self
+            .ctx
+            .offload
+            .run(move || ctx.manifest.entries(ctx.folder, &[path]))
+            .await;
+        let row = row.ok().and_then(|mut rows| rows.pop()).flatten();
+        let Some((entry, content)) = row.as_ref().and_then(plan::certain) else {
+            return Ok(None);
+        };
+        let Ok(key) = self.ctx.keys.key(source) else {
+            return Ok(None);
+        };
+        if content.sha256 != sha256
+            || plan::doubt_until(entry) != 0
+            || content.stat.size != stat.size
+        {
+            return Ok(None);
+        }
+        let original = Original {
+            key,
+            etag: content.etag.clone(),
+            size: stat.size,
+        };
+        let meta = meta::of(&self.task.job.path, stat, Some(sha256));
+        match upload::copy(
+            &self.ctx.store,
+            &self.gate(),
+            &original,
+            &self.task.key,
+            &meta,
+        )
+        .await
+        {
+            Ok(stored) => Ok(Some(stored)),
+            Err(error) if matches!(error.kind, ErrorKind::Network | ErrorKind::Busy) => {
+                // What lands late copies what its source is then, on a store that ignores the condition.
+                Err(self.unwritten(error, None))
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a server-side copy was refused; the bytes are sent");
+                drop(self.unwritten(error, None));
+                Ok(None)
+            }
+        }
+    }
+
+    /// Remembers that a write that was not answered well may have had, or may still have, its effect.
+    fn unwritten(&mut self, error: store::Error, want: Option<Sha256>) -> Stop {
+        if error.effect == Effect::Possible {
+            self.doubt = match self.doubt {
+                Doubt::Write(before) if before != want => Doubt::Write(None),
+                _ => Doubt::Write(want),
+            };
+        }
+        Stop::Store(error)
+    }
+
+    fn lane(&self) -> Lane {
+        if self.task.stat.size <= SINGLE_MOST {
+            self.task.job.lane
+        } else {
+            Lane::Backlog
+        }
+    }
+
+    fn gate(&self) -> Arc<JobGate> {
+        let (path, key) = (self.task.job.path.clone(), self.task.key.clone());
+        Arc::new(JobGate {
+            ctx: self.ctx.clone(),
+            path,
+            key,
+            lane: self.lane(),
+        })
+    }
+}
+
+impl Ctx {
+    /// Returns rows of other paths whose objects have this content. An error of the manifest counts as none: the bytes
+    /// are sent, and the loop meets the same error when it commits.
+    fn twins(&self, path: &RelPath, sha256: &Sha256) -> Vec<Entry> {
+        let mut twins = self
+            .manifest
+            .by_content(self.folder, sha256)
+            .unwrap_or_default();
+        twins.retain(|twin| twin.path != *path);
+        twins
+    }
+}
+
+/// The names of a large file's content.
+struct Digests {
+    sha256: Sha256,
+    /// What a single-part ETag of it would be; empty if nobody asked.
+    md5: String,
+}
+
+/// How much of a large file is hashed between two reads, bytes.
+const HASH_PIECE: u64 = 1 << 20;
+
+/// Reads a whole file through the hashes.
+fn hash(
+    file: &dyn OpenFile,
+    stat: &Stat,
+    ctx: &Ctx,
+    mut md5: Option<md5::Md5>,
+) -> Result<Digests, ReadError> {
+    let mut hasher = Hasher::default();
+    let mut offset = 0;
+    while offset < stat.size {
+        let mut piece = ctx
+            .buffers
+            .take(HASH_PIECE.min(stat.size - offset) as usize);
+        ctx.moved.fetch_add(1, Ordering::Relaxed);
+        tree::read_full(file, offset, &mut piece)?;
+        hasher.update(piece.as_ref());
+        if let Some(md5) = &mut md5 {
+            md5.update(piece.as_ref());
+        }
+        offset += piece.as_ref().len() as u64;
+    }
+    if !file
+        .stat()
+        .map_err(ReadError::from_io)?
+        .same_content_as(stat)
+    {
+        return Err(ReadError::Moving);
+    }
+    let md5 = md5.map_or_else(String::new, |md5| hex(&md5.finalize()));
+    Ok(Digests {
+        sha256: hasher.finish(),
+        md5,
+    })
+}

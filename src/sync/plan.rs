@@ -1,0 +1,289 @@
+//! What we knew and what we see → what to do. Pure: every case is a row of the tables at the end.
+
+use crate::base::clock::Now;
+use crate::base::digest::Sha256;
+use crate::base::stat::Stat;
+use crate::manifest::{Content, Entry, State};
+
+/// How long a request whose answer is missing may still take effect: a signed request may start up to 15 minutes after it
+/// was signed (Signature Version 4).
+pub const HORIZON_NS: i64 = 15 * 60 * 1_000_000_000;
+
+/// What a stat says before anything is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Look {
+    /// The bucket has this file; nothing to do.
+    Nothing,
+    /// Same file under the same stamps, but owner or mode are news to the manifest.
+    Refresh,
+    /// Read it.
+    Read,
+}
+
+/// Decides from the stat alone. `must_read`: somebody wrote to it since we read it, whatever the stat says.
+pub fn look(known: Option<&Entry>, seen: &Stat, must_read: bool, now: Now) -> Look {
+    let Some((entry, content)) = known.and_then(certain) else {
+        return Look::Read;
+    };
+    if must_read
+        || is_due_again(entry, now)
+        || !content.stat.same_content_as(seen)
+        || content.stat.is_racy(content.read_at_ns)
+    {
+        return Look::Read;
+    }
+    if entry.state == State::Synced && content.stat == *seen {
+        Look::Nothing
+    } else {
+        Look::Refresh
+    }
+}
+
+/// What a content asks for once it is read and hashed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// The key has this content: only the manifest is told.
+    Refresh,
+    /// The key has other content, or none.
+    Store,
+}
+
+/// Decides from the content.
+pub fn step(known: Option<&Entry>, sha256: Sha256, now: Now) -> Step {
+    match known.and_then(certain) {
+        Some((entry, content)) if content.sha256 == sha256 && !is_due_again(entry, now) => {
+            Step::Refresh
+        }
+        _ => Step::Store,
+    }
+}
+
+/// Returns the content that the key is known to hold; `None` after anything that may have changed it.
+pub fn certain(entry: &Entry) -> Option<(&Entry, &Content)> {
+    let content = entry.stored.as_ref()?;
+    matches!(entry.state, State::Synced | State::Kept).then_some((entry, content))
+}
+
+/// Returns until when a certain row is in doubt (wall clock, nanoseconds); 0: it is not.
+///
+/// A request on its way that carries the very content that the row claims does no harm when it lands. It is remembered all
+/// the same: the key may get other content before.
+pub fn doubt_until(entry: &Entry) -> i64 {
+    let claimed = certain(entry).map(|(_, content)| content.sha256);
+    if claimed.is_some() && claimed == entry.want {
+        0
+    } else {
+        entry.ambiguous_until_ns
+    }
+}
+
+/// Returns true if an earlier request may have changed the key behind a certain row, and can no longer do so: one look at
+/// the key now settles it.
+pub fn is_due_again(entry: &Entry, now: Now) -> bool {
+    let until = doubt_until(entry);
+    until != 0 && until <= now.wall_ns
+}
+
+/// Returns until when an earlier request may still change the key (wall clock, nanoseconds); 0: none can.
+///
+/// An open intent of a run that was killed has no time yet; its request may have been sent just before.
+pub fn outstanding_until(entry: &Entry, now: Now) -> i64 {
+    match (entry.state, entry.ambiguous_until_ns) {
+        (State::Open, 0) => now.wall_ns.saturating_add(HORIZON_NS),
+        (_, until) if until > now.wall_ns => until,
+        _ => 0,
+    }
+}
+
+/// Takes into `row`, which claims a content that has just been put, what may still land on top of it.
+pub fn remember_outstanding(row: &mut Entry, known: Option<&Entry>, now: Now) {
+    let until = known.map_or(0, |entry| outstanding_until(entry, now));
+    row.ambiguous_until_ns = until;
+    row.want = known.and_then(|entry| entry.want).filter(|_| until != 0);
+}
+
+/// Returns the row after a put of `want` (unknown: `None`) whose effect is uncertain.
+pub fn row_after_doubt(
+    known: Option<&Entry>,
+    mut row: Entry,
+    want: Option<Sha256>,
+    now: Now,
+) -> Entry {
+    let others =
+        known.is_some_and(|entry| outstanding_until(entry, now) != 0 && entry.want != want);
+    row.state = State::Open;
+    // With two different bodies on their way nobody can say which one lands last.
+    row.want = if others { None } else { want };
+    row.ambiguous_until_ns = now.wall_ns.saturating_add(HORIZON_NS);
+    row
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::path::RelPath;
+    use crate::base::stat::Kind;
+
+    const T: i64 = 1_000_000_000_000;
+
+    fn now(wall_ns: i64) -> Now {
+        Now {
+            wall_ns,
+            ..crate::base::clock::Clock::Real.now()
+        }
+    }
+
+    fn stat(mtime_ns: i64) -> Stat {
+        Stat {
+            kind: Kind::File,
+            size: 3,
+            mtime_ns,
+            ctime_ns: mtime_ns,
+            dev: 1,
+            ino: 1,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            nlink: 1,
+        }
+    }
+
+    fn entry(state: State) -> Entry {
+        let content = Content {
+            stat: stat(T + 1),
+            read_at_ns: T + 3_000_000_000,
+            sha256: Sha256::of(b"old"),
+            etag: "e".into(),
+            version_id: None,
+            synced_at_ns: 0,
+        };
+        Entry {
+            path: RelPath::root().join(b"a"),
+            state,
+            stored: Some(content),
+            want: None,
+            ambiguous_until_ns: 0,
+            failure: None,
+        }
+    }
+
+    #[test]
+    fn the_stat_decides_only_when_nothing_is_in_doubt() {
+        let synced = entry(State::Synced);
+        let racy = {
+            let mut racy = entry(State::Synced);
+            racy.stored.as_mut().expect("stored").read_at_ns = T + 5;
+            racy
+        };
+        let due = Entry {
+            ambiguous_until_ns: 5,
+            ..entry(State::Synced)
+        };
+        let later = Entry {
+            ambiguous_until_ns: T * 2,
+            ..entry(State::Synced)
+        };
+        let chmod = Stat {
+            mode: 0o600,
+            ..stat(T + 1)
+        };
+        let table = [
+            (None, stat(T + 1), false, Look::Read),
+            (Some(&synced), stat(T + 1), false, Look::Nothing),
+            (Some(&synced), stat(T + 1), true, Look::Read),
+            (Some(&synced), stat(T + 2), false, Look::Read),
+            (Some(&synced), chmod, false, Look::Refresh),
+            (Some(&racy), stat(T + 1), false, Look::Read),
+            (Some(&due), stat(T + 1), false, Look::Read),
+            (Some(&later), stat(T + 1), false, Look::Nothing),
+            (Some(&entry(State::Kept)), stat(T + 1), false, Look::Refresh),
+            (Some(&entry(State::Open)), stat(T + 1), false, Look::Read),
+            (Some(&entry(State::Unsent)), stat(T + 1), false, Look::Read),
+        ];
+        for (at, (known, seen, must_read, expected)) in table.into_iter().enumerate() {
+            assert_eq!(look(known, &seen, must_read, now(T)), expected, "row {at}");
+        }
+    }
+
+    #[test]
+    fn only_a_certain_row_with_the_same_content_spares_the_put() {
+        let old = Sha256::of(b"old");
+        let table = [
+            (None, old, Step::Store),
+            (Some(entry(State::Synced)), old, Step::Refresh),
+            (Some(entry(State::Synced)), Sha256::of(b"new"), Step::Store),
+            (Some(entry(State::Kept)), old, Step::Refresh),
+            (Some(entry(State::Open)), old, Step::Store),
+            (
+                Some(Entry {
+                    ambiguous_until_ns: 5,
+                    ..entry(State::Synced)
+                }),
+                old,
+                Step::Store,
+            ),
+        ];
+        for (at, (known, sha256, expected)) in table.into_iter().enumerate() {
+            assert_eq!(step(known.as_ref(), sha256, now(T)), expected, "row {at}");
+        }
+    }
+
+    #[test]
+    fn an_outstanding_request_is_remembered_through_a_success_and_in_doubt_only_with_other_bytes() {
+        let (old, b) = (Sha256::of(b"old"), Sha256::of(b"b"));
+        let open = |want, until| Entry {
+            want,
+            ambiguous_until_ns: until,
+            ..entry(State::Open)
+        };
+        let late = |want, until| Entry {
+            want,
+            ambiguous_until_ns: until,
+            ..entry(State::Synced)
+        };
+        // What was known; what is remembered with a row that claims "old"; until when that row is in doubt.
+        let table = [
+            (None, 0, 0),
+            (Some(open(Some(old), T + 7)), T + 7, 0),
+            (Some(open(Some(b), T + 7)), T + 7, T + 7),
+            (Some(open(None, T + 7)), T + 7, T + 7),
+            (Some(open(None, 0)), T + HORIZON_NS, T + HORIZON_NS),
+            (Some(open(Some(b), T - 7)), 0, 0),
+            (Some(late(None, T + 9)), T + 9, T + 9),
+            (Some(late(Some(old), T + 9)), T + 9, 0),
+            (Some(late(Some(b), T + 9)), T + 9, T + 9),
+        ];
+        for (at, (known, remembered, doubt)) in table.into_iter().enumerate() {
+            let mut row = entry(State::Synced);
+            remember_outstanding(&mut row, known.as_ref(), now(T));
+            assert_eq!(
+                (row.ambiguous_until_ns, doubt_until(&row)),
+                (remembered, doubt),
+                "row {at}"
+            );
+        }
+    }
+
+    #[test]
+    fn two_bodies_on_their_way_make_the_wanted_one_unknown() {
+        let (a, b) = (Sha256::of(b"a"), Sha256::of(b"b"));
+        let doubt =
+            |known: Option<&Entry>| row_after_doubt(known, entry(State::Synced), Some(a), now(T));
+        assert_eq!(doubt(None).want, Some(a));
+        assert_eq!(doubt(Some(&entry(State::Synced))).want, Some(a));
+        let open = |want| Entry {
+            want,
+            ambiguous_until_ns: T + 7,
+            ..entry(State::Open)
+        };
+        assert_eq!(doubt(Some(&open(Some(a)))).want, Some(a));
+        assert_eq!(doubt(Some(&open(Some(b)))).want, None);
+        assert_eq!(doubt(Some(&open(None))).want, None);
+        let late = Entry {
+            ambiguous_until_ns: T + 9,
+            ..entry(State::Synced)
+        };
+        assert_eq!(doubt(Some(&late)).want, None);
+        assert_eq!(doubt(None).ambiguous_until_ns, T + HORIZON_NS);
+    }
+}

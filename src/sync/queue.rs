@@ -1,0 +1,788 @@
+//! Which path is looked at when. Pure: time comes in as an argument, randomness as a generator.
+//!
+//! A path is held until an instant, or running; never both: two jobs for one path cannot exist. What happens while it
+//! runs makes it held once more when it ends. A path that is the source of a running copy is not handed out until the
+//! copy has ended.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::base::backoff;
+use crate::base::clock::Now;
+use crate::base::path::RelPath;
+use crate::sync::Lane;
+use crate::tree::Touch;
+
+/// Backlog held at most; beyond it the scan waits.
+pub const BACKLOG_MOST: usize = 10_000;
+/// Watched paths held at most; beyond it a touch is refused, and the caller has to scan later.
+pub const LIVE_MOST: usize = 200_000;
+
+/// How files settle and how failures retry.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Quiet time after a touch; a fifth of it after a close.
+    pub settle: Duration,
+    /// The longest that touches without rest can hold a path back.
+    pub max_wait: Duration,
+    /// The first pause after a failure.
+    pub retry_base: Duration,
+    /// The longest pause after failures.
+    pub retry_cap: Duration,
+}
+
+/// The paths of one folder that are waiting or being worked on.
+#[derive(Debug)]
+pub struct Queue {
+    settings: Settings,
+    slots: BTreeMap<RelPath, Slot>,
+    live: BTreeSet<(Instant, RelPath)>,
+    backlog: BTreeSet<(Instant, RelPath)>,
+    sources: BTreeMap<RelPath, usize>,
+    running: BTreeMap<Lane, usize>,
+    /// How many held paths of each lane are fresh.
+    fresh: [usize; 2],
+}
+
+/// Invariant: a held slot is in the set of its lane under `due`, unless its path is a source and came up; a running one
+/// is in none.
+#[derive(Clone, Debug)]
+struct Slot {
+    job: Job,
+    state: State,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Held { due: Instant, parked: bool },
+    Running { again: Option<(Touch, Now)> },
+}
+
+/// A path whose time has come.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Job {
+    /// The path.
+    pub path: RelPath,
+    /// Live, if the watcher has touched it since it was last done.
+    pub lane: Lane,
+    /// Whether its content may have changed without its stat saying so.
+    pub must_read: bool,
+    /// When it was first touched since it was last done: the age of the change.
+    pub since: Now,
+    /// Size in bytes when last looked at; 0 if unknown.
+    pub size: u64,
+    /// Failures since it was last done.
+    pub failures: u32,
+    /// How often it was found changing while it was read, since it was last done.
+    pub moves: u32,
+    /// It is level as far as anybody knows, and is only looked at once more.
+    pub is_check: bool,
+    /// Touches do not bring it forward before that: it failed, or would not rest.
+    not_before: Option<Instant>,
+}
+
+impl Job {
+    fn new(path: RelPath, since: Now) -> Self {
+        Self {
+            path,
+            lane: Lane::Backlog,
+            must_read: false,
+            since,
+            size: 0,
+            failures: 0,
+            moves: 0,
+            is_check: false,
+            not_before: None,
+        }
+    }
+
+    /// Returns true for work that is neither waiting because it failed or moved, nor a check: what a scan waits for.
+    fn is_fresh(&self) -> bool {
+        self.failures == 0 && self.moves == 0 && !self.is_check
+    }
+}
+
+/// How a job ended, as far as the queue cares.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// Nothing more to do.
+    Done,
+    /// It is level, but has to be looked at again at that instant.
+    Again(Instant),
+    /// It changed while it was read.
+    Moving,
+    /// It was written to so lately that it has to rest until that instant.
+    Fresh(Instant),
+    /// It failed.
+    Failed,
+    /// It failed or moved too often for a run that has to end: it is not tried again.
+    GivenUp,
+}
+
+impl Queue {
+    /// Makes an empty queue.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            slots: BTreeMap::new(),
+            live: BTreeSet::new(),
+            backlog: BTreeSet::new(),
+            sources: BTreeMap::new(),
+            running: BTreeMap::new(),
+            fresh: [0; 2],
+        }
+    }
+
+    /// Takes a touch. Returns false if the queue is full and the path was not taken: it has to be found by a scan.
+    pub fn touch(&mut self, path: RelPath, touch: Touch, size: u64, now: Now) -> bool {
+        if let Some(slot) = self.slots.get_mut(&path) {
+            if let State::Running { again } = &mut slot.state {
+                let stronger = again.map_or(touch, |(before, _)| before.max(touch));
+                *again = Some((stronger, again.map_or(now, |(_, first)| first)));
+                return true;
+            }
+            if touch == Touch::Scan && !slot.job.is_check {
+                // It is on its way already, with a better reason.
+                slot.job.size = slot.job.size.max(size);
+                return true;
+            }
+            let mut job = slot.job.clone();
+            if std::mem::take(&mut job.is_check) {
+                (job.since, job.size) = (now, size);
+            }
+            if touch > Touch::Scan {
+                job.lane = Lane::Live;
+            }
+            job.must_read |= touch >= Touch::Data;
+            let due = self.quiet_at(touch, job.since, now);
+            let due = job.not_before.map_or(due, |not_before| due.max(not_before));
+            self.remove_held(&path);
+            self.hold(job, due);
+            return true;
+        }
+        let lane = if touch == Touch::Scan {
+            Lane::Backlog
+        } else {
+            Lane::Live
+        };
+        if lane == Lane::Live && self.live.len() >= LIVE_MOST {
+            return false;
+        }
+        let must_read = touch >= Touch::Data;
+        let job = Job {
+            lane,
+            must_read,
+            size,
+            ..Job::new(path, now)
+        };
+        let due = self.quiet_at(touch, now, now);
+        self.hold(job, due);
+        true
+    }
+
+    /// Holds a path until `due`, without a touch: a key that has to be looked at again.
+    pub fn hold_until(&mut self, path: RelPath, due: Instant, now: Now) {
+        if !self.slots.contains_key(&path) {
+            self.hold(
+                Job {
+                    is_check: true,
+                    ..Job::new(path, now)
+                },
+                due,
+            );
+        }
+    }
+
+    /// Takes the paths that are due, live before backlog, at most so many of each; they are running from now on.
+    pub fn pop_due(&mut self, now: Now, live: usize, backlog: usize) -> Vec<Job> {
+        let mut jobs = Vec::new();
+        for (lane, most) in [(Lane::Live, live), (Lane::Backlog, backlog)] {
+            let mut taken = 0;
+            while taken < most {
+                let Some((due, path)) = self.lane(lane).first().cloned() else {
+                    break;
+                };
+                if due > now.mono {
+                    break;
+                }
+                self.lane(lane).remove(&(due, path.clone()));
+                let Some(slot) = self.slots.get_mut(&path) else {
+                    continue;
+                };
+                if self.sources.contains_key(&path) {
+                    slot.state = State::Held { due, parked: true };
+                    continue;
+                }
+                slot.state = State::Running { again: None };
+                self.fresh[lane as usize] -= usize::from(slot.job.is_fresh());
+                jobs.push(slot.job.clone());
+                *self.running.entry(lane).or_default() += 1;
+                taken += 1;
+            }
+        }
+        jobs
+    }
+
+    /// Takes the end of a running path.
+    pub fn finish(&mut self, path: &RelPath, end: End, now: Now, random: &mut fastrand::Rng) {
+        let Some(Slot {
+            mut job,
+            state: State::Running { again },
+        }) = self.slots.remove(path)
+        else {
+            debug_assert!(false, "{path} ended without running");
+            return;
+        };
+        if let Some(count) = self.running.get_mut(&job.lane) {
+            *count -= 1;
+        }
+        let fresh = Job {
+            lane: job.lane,
+            size: job.size,
+            ..Job::new(job.path.clone(), now)
+        };
+        let due = match end {
+            End::Done | End::GivenUp => None,
+            End::Again(due) => {
+                job = Job {
+                    lane: Lane::Backlog,
+                    is_check: true,
+                    ..fresh.clone()
+                };
+                Some(due)
+            }
+            End::Moving => {
+                job.moves += 1;
+                let longer = self.settings.settle.max(Duration::from_millis(100));
+                Some(
+                    now.mono
+                        + longer
+                            .saturating_mul(1 << job.moves.min(16))
+                            .min(self.settings.max_wait),
+                )
+            }
+            End::Fresh(due) => {
+                job.moves += 1;
+                Some(due)
+            }
+            End::Failed => {
+                job.failures += 1;
+                let (base, cap) = (self.settings.retry_base, self.settings.retry_cap);
+                Some(now.mono + backoff::pause(job.failures, base, cap, random))
+            }
+        };
+        let waits = matches!(end, End::Moving | End::Fresh(_) | End::Failed);
+        job.not_before = due.filter(|_| waits);
+        // Failures beyond the bound are left to the next scan: their rows say that they are open.
+        let due = due.filter(|_| end != End::Failed || self.slots.len() < LIVE_MOST);
+        let Some((touch, first)) = again else {
+            if let Some(due) = due {
+                self.hold(job, due);
+            }
+            return;
+        };
+        // Touched while it ran: it is looked at once more, whatever was found.
+        if matches!(end, End::Done | End::GivenUp | End::Again(_)) {
+            job = Job {
+                since: first,
+                ..fresh
+            };
+        }
+        if touch > Touch::Scan {
+            job.lane = Lane::Live;
+        }
+        job.must_read |= touch >= Touch::Data;
+        let quiet = self.quiet_at(touch, job.since, now);
+        // What failed, or would not rest, keeps its pause.
+        let due = job
+            .not_before
+            .map_or(quiet, |not_before| quiet.max(not_before));
+        self.hold(job, due);
+    }
+
+    /// Holds a path as the source of a copy, if it is neither running nor due: no job of it starts until
+    /// [`Queue::release_source`].
+    pub fn hold_source(&mut self, path: &RelPath, now: Now) -> bool {
+        let busy = match self.slots.get(path).map(|slot| &slot.state) {
+            None => false,
+            Some(State::Running { .. }) => true,
+            Some(State::Held { due, parked }) => !parked && *due <= now.mono,
+        };
+        if !busy {
+            *self.sources.entry(path.clone()).or_default() += 1;
+        }
+        !busy
+    }
+
+    /// Ends one hold of a source.
+    pub fn release_source(&mut self, path: &RelPath) {
+        let Some(count) = self.sources.get_mut(path) else {
+            debug_assert!(false, "{path} was not a source");
+            return;
+        };
+        *count -= 1;
+        if *count > 0 {
+            return;
+        }
+        self.sources.remove(path);
+        if let Some(Slot {
+            job,
+            state: State::Held { due, parked },
+        }) = self.slots.get_mut(path)
+            && std::mem::take(parked)
+        {
+            let (lane, entry) = (job.lane, (*due, path.clone()));
+            self.lane(lane).insert(entry);
+        }
+    }
+
+    /// Makes every path that waits because it failed due now: the store is back.
+    pub fn wake_failed(&mut self, now: Now) {
+        let failed: Vec<Job> = self
+            .held()
+            .filter(|job| job.failures > 0)
+            .cloned()
+            .collect();
+        for job in failed {
+            self.remove_held(&job.path);
+            self.hold(
+                Job {
+                    not_before: None,
+                    ..job
+                },
+                now.mono,
+            );
+        }
+    }
+
+    /// Makes the failed path that is due first due now, to try whether the store is back. Returns false if none waits.
+    pub fn wake_one(&mut self, now: Now) -> bool {
+        let has_failed = |path: &RelPath| {
+            self.slots
+                .get(path)
+                .is_some_and(|slot| slot.job.failures > 0)
+        };
+        let held = self
+            .live
+            .iter()
+            .chain(&self.backlog)
+            .filter(|(_, path)| has_failed(path));
+        let Some(job) = held
+            .min()
+            .and_then(|(_, path)| self.slots.get(path))
+            .map(|slot| slot.job.clone())
+        else {
+            return false;
+        };
+        self.remove_held(&job.path);
+        self.hold(job, now.mono);
+        true
+    }
+
+    /// Returns when the next held path of a lane is due.
+    pub fn next_due(&self, lane: Lane) -> Option<Instant> {
+        let held = match lane {
+            Lane::Live => &self.live,
+            Lane::Backlog => &self.backlog,
+        };
+        held.first().map(|(due, _)| *due)
+    }
+
+    /// Returns how many paths of a lane are running.
+    pub fn running(&self, lane: Lane) -> usize {
+        self.running.get(&lane).copied().unwrap_or(0)
+    }
+
+    /// Returns true while a scan has to wait before it hands over more of that lane.
+    pub fn is_full(&self, lane: Lane) -> bool {
+        match lane {
+            Lane::Live => self.fresh[0] >= BACKLOG_MOST,
+            Lane::Backlog => self.fresh[1] >= BACKLOG_MOST,
+        }
+    }
+
+    /// Returns what is known of every path in the queue, in order of path.
+    pub fn jobs(&self) -> impl Iterator<Item = &Job> {
+        self.slots.values().map(|slot| &slot.job)
+    }
+
+    /// Returns true if `path` is waiting or running.
+    pub fn contains(&self, path: &RelPath) -> bool {
+        self.slots.contains_key(path)
+    }
+
+    /// Returns how many paths are waiting or running.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Returns true if nothing waits and nothing runs.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    fn held(&self) -> impl Iterator<Item = &Job> {
+        let held = |slot: &&Slot| matches!(slot.state, State::Held { .. });
+        self.slots.values().filter(held).map(|slot| &slot.job)
+    }
+
+    fn quiet_at(&self, touch: Touch, since: Now, now: Now) -> Instant {
+        let quiet = match touch {
+            Touch::Scan => return now.mono,
+            Touch::Meta | Touch::Data => self.settings.settle,
+            // The writer has let go of it; only a rename or a second writer is waited for.
+            Touch::Closed => self.settings.settle / 5,
+        };
+        (now.mono + quiet)
+            .min(since.mono + self.settings.max_wait)
+            .max(now.mono)
+    }
+
+    fn hold(&mut self, job: Job, due: Instant) {
+        self.lane(job.lane).insert((due, job.path.clone()));
+        self.fresh[job.lane as usize] += usize::from(job.is_fresh());
+        self.slots.insert(
+            job.path.clone(),
+            Slot {
+                job,
+                state: State::Held { due, parked: false },
+            },
+        );
+    }
+
+    fn remove_held(&mut self, path: &RelPath) {
+        if let Some(Slot {
+            job,
+            state: State::Held { due, .. },
+        }) = self.slots.remove(path)
+        {
+            self.fresh[job.lane as usize] -= usize::from(job.is_fresh());
+            self.lane(job.lane).remove(&(due, job.path));
+        }
+    }
+
+    fn lane(&mut self, lane: Lane) -> &mut BTreeSet<(Instant, RelPath)> {
+        match lane {
+            Lane::Live => &mut self.live,
+            Lane::Backlog => &mut self.backlog,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SETTLE: Duration = Duration::from_secs(1);
+
+    struct Bench {
+        queue: Queue,
+        now: Now,
+        random: fastrand::Rng,
+    }
+
+    fn bench() -> Bench {
+        let settings = Settings {
+            settle: SETTLE,
+            max_wait: SETTLE * 10,
+            retry_base: SETTLE,
+            retry_cap: SETTLE * 300,
+        };
+        let now = crate::base::clock::Clock::Real.now();
+        Bench {
+            queue: Queue::new(settings),
+            now,
+            random: fastrand::Rng::with_seed(7),
+        }
+    }
+
+    fn path(name: &str) -> RelPath {
+        RelPath::new(name.as_bytes()).expect("a valid path")
+    }
+
+    impl Bench {
+        fn touch(&mut self, name: &str, touch: Touch) {
+            assert!(self.queue.touch(path(name), touch, 1, self.now));
+        }
+        fn wait(&mut self, by: Duration) {
+            self.now = self.now.plus(by);
+        }
+        fn pop(&mut self) -> Vec<String> {
+            self.queue
+                .pop_due(self.now, 9, 9)
+                .iter()
+                .map(|job| job.path.to_string())
+                .collect()
+        }
+        fn finish(&mut self, name: &str, end: End) {
+            self.queue
+                .finish(&path(name), end, self.now, &mut self.random);
+        }
+    }
+
+    #[test]
+    fn a_watched_path_is_due_when_it_has_been_quiet() {
+        let mut b = bench();
+        b.touch("a", Touch::Data);
+        b.wait(SETTLE / 2);
+        b.touch("a", Touch::Data);
+        b.wait(SETTLE * 9 / 10);
+        assert!(b.pop().is_empty());
+        b.wait(SETTLE / 10);
+        assert_eq!(b.pop(), ["a"]);
+        assert!(b.pop().is_empty());
+    }
+
+    #[test]
+    fn a_close_shortens_the_quiet_time() {
+        let mut b = bench();
+        b.touch("a", Touch::Data);
+        b.touch("a", Touch::Closed);
+        b.wait(SETTLE / 5);
+        assert_eq!(b.pop(), ["a"]);
+    }
+
+    #[test]
+    fn a_path_that_never_rests_is_due_after_the_longest_wait() {
+        let mut b = bench();
+        for _ in 0..19 {
+            b.touch("a", Touch::Data);
+            b.wait(SETTLE / 2);
+            assert!(b.pop().is_empty());
+        }
+        b.touch("a", Touch::Data);
+        b.wait(SETTLE / 2);
+        assert_eq!(b.pop(), ["a"]);
+    }
+
+    #[test]
+    fn what_a_scan_found_is_due_at_once_and_after_live() {
+        let mut b = bench();
+        b.touch("scan", Touch::Scan);
+        assert_eq!(b.pop(), ["scan"]);
+        b.touch("z", Touch::Meta);
+        b.wait(SETTLE);
+        b.touch("a", Touch::Scan);
+        assert_eq!(b.pop(), ["z", "a"]);
+    }
+
+    #[test]
+    fn a_touch_while_running_runs_again_and_reads() {
+        let mut b = bench();
+        b.touch("a", Touch::Scan);
+        b.pop();
+        b.touch("a", Touch::Data);
+        assert!(b.pop().is_empty());
+        b.finish("a", End::Done);
+        assert!(b.pop().is_empty());
+        b.wait(SETTLE);
+        let jobs = b.queue.pop_due(b.now, 9, 9);
+        assert!(jobs[0].must_read && jobs[0].lane == Lane::Live);
+        b.finish("a", End::Done);
+        assert!(b.queue.is_empty());
+    }
+
+    #[test]
+    fn what_a_scan_sees_of_a_running_path_is_looked_at_again() {
+        let mut b = bench();
+        b.touch("a", Touch::Scan);
+        b.pop();
+        b.touch("a", Touch::Scan);
+        b.finish("a", End::Done);
+        assert_eq!(b.pop(), ["a"]);
+    }
+
+    #[test]
+    fn a_failure_waits_longer_each_time_and_a_success_forgets_it() {
+        let mut b = bench();
+        b.touch("a", Touch::Scan);
+        let mut last = Duration::ZERO;
+        for _ in 0..6 {
+            assert_eq!(b.pop(), ["a"]);
+            b.finish("a", End::Failed);
+            let pause = b.queue.next_due(Lane::Backlog).expect("held") - b.now.mono;
+            assert!(pause >= last / 2 && pause >= SETTLE / 2, "{pause:?}");
+            last = pause;
+            b.wait(pause);
+        }
+        assert!(last > SETTLE * 10);
+        assert_eq!(b.queue.jobs().next().expect("one").failures, 6);
+        b.pop();
+        b.finish("a", End::Done);
+        assert!(b.queue.is_empty());
+    }
+
+    #[test]
+    fn a_moving_path_waits_longer_each_time() {
+        let mut b = bench();
+        b.touch("a", Touch::Scan);
+        for expected in [2, 4, 8, 10, 10] {
+            b.pop();
+            b.finish("a", End::Moving);
+            let pause = b.queue.next_due(Lane::Backlog).expect("held") - b.now.mono;
+            assert_eq!(pause, SETTLE * expected);
+            b.wait(pause);
+        }
+    }
+
+    #[test]
+    fn touches_do_not_shorten_the_pause_of_what_failed_or_would_not_rest() {
+        for end in [End::Failed, End::Moving] {
+            let mut b = bench();
+            b.touch("a", Touch::Data);
+            b.wait(SETTLE * 20);
+            b.pop();
+            b.touch("a", Touch::Data);
+            b.finish("a", end);
+            b.touch("a", Touch::Closed);
+            b.wait(SETTLE * 2 / 5);
+            assert!(b.pop().is_empty(), "{end:?}");
+            b.wait(SETTLE * 2);
+            assert_eq!(b.pop(), ["a"], "{end:?}");
+        }
+    }
+
+    #[test]
+    fn what_only_waits_to_be_checked_is_worked_on_when_a_scan_finds_it() {
+        let mut b = bench();
+        b.queue
+            .hold_until(path("a"), b.now.mono + SETTLE * 900, b.now);
+        assert!(b.queue.jobs().all(|job| job.is_check));
+        b.touch("a", Touch::Scan);
+        assert!(b.queue.jobs().all(|job| !job.is_check));
+        assert_eq!(b.pop(), ["a"]);
+    }
+
+    #[test]
+    fn paths_that_fail_do_not_fill_the_queue_for_a_scan() {
+        let mut b = bench();
+        for n in 0..BACKLOG_MOST {
+            b.touch(&n.to_string(), Touch::Scan);
+        }
+        assert!(b.queue.is_full(Lane::Backlog));
+        for job in b.queue.pop_due(b.now, 0, BACKLOG_MOST) {
+            b.queue.finish(&job.path, End::Failed, b.now, &mut b.random);
+        }
+        assert_eq!(b.queue.len(), BACKLOG_MOST);
+        assert!(!b.queue.is_full(Lane::Backlog));
+    }
+
+    #[test]
+    fn the_source_of_a_copy_does_not_start() {
+        let mut b = bench();
+        assert!(b.queue.hold_source(&path("a"), b.now));
+        assert!(b.queue.hold_source(&path("a"), b.now));
+        b.touch("a", Touch::Scan);
+        b.touch("b", Touch::Scan);
+        assert_eq!(b.pop(), ["b"]);
+        b.queue.release_source(&path("a"));
+        assert!(b.pop().is_empty());
+        b.queue.release_source(&path("a"));
+        assert_eq!(b.pop(), ["a"]);
+        assert!(
+            !b.queue.hold_source(&path("a"), b.now),
+            "a running path is no source"
+        );
+    }
+
+    #[test]
+    fn a_touch_of_a_parked_source_is_not_lost() {
+        let mut b = bench();
+        assert!(b.queue.hold_source(&path("a"), b.now));
+        b.touch("a", Touch::Scan);
+        assert!(b.pop().is_empty());
+        b.touch("a", Touch::Data);
+        b.wait(SETTLE);
+        assert!(b.pop().is_empty());
+        b.queue.release_source(&path("a"));
+        assert_eq!(b.pop(), ["a"]);
+    }
+
+    #[test]
+    fn when_the_store_is_back_every_failed_path_is_due() {
+        let mut b = bench();
+        for name in ["a", "b", "c"] {
+            b.touch(name, Touch::Scan);
+        }
+        b.pop();
+        for name in ["a", "b", "c"] {
+            b.finish(name, End::Failed);
+        }
+        assert!(b.pop().is_empty());
+        assert!(b.queue.wake_one(b.now));
+        assert_eq!(b.pop().len(), 1);
+        b.queue.wake_failed(b.now);
+        assert_eq!(b.pop().len(), 2);
+    }
+
+    #[test]
+    fn a_full_queue_refuses_and_says_so() {
+        let mut b = bench();
+        for n in 0..LIVE_MOST {
+            assert!(b.queue.touch(path(&n.to_string()), Touch::Meta, 0, b.now));
+        }
+        assert!(!b.queue.touch(path("more"), Touch::Meta, 0, b.now));
+        assert!(
+            b.queue.touch(path("7"), Touch::Data, 0, b.now),
+            "a known path is always taken"
+        );
+    }
+
+    #[test]
+    fn random_use_never_runs_a_path_twice_and_loses_none() {
+        for seed in 0..300 {
+            let mut b = bench();
+            b.random = fastrand::Rng::with_seed(seed);
+            let names = ["a", "b", "c", "d"];
+            let (mut running, mut sources) = (BTreeSet::new(), Vec::new());
+            for _ in 0..200 {
+                let (name, dice) = (names[b.random.usize(..4)], b.random.u32(..4));
+                match b.random.u8(..6) {
+                    0 => b.touch(name, Touch::Data),
+                    1 => b.touch(name, Touch::Scan),
+                    2 => {
+                        for job in b.pop() {
+                            assert!(
+                                !sources.contains(&job),
+                                "seed {seed}: a source was handed out"
+                            );
+                            assert!(running.insert(job), "seed {seed}: handed out twice");
+                        }
+                    }
+                    3 if running.remove(name) => {
+                        let ends = [End::Done, End::Moving, End::Failed];
+                        b.finish(name, ends[dice as usize % 3]);
+                    }
+                    4 if b.queue.hold_source(&path(name), b.now) => sources.push(name.to_owned()),
+                    4 | 3 => {}
+                    _ => b.wait(SETTLE * dice),
+                }
+                for lane in [Lane::Live, Lane::Backlog] {
+                    let fresh = b
+                        .queue
+                        .held()
+                        .filter(|job| job.lane == lane && job.is_fresh());
+                    assert_eq!(fresh.count(), b.queue.fresh[lane as usize], "seed {seed}");
+                }
+                if b.random.u8(..4) == 0
+                    && let Some(source) = sources.pop()
+                {
+                    b.queue.release_source(&path(&source));
+                }
+            }
+            for source in sources.drain(..) {
+                b.queue.release_source(&path(&source));
+            }
+            for _ in 0..100 {
+                b.wait(SETTLE * 400);
+                for name in running.iter().cloned().collect::<Vec<_>>() {
+                    b.finish(&name, End::Done);
+                }
+                running = b.pop().into_iter().collect();
+            }
+            assert!(b.queue.is_empty(), "seed {seed}: {:?}", b.queue);
+        }
+    }
+}
