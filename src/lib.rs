@@ -25,6 +25,7 @@
 //! they write. `tests/it/tidy.rs` holds who may know whom.
 
 pub mod base;
+pub mod config;
 pub mod manifest;
 pub mod store;
 pub mod sync;

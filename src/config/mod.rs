@@ -1,0 +1,188 @@
+//! What the user asked for: text → [`Config`], every problem reported at once with its line.
+//!
+//! Holds no secrets: credentials come from the standard AWS chain only. What surrounds the process (its host's name,
+//! its home, its environment) is handed in as [`Surroundings`], so that loading is a function of its arguments and the
+//! disk. What options say ([`Options`]) goes before what the file says; a value of `""` is unset.
+
+mod check;
+mod load;
+mod places;
+mod problem;
+mod read;
+mod target;
+mod values;
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use crate::config::load::{state_dir_of, text_of};
+pub use crate::config::places::{Surroundings, adhoc_dir, adhoc_states, find, state_dir};
+pub use crate::config::problem::{Problem, Problems};
+pub use crate::config::read::KEYS;
+pub use crate::config::target::Target;
+pub use crate::config::values::{
+    MAX_CONCURRENCY, concurrency, duration, endpoint_url, include_rule, path_style, region, rule,
+};
+
+/// How long a file must be quiet before it is read, unless it is said otherwise.
+pub const SETTLE: Duration = Duration::from_secs(1);
+/// How long a file that is touched without rest can wait, unless it is said otherwise.
+pub const MAX_WAIT: Duration = Duration::from_secs(5 * 60);
+/// How often everything is looked at, unless it is said otherwise.
+pub const RESCAN: Duration = Duration::from_secs(10 * 60);
+/// How long running requests may take after a stop signal, unless it is said otherwise.
+pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
+/// File bytes in memory, unless it is said otherwise.
+pub const MEMORY_BYTES: u64 = 128 << 20;
+
+/// What a command line says besides the config: each goes before the config's value.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Where the manifest and the lock are.
+    pub state_dir: Option<PathBuf>,
+    /// How every bucket is reached.
+    pub s3: S3Options,
+    /// Gitignore rules behind those of each folder.
+    pub exclude: Vec<String>,
+    /// Gitignore rules of what is taken in again, behind those of each folder.
+    pub include: Vec<String>,
+    /// Requests in flight.
+    pub concurrency: Option<Concurrency>,
+    /// How long a file must be quiet before it is read, in every folder.
+    pub settle: Option<Duration>,
+}
+
+/// What a command line or a table says of how a bucket is reached; what is `None` is left to the next in precedence.
+#[derive(Clone, Debug, Default)]
+pub struct S3Options {
+    /// Region.
+    pub region: Option<String>,
+    /// Custom endpoint.
+    pub endpoint_url: Option<String>,
+    /// Profile of the shared AWS files.
+    pub profile: Option<String>,
+    /// How the bucket is named in a request.
+    pub path_style: Option<PathStyle>,
+    /// PEM file with certificates to trust besides the system's.
+    pub ca_bundle: Option<PathBuf>,
+}
+
+impl S3Options {
+    /// Returns these options, and what they leave open from `next`.
+    #[must_use]
+    pub fn or(self, next: &Self) -> Self {
+        Self {
+            region: self.region.or_else(|| next.region.clone()),
+            endpoint_url: self.endpoint_url.or_else(|| next.endpoint_url.clone()),
+            profile: self.profile.or_else(|| next.profile.clone()),
+            path_style: self.path_style.or(next.path_style),
+            ca_bundle: self.ca_bundle.or_else(|| next.ca_bundle.clone()),
+        }
+    }
+}
+
+impl From<S3Options> for S3 {
+    fn from(options: S3Options) -> Self {
+        Self {
+            region: options.region,
+            endpoint_url: options.endpoint_url,
+            profile: options.profile,
+            path_style: options.path_style.unwrap_or_default(),
+            ca_bundle: options.ca_bundle,
+        }
+    }
+}
+
+/// A checked configuration.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// Where the manifest and the lock are.
+    pub state_dir: PathBuf,
+    /// How long running requests may take after a stop signal.
+    pub shutdown_grace: Duration,
+    /// What all folders share.
+    pub upload: Upload,
+    /// The folders; at least one.
+    pub folders: Vec<Folder>,
+}
+
+/// Limits that all folders share.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Upload {
+    /// Requests in flight.
+    pub concurrency: Concurrency,
+    /// File bytes in memory.
+    pub memory_bytes: u64,
+}
+
+impl Default for Upload {
+    fn default() -> Self {
+        Self {
+            concurrency: Concurrency::Auto,
+            memory_bytes: MEMORY_BYTES,
+        }
+    }
+}
+
+/// How many requests are in flight.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Concurrency {
+    /// Grows and backs off with what the endpoint takes.
+    #[default]
+    Auto,
+    /// Fixed.
+    Fixed(NonZeroUsize),
+}
+
+/// One folder and where it goes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Folder {
+    /// What messages and commands call it.
+    pub name: String,
+    /// Canonical absolute path.
+    pub path: PathBuf,
+    /// Where it goes.
+    pub to: Target,
+    /// How the bucket is reached.
+    pub s3: S3,
+    /// Gitignore rules of what is left out.
+    pub exclude: Vec<String>,
+    /// Gitignore rules of what is taken in again.
+    pub include: Vec<String>,
+    /// Whether the built-in list of temporary names is left out.
+    pub builtin_ignores: bool,
+    /// How long a file must be quiet before it is read.
+    pub settle: Duration,
+    /// How long a file that is touched without rest can wait.
+    pub max_wait: Duration,
+    /// How often everything is looked at.
+    pub rescan: Duration,
+}
+
+/// How a bucket is reached.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct S3 {
+    /// Region; else the environment's or profile's, else `us-east-1` for a custom endpoint.
+    pub region: Option<String>,
+    /// Custom endpoint; else the environment's, else AWS.
+    pub endpoint_url: Option<String>,
+    /// Profile of the shared AWS files.
+    pub profile: Option<String>,
+    /// How the bucket is named in a request.
+    pub path_style: PathStyle,
+    /// PEM file with certificates to trust besides the system's.
+    pub ca_bundle: Option<PathBuf>,
+}
+
+/// Whether the bucket's name is part of the path or of the host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum PathStyle {
+    /// Path for any custom endpoint and for buckets with dots.
+    #[default]
+    Auto,
+    /// Always path.
+    Always,
+    /// Always host.
+    Never,
+}

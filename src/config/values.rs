@@ -1,0 +1,239 @@
+//! Single values as people write them. (pure, but for looking whether a path is there)
+//!
+//! Every error is one line that fits behind the name of the key or option it is about.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::base::path::escaped;
+use crate::base::units;
+use crate::config::{Concurrency, PathStyle};
+
+/// The most requests in flight that can be asked for: beyond it an endpoint throttles, and open files run short.
+pub const MAX_CONCURRENCY: usize = 512;
+
+/// The least memory that uploads can be given: two parts of 16 MiB, one going out while the next is read.
+const MIN_MEMORY_BYTES: u64 = 32 << 20;
+
+/// The longest duration: far beyond any use, and far from where instants overflow.
+const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Takes a duration of at most 365 days.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let duration = units::duration(text)?;
+    if duration > MAX_DURATION {
+        return Err(format!("expected at most \"365 days\", got {text:?}"));
+    }
+    Ok(duration)
+}
+
+/// Takes a duration between `least` and 365 days.
+pub fn duration_from(least: Duration, text: &str) -> Result<Duration, String> {
+    let duration = duration(text)?;
+    if duration < least {
+        let least = units::show_duration(least);
+        return Err(format!("expected at least \"{least}\", got {text:?}"));
+    }
+    Ok(duration)
+}
+
+/// Takes the memory that uploads may use, in bytes.
+pub fn memory(text: &str) -> Result<u64, String> {
+    let bytes = units::size_bytes(text)?;
+    if bytes < MIN_MEMORY_BYTES {
+        return Err(format!("expected at least \"32MiB\", got {text:?}"));
+    }
+    Ok(bytes)
+}
+
+/// Takes `auto` or a number of requests.
+pub fn concurrency(text: &str) -> Result<Concurrency, String> {
+    if text == "auto" {
+        return Ok(Concurrency::Auto);
+    }
+    text.parse()
+        .ok()
+        .and_then(fixed)
+        .ok_or_else(|| concurrency_expected(&format!("{text:?}")))
+}
+
+/// Takes a number of requests.
+pub fn fixed(count: i64) -> Option<Concurrency> {
+    let count = NonZeroUsize::new(usize::try_from(count).ok()?)?;
+    (count.get() <= MAX_CONCURRENCY).then_some(Concurrency::Fixed(count))
+}
+
+/// Returns what is said of anything else than a concurrency.
+pub fn concurrency_expected(got: &str) -> String {
+    format!("expected \"auto\" or a number from 1 to {MAX_CONCURRENCY}, got {got}")
+}
+
+/// Takes `auto`, `always` or `never`.
+pub fn path_style(text: &str) -> Result<PathStyle, String> {
+    match text {
+        "auto" => Ok(PathStyle::Auto),
+        "always" => Ok(PathStyle::Always),
+        "never" => Ok(PathStyle::Never),
+        _ => Err(format!(
+            "expected \"auto\", \"always\" or \"never\", got {text:?}"
+        )),
+    }
+}
+
+/// Takes a region's name.
+pub fn region(text: &str) -> Result<String, String> {
+    let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if text.is_empty() || !text.chars().all(good) {
+        return Err(format!(
+            "expected a region such as \"eu-central-1\", got {text:?}"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// Takes the URL of an endpoint and returns it without a `/` at its end.
+pub fn endpoint_url(text: &str) -> Result<String, String> {
+    let expected = "expected a URL such as \"https://minio.example.com:9000\"";
+    let rest = ["https://", "http://"]
+        .iter()
+        .find_map(|scheme| text.strip_prefix(scheme));
+    let Some(rest) = rest else {
+        return Err(format!("{expected}, got {text:?}"));
+    };
+    let host = rest.split('/').next().unwrap_or_default();
+    if host.contains('@') {
+        // The text is not repeated: it may hold a password.
+        return Err(format!(
+            "{expected}, without user and password: credentials come from the standard AWS chain"
+        ));
+    }
+    let odd = |c: char| c.is_whitespace() || c.is_control() || c == '?' || c == '#';
+    if host.is_empty() || host.starts_with(':') || rest.contains(odd) {
+        return Err(format!("{expected}, got {text:?}"));
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+/// Takes one gitignore rule.
+pub fn rule(text: &str) -> Result<String, String> {
+    let mut rules = ignore::gitignore::GitignoreBuilder::new("/");
+    match rules.add_line(None, text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(ignore::Error::Glob { err: why, .. }) => {
+            Err(format!("expected a gitignore rule, got {text:?}: {why}"))
+        }
+        Err(error) => Err(format!("expected a gitignore rule, got {text:?}: {error}")),
+    }
+}
+
+/// Takes one gitignore rule of what is taken in again.
+pub fn include_rule(text: &str) -> Result<String, String> {
+    if text.starts_with('!') {
+        return Err(format!("expected a rule without `!`, got {text:?}"));
+    }
+    rule(text)
+}
+
+/// Takes an absolute path. `home` is what a `~` would have meant, for the message.
+pub fn absolute(text: &str, home: Option<&Path>) -> Result<PathBuf, String> {
+    let path = Path::new(text);
+    if path.is_absolute() {
+        return Ok(path.to_path_buf());
+    }
+    let meant = match (text.strip_prefix("~/"), home) {
+        (Some(rest), Some(home)) => home.join(rest).display().to_string(),
+        _ => "/srv/photos".to_owned(),
+    };
+    Err(format!(
+        "expected an absolute path such as {meant:?}, got {text:?}"
+    ))
+}
+
+/// Takes a folder that is there and returns its canonical path.
+pub fn folder(path: &Path) -> Result<PathBuf, String> {
+    let shown = escaped(path.as_os_str().as_encoded_bytes());
+    let canonical = std::fs::canonicalize(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => format!("there is no folder `{shown}`"),
+        _ => format!("the folder `{shown}` cannot be used: {error}"),
+    })?;
+    if !canonical.is_dir() {
+        return Err(format!("`{shown}` is not a folder"));
+    }
+    Ok(canonical)
+}
+
+/// Takes a file with certificates that is there.
+pub fn ca_bundle(text: &str, home: Option<&Path>) -> Result<PathBuf, String> {
+    let path = absolute(text, home)?;
+    match std::fs::metadata(&path) {
+        Ok(stat) if stat.is_file() => Ok(path),
+        Ok(_) => Err(format!("expected a PEM file, and {text:?} is not a file")),
+        Err(error) => Err(format!(
+            "expected a PEM file, and {text:?} cannot be read: {error}"
+        )),
+    }
+}
+
+/// Takes what a folder is called.
+pub fn name(text: &str) -> Result<String, String> {
+    // A name with a `/` could not be told from a path or a URL where commands take either.
+    if text.is_empty() || text.contains('/') || text.contains(char::is_control) {
+        return Err(format!(
+            "expected a name without `/` and control characters, got {text:?}"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_a_web_address_without_secrets() {
+        let good = |text| endpoint_url(text).is_ok();
+        assert_eq!(
+            endpoint_url("http://127.0.0.1:9000/").as_deref(),
+            Ok("http://127.0.0.1:9000")
+        );
+        assert!(good("https://[::1]:9000") && good("https://x.example/s3"));
+        for bad in [
+            "",
+            "minio:9000",
+            "s3://x",
+            "https://",
+            "https://:9",
+            "http://a b",
+            "http://a?b",
+        ] {
+            assert!(!good(bad), "{bad}");
+        }
+        let error = endpoint_url("https://ann:secret@x").expect_err("a password");
+        assert!(!error.contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn concurrency_is_auto_or_a_number_in_bounds() {
+        assert_eq!(concurrency("auto"), Ok(Concurrency::Auto));
+        assert_eq!(concurrency("64").ok(), fixed(64));
+        for bad in ["", "0", "-1", "513", "many", "1.5"] {
+            assert!(concurrency(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn durations_stay_where_instants_do_not_overflow() {
+        assert!(duration("365d").is_ok());
+        assert!(duration("1000000 years").is_err());
+        assert!(duration_from(Duration::from_secs(1), "999ms").is_err());
+    }
+
+    #[test]
+    fn a_rule_must_be_one_that_gitignore_understands() {
+        for good in ["*.tmp", "/build/", "!keep", "# note", "a[0-9]"] {
+            assert!(rule(good).is_ok(), "{good}");
+        }
+        assert!(rule("a[z-a]").is_err());
+    }
+}
