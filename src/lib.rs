@@ -24,9 +24,11 @@
 //! [`commands`] what the command line runs besides the agent; [`report`] what people see; [`config`] and [`cli`] what
 //! they write. `tests/it/tidy.rs` holds who may know whom.
 
+pub mod agent;
 pub mod base;
 pub mod config;
 pub mod manifest;
+pub mod report;
 pub mod store;
 pub mod sync;
 pub mod tree;

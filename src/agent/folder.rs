@@ -1,0 +1,110 @@
+//! What a folder's loop is given, and what it leaves behind.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::base::buffers::Pool;
+use crate::base::clock::Clock;
+use crate::base::offload::Offload;
+use crate::base::snapshot::{FolderSnapshot, Happening};
+use crate::manifest::{FolderRow, Manifest};
+use crate::store::Store;
+use crate::store::key::KeyMap;
+use crate::sync::limits::Limits;
+use crate::tree::filter::Filter;
+use crate::tree::{HintReceiver, Tree};
+
+/// What a folder's loop is given.
+pub struct Folder {
+    /// What it is called.
+    pub name: String,
+    /// Its path, for people.
+    pub path: String,
+    /// Where it goes, for people.
+    pub to: String,
+    /// Its row in the manifest.
+    pub row: FolderRow,
+    /// The disk.
+    pub tree: Arc<dyn Tree>,
+    /// The bucket.
+    pub store: Arc<dyn Store>,
+    /// What was seen synced.
+    pub manifest: Manifest,
+    /// What belongs.
+    pub filter: Arc<Filter>,
+    /// Paths to keys.
+    pub keys: KeyMap,
+    /// Shared by all folders.
+    pub limits: Arc<Limits>,
+    /// Shared by all folders.
+    pub buffers: Pool,
+    /// Where `now` comes from.
+    pub clock: Clock,
+    /// Where blocking work runs.
+    pub offload: Offload,
+    /// Jitter.
+    pub random: fastrand::Rng,
+    /// What the watcher says.
+    pub hints: HintReceiver,
+    /// The numbers.
+    pub settings: Settings,
+    /// Whether it ends.
+    pub mode: Mode,
+    /// Where snapshots go.
+    pub snapshots: watch::Sender<FolderSnapshot>,
+    /// Where each thing that happens goes, if anybody wants it.
+    pub happenings: Option<mpsc::Sender<Happening>>,
+}
+
+/// A folder's numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Quiet time of a watched file.
+    pub settle: Duration,
+    /// Quiet time of a file that a scan found: by its own stamps, as no event told.
+    pub scan_settle: Duration,
+    /// The longest that touches can hold a file back.
+    pub max_wait: Duration,
+    /// Time between two full scans.
+    pub rescan: Duration,
+    /// Time for running jobs after a stop.
+    pub shutdown_grace: Duration,
+}
+
+/// Whether the loop ends by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// Until it is stopped.
+    Forever,
+    /// When the folder is level, or cannot become so; after `timeout` without any answer of the store.
+    Once {
+        /// The longest without a success.
+        timeout: Duration,
+    },
+}
+
+/// Why the loop ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Reason {
+    /// It did what could be done.
+    Finished,
+    /// It was stopped, and everything that ran has ended (`true`) or was dropped (`false`).
+    Stopped(bool),
+    /// The store cannot be reached or a right is missing.
+    Store(String),
+    /// The folder's root is not there.
+    Away(String),
+    /// The manifest cannot be written.
+    Manifest(String),
+}
+
+/// What a loop leaves behind.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// Why.
+    pub reason: Reason,
+    /// The last snapshot.
+    pub last: FolderSnapshot,
+}

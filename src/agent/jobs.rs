@@ -1,0 +1,112 @@
+//! Turns and the jobs that they start.
+
+use std::time::Duration;
+
+use crate::agent::turn::Turned;
+use crate::agent::{JOBS_AHEAD, Loop, Pending, Then};
+use crate::base::clock::Now;
+use crate::sync::Lane;
+use crate::sync::file::{self, Message};
+use crate::sync::queue::{self, End};
+
+impl Loop {
+    /// Begins a turn, if none is under way and there is anything to commit or to start.
+    pub(super) fn start_turn(&mut self, now: Now) {
+        if !self.turns.is_empty() || self.turn_not_before.is_some_and(|at| now.mono < at) {
+            return;
+        }
+        let due = self.take_due(now);
+        if due.is_empty() && self.pending.is_empty() {
+            return;
+        }
+        let pending: Vec<Pending> = self.pending.drain(..).collect();
+        let turner = self.turner.clone();
+        let offload = self.ctx.offload;
+        let work = offload.run(move || turner.run(due, pending, now));
+        self.turns.spawn(work);
+    }
+
+    fn take_due(&mut self, now: Now) -> Vec<queue::Job> {
+        if self.stopping.is_some() || !self.contact.is_done() || self.teller.is_behind() {
+            return Vec::new();
+        }
+        if self.outage.is_on() {
+            // One at a time, to see whether the store is back.
+            if !self.outage.may_try(now) {
+                return Vec::new();
+            }
+            let live = self.queue.pop_due(now, 1, 0);
+            let trial = if live.is_empty() {
+                self.queue.pop_due(now, 0, 1)
+            } else {
+                live
+            };
+            if let Some(job) = trial.first() {
+                self.outage.tries(job.path.clone());
+            }
+            return trial;
+        }
+        self.queue
+            .pop_due(now, self.room(Lane::Live), self.room(Lane::Backlog))
+    }
+
+    /// Returns how many more jobs of a lane may run. Waiting for memory and requests happens inside them; this only bounds
+    /// their number, so that one lane never takes the other's places.
+    pub(super) fn room(&self, lane: Lane) -> usize {
+        let most = self.ctx.limits.concurrency() + JOBS_AHEAD;
+        (most as usize).saturating_sub(self.queue.running(lane))
+    }
+
+    pub(super) fn turned(&mut self, turned: Turned, now: Now) {
+        let Turned {
+            looked,
+            pending,
+            result,
+        } = turned;
+        if let Err(error) = result {
+            self.manifest_failures += 1;
+            let pause = Duration::from_secs(1 << self.manifest_failures.min(5));
+            self.turn_not_before = Some(now.mono + pause);
+            self.teller
+                .manifest_failed(&error.to_string(), self.manifest_failures);
+            for (job, _) in looked {
+                self.outage.ended(&job.path, now);
+                self.queue
+                    .finish(&job.path, End::Failed, now, &mut self.random);
+            }
+            // In front of what came meanwhile: rows are written in the order in which things happened.
+            for item in pending.into_iter().rev() {
+                self.pending.push_front(item);
+            }
+            return;
+        }
+        if self.manifest_failures > 0 {
+            self.manifest_failures = 0;
+            self.teller.manifest_works();
+        }
+        self.turn_not_before = None;
+        for Pending { then, .. } in pending {
+            match then {
+                Then::Nothing => {}
+                Then::Finish(done) => self.finished(*done, now),
+                // An asker that has gone away needs no answer.
+                Then::Answer(noted) => drop(noted.send(())),
+                Then::Contacted => self.contact.done(),
+            }
+        }
+        for (job, seen) in looked {
+            self.looked(&job, seen, now);
+        }
+    }
+
+    /// Spawns a job; its intent is durable.
+    pub(super) fn start_job(&mut self, task: file::Task) {
+        let ctx = self.ctx.clone();
+        self.jobs.spawn(async move {
+            let to_loop = ctx.to_loop.clone();
+            let done = file::sync(ctx, task).await;
+            // The loop outlives its jobs; if it does not, nobody is left to tell.
+            let _ = to_loop.send(Message::Done(Box::new(done))).await;
+        });
+    }
+}

@@ -1,0 +1,486 @@
+//! The loop of one folder: it owns the folder's queue and its rows of the manifest.
+//!
+//! - Overview: hints, scans and jobs come in as one closed enum of events; handling one is synchronous. Each turn makes one
+//!   transaction of what has ended and of the intents of what is about to start; jobs start only after it has committed;
+//!   at most one commit is in flight, and touches are taken meanwhile.
+//! - Order: intent, bytes, row. Live before backlog. A waiter of the dedupe map is told only when the row it copies from is
+//!   durable.
+//! - Errors and retries: a file's failure is data, held by the queue for its backoff. Trouble that is everyone's (endpoint,
+//!   bucket, credentials) is confirmed by one question to the bucket and then probed with one job at a time. If the
+//!   manifest cannot be written nothing new is sent until it can.
+//! - Cancellation: the token stops taking work; what runs may end within the grace, then it is dropped, and its open
+//!   intents tell the next start.
+//! - After a crash: a scan, plus the rows whose intent is open; their keys are looked at once more after the request
+//!   horizon.
+//! - Does not protect against: two agents on one prefix.
+
+mod contact;
+mod folder;
+mod jobs;
+mod outage;
+mod recall;
+mod scans;
+mod tell;
+mod turn;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::base::clock::Now;
+use crate::base::path::RelPath;
+use crate::base::snapshot::{FolderSnapshot, Tally};
+use crate::manifest::Change;
+use crate::store::ErrorKind;
+use crate::sync::Lane;
+use crate::sync::dedupe::Dedupe;
+use crate::sync::file::{Ctx, Done, Message};
+use crate::sync::queue::{self, Queue};
+use crate::tree::{Hint, HintReceiver};
+
+pub use scans::ManifestRows;
+
+pub use folder::{Ended, Folder, Mode, Reason, Settings};
+
+use contact::Contact;
+use outage::Outage;
+use scans::Scans;
+use tell::Teller;
+use turn::{Turn, Turned};
+
+/// How often a path may fail, or be found moving, in a run that has to end.
+const PATIENCE: u32 = 4;
+/// Jobs beyond the requests in flight, so that one is always read ahead.
+const JOBS_AHEAD: u64 = 16;
+/// Messages of jobs that wait for the loop; a job that finds it full waits.
+const MESSAGES: usize = 1024;
+
+/// Everything that can happen to a folder.
+enum Event {
+    Stop,
+    GraceOver,
+    Turned(Box<Turned>),
+    Message(Message),
+    Hint(Hint),
+    HintsEnded,
+    Scan(scans::Report),
+    Contact(contact::Report),
+    Probed(crate::store::Result<()>),
+    Told,
+    Tick,
+}
+
+/// What a commit carries, and what happens when it is durable.
+struct Pending {
+    changes: Vec<Change>,
+    then: Then,
+}
+
+enum Then {
+    Nothing,
+    Finish(Box<Done>),
+    Answer(tokio::sync::oneshot::Sender<()>),
+    Contacted,
+}
+
+struct Loop {
+    ctx: Arc<Ctx>,
+    settings: Settings,
+    mode: Mode,
+    random: fastrand::Rng,
+    queue: Queue,
+    hints: Option<HintReceiver>,
+    messages: mpsc::Receiver<Message>,
+    jobs: JoinSet<()>,
+    turns: JoinSet<Turned>,
+    turner: Arc<Turn>,
+    /// What waits for the next commit.
+    pending: VecDeque<Pending>,
+    /// No turn before that: the manifest could not be written.
+    turn_not_before: Option<Instant>,
+    manifest_failures: u32,
+    scans: Scans,
+    contact: Contact,
+    outage: Outage,
+    teller: Teller,
+    /// Keys that are looked at again, and when (wall clock, nanoseconds).
+    ambiguous: BTreeMap<RelPath, i64>,
+    /// Paths whose last attempt failed, and why.
+    failing: BTreeMap<RelPath, String>,
+    /// Regular files inside the filter that cannot be synced as they are.
+    unsyncable: BTreeSet<RelPath>,
+    stop: CancellationToken,
+    /// Until when what runs may end.
+    stopping: Option<Instant>,
+    /// Whether something that ran was dropped.
+    dropped: bool,
+    moved_before: u64,
+    /// When something last moved, or nothing was wanted of the store.
+    last_move: Instant,
+}
+
+/// Runs a folder's loop until it ends or `stop` is cancelled.
+pub async fn run(folder: Folder, stop: CancellationToken) -> Ended {
+    Loop::new(folder, stop).run().await
+}
+
+impl Loop {
+    fn new(folder: Folder, stop: CancellationToken) -> Self {
+        let Folder {
+            row,
+            settings,
+            mode,
+            clock,
+            offload,
+            ..
+        } = folder;
+        let (to_loop, messages) = mpsc::channel(MESSAGES);
+        let now = clock.now();
+        let scans = Scans::new(
+            &folder.tree,
+            &folder.manifest,
+            row.id,
+            &folder.filter,
+            settings.rescan,
+            now,
+        );
+        let ctx = Arc::new(Ctx {
+            tree: folder.tree,
+            store: folder.store,
+            manifest: folder.manifest,
+            folder: row.id,
+            keys: folder.keys,
+            limits: folder.limits,
+            dedupe: Dedupe::default(),
+            buffers: folder.buffers,
+            clock,
+            offload,
+            answered: Arc::new(AtomicU64::new(0)),
+            sent_bytes: Arc::new(AtomicU64::new(0)),
+            moved: Arc::new(AtomicU64::new(0)),
+            to_loop,
+        });
+        let turner = Arc::new(Turn {
+            ctx: ctx.clone(),
+            filter: folder.filter,
+            scan_settle: settings.scan_settle,
+        });
+        let (retry_base, retry_cap) = match mode {
+            Mode::Forever => (Duration::from_secs(1), Duration::from_secs(300)),
+            Mode::Once { .. } => (Duration::from_millis(300), Duration::from_secs(5)),
+        };
+        let Settings {
+            settle, max_wait, ..
+        } = settings;
+        let snapshot = FolderSnapshot {
+            name: folder.name,
+            path: folder.path,
+            to: folder.to,
+            last_scan_ns: row.last_scan_ns,
+            ..FolderSnapshot::default()
+        };
+        Self {
+            contact: Contact::new(row.contacted),
+            outage: Outage::new(mode),
+            teller: Teller::new(snapshot, folder.snapshots, folder.happenings, now),
+            settings,
+            mode,
+            random: folder.random,
+            queue: Queue::new(queue::Settings {
+                settle,
+                max_wait,
+                retry_base,
+                retry_cap,
+            }),
+            hints: Some(folder.hints),
+            messages,
+            jobs: JoinSet::new(),
+            turns: JoinSet::new(),
+            turner,
+            pending: VecDeque::new(),
+            turn_not_before: None,
+            manifest_failures: 0,
+            scans,
+            ambiguous: BTreeMap::new(),
+            failing: BTreeMap::new(),
+            unsyncable: BTreeSet::new(),
+            stop,
+            stopping: None,
+            dropped: false,
+            moved_before: 0,
+            last_move: now.mono,
+            ctx,
+        }
+    }
+
+    async fn run(mut self) -> Ended {
+        if let Err(error) = self.recall().await {
+            return self.end(Reason::Manifest(error.to_string()));
+        }
+        loop {
+            let now = self.ctx.clock.now();
+            if let Some(reason) = self.advance(now) {
+                return self.finish(reason).await;
+            }
+            let event = self.next_event(now).await;
+            let now = self.ctx.clock.now();
+            self.handle(event, now);
+            // Whatever has piled up meanwhile shares the next commit.
+            while let Ok(message) = self.messages.try_recv() {
+                self.handle(Event::Message(message), now);
+            }
+        }
+    }
+
+    /// Starts what can be started; returns why the loop ends, if it does.
+    fn advance(&mut self, now: Now) -> Option<Reason> {
+        // Silence counts only while something is wanted of the store.
+        let moved = self.ctx.moved.load(Ordering::Relaxed);
+        if moved != self.moved_before || !self.wants_the_store() {
+            self.moved_before = moved;
+            self.last_move = now.mono;
+        }
+        if self.stopping.is_none() {
+            self.start_scans(now);
+            self.start_contact();
+            self.start_probe(now);
+        }
+        self.start_turn(now);
+        let reason = self.ending(now);
+        self.publish(now);
+        reason
+    }
+
+    fn ending(&self, now: Now) -> Option<Reason> {
+        let working = !self.turns.is_empty() || !self.jobs.is_empty() || !self.pending.is_empty();
+        if self.stopping.is_some() {
+            return (!working).then_some(Reason::Stopped(!self.dropped));
+        }
+        let Mode::Once { timeout } = self.mode else {
+            return None;
+        };
+        if self.manifest_failures >= PATIENCE {
+            return Some(Reason::Manifest(self.teller.manifest_trouble()));
+        }
+        if let Some(why) = self.scans.is_hopeless() {
+            return Some(Reason::Manifest(why.to_owned()));
+        }
+        if let Some(why) = self.scans.away() {
+            return Some(Reason::Away(why.to_owned()));
+        }
+        if self.outage.is_final() && self.ctx.moved.load(Ordering::Relaxed) == 0 {
+            return Some(Reason::Store(self.outage.why()));
+        }
+        if now.mono.saturating_duration_since(self.last_move) >= timeout {
+            return Some(Reason::Store(self.silence(timeout)));
+        }
+        let level =
+            !working && self.queue.is_empty() && self.scans.is_done() && !self.contact.is_running();
+        level.then_some(Reason::Finished)
+    }
+
+    async fn next_event(&mut self, now: Now) -> Event {
+        let wake = self.wake_at(now);
+        let full = (
+            self.queue.is_full(Lane::Backlog),
+            self.queue.is_full(Lane::Live),
+        );
+        let takes_scans = self.stopping.is_none();
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled(), if self.stopping.is_none() => Event::Stop,
+            Some(turned) = self.turns.join_next() => {
+                joined(turned).map_or(Event::Tick, |turned| Event::Turned(Box::new(turned)))
+            }
+            Some(message) = self.messages.recv() => Event::Message(message),
+            Some(probed) = self.outage.probes.join_next() => joined(probed).map_or(Event::Tick, Event::Probed),
+            () = self.teller.told(), if self.teller.has_news() => Event::Told,
+            hint = hint(&mut self.hints), if takes_scans => hint.map_or(Event::HintsEnded, Event::Hint),
+            report = self.scans.report(full.0, full.1), if takes_scans => Event::Scan(report),
+            report = self.contact.report(), if takes_scans => Event::Contact(report),
+            Some(ended) = self.jobs.join_next() => { joined(ended); Event::Tick }
+            () = tokio::time::sleep_until(wake) => {
+                if self.stopping.is_some_and(|until| until <= wake) { Event::GraceOver } else { Event::Tick }
+            }
+        }
+    }
+
+    /// Returns when something is to be done without being told.
+    fn wake_at(&self, now: Now) -> Instant {
+        // Far enough away to be never, near enough for the timer's arithmetic.
+        let mut wake = now.mono + Duration::from_secs(24 * 3600);
+        let mut sooner = |at: Option<Instant>| wake = at.map_or(wake, |at| wake.min(at));
+        if let Some(until) = self.stopping {
+            sooner(Some(until));
+            sooner(
+                self.turn_not_before
+                    .filter(|_| !self.pending.is_empty() && self.turns.is_empty()),
+            );
+        } else {
+            let may_start = self.turns.is_empty()
+                && !self.outage.is_on()
+                && self.contact.is_done()
+                && !self.teller.is_behind();
+            for lane in [Lane::Live, Lane::Backlog] {
+                // A lane without room waits for a job to end, not for time to pass.
+                let due = self
+                    .queue
+                    .next_due(lane)
+                    .filter(|_| may_start && self.room(lane) > 0);
+                sooner(due.map(|due| due.max(self.turn_not_before.unwrap_or(due))));
+            }
+            sooner(
+                self.turn_not_before
+                    .filter(|_| !self.pending.is_empty() && self.turns.is_empty()),
+            );
+            sooner(self.scans.next_at());
+            let may_try =
+                self.turns.is_empty() && self.contact.is_done() && !self.teller.is_behind();
+            let next_try = self.outage.next_at().filter(|_| may_try);
+            sooner(next_try.map(|at| at.max(self.turn_not_before.unwrap_or(at))));
+            sooner(self.contact.next_at().filter(|_| !self.queue.is_empty()));
+            sooner(self.teller.next_at());
+            if let Mode::Once { timeout } = self.mode {
+                sooner(self.wants_the_store().then(|| self.last_move + timeout));
+            }
+        }
+        wake.max(now.mono)
+    }
+
+    fn handle(&mut self, event: Event, now: Now) {
+        match event {
+            Event::Stop => {
+                self.stopping = Some(now.mono + self.settings.shutdown_grace);
+                self.scans.stop();
+                self.contact.stop();
+            }
+            Event::GraceOver => {
+                self.dropped |= !self.jobs.is_empty();
+                self.jobs.abort_all();
+                // What cannot be written now is found again at the next start.
+                self.stopping = Some(now.mono + self.settings.shutdown_grace);
+                if self.manifest_failures > 0 {
+                    self.pending.clear();
+                }
+            }
+            Event::Turned(turned) => self.turned(*turned, now),
+            Event::Message(message) => self.message(message, now),
+            Event::Hint(hint) => self.hint(hint, now),
+            Event::HintsEnded => self.hints = None,
+            Event::Scan(report) => self.scanned(report, now),
+            Event::Contact(report) => self.contacted(report, now),
+            Event::Probed(answer) => self.probed(answer, now),
+            Event::Told | Event::Tick => {}
+        }
+    }
+
+    fn hint(&mut self, hint: Hint, now: Now) {
+        match hint {
+            Hint::Touched { path, touch } => {
+                if !self.queue.touch(path, touch, 0, now) {
+                    self.scans.lost(now);
+                }
+            }
+            Hint::Folder(folder) => self.scans.want(folder, crate::tree::scan::Depth::Full, now),
+            Hint::Lost => {
+                tracing::info!(folder = %self.teller.name(), "events were lost; everything is looked at");
+                self.scans.lost(now);
+            }
+        }
+    }
+
+    fn message(&mut self, message: Message, now: Now) {
+        match message {
+            Message::Done(mut done) => {
+                let changes = std::mem::take(&mut done.changes);
+                self.pending.push_back(Pending {
+                    changes,
+                    then: Then::Finish(done),
+                });
+            }
+            Message::Begun { upload, noted } => {
+                let changes = vec![Change::UploadBegun(upload)];
+                self.pending.push_back(Pending {
+                    changes,
+                    then: Then::Answer(noted),
+                });
+            }
+            Message::Ended(id) => {
+                let changes = vec![Change::UploadEnded(id)];
+                self.pending.push_back(Pending {
+                    changes,
+                    then: Then::Nothing,
+                });
+            }
+            Message::Source { path, granted } => {
+                // A running copy holds its source; an asker that has gone away holds nothing.
+                if self.queue.hold_source(&path, now) {
+                    if granted.send(true).is_err() {
+                        self.queue.release_source(&path);
+                    }
+                } else {
+                    let _ = granted.send(false);
+                }
+            }
+        }
+    }
+
+    async fn finish(mut self, reason: Reason) -> Ended {
+        // A loop that ends in trouble drops what still runs; the open intents remember it.
+        self.jobs.shutdown().await;
+        while let Some(turned) = self.turns.join_next().await {
+            let now = self.ctx.clock.now();
+            if let Some(turned) = joined(turned) {
+                self.turned(turned, now);
+            }
+        }
+        self.jobs.shutdown().await;
+        self.teller.flush().await;
+        self.end(reason)
+    }
+
+    fn end(mut self, reason: Reason) -> Ended {
+        let now = self.ctx.clock.now();
+        self.publish_now(now);
+        Ended {
+            reason,
+            last: self.teller.last(),
+        }
+    }
+
+    fn is_given_up(&self, job_failures: u32, kind: Option<ErrorKind>, is_everyones: bool) -> bool {
+        let hopeless = matches!(
+            kind,
+            Some(ErrorKind::Invalid | ErrorKind::TooLarge | ErrorKind::Unsupported)
+        );
+        self.mode != Mode::Forever && !is_everyones && (hopeless || job_failures + 1 >= PATIENCE)
+    }
+
+    fn tally(&mut self) -> &mut Tally {
+        self.teller.tally()
+    }
+}
+
+/// Takes what a task returned; `None` if it was dropped. Its panic is ours.
+fn joined<T>(ended: Result<T, tokio::task::JoinError>) -> Option<T> {
+    match ended {
+        Ok(value) => Some(value),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => None,
+        },
+    }
+}
+
+async fn hint(hints: &mut Option<HintReceiver>) -> Option<Hint> {
+    match hints {
+        Some(hints) => hints.recv().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,247 @@
+//! Trouble that is everyone's: the endpoint, the bucket, the credentials.
+//!
+//! A job's error only makes us suspect it; one question to the bucket confirms. From then on one job at a time tries
+//! whether the store is back, at growing pauses, for ever. One line when an outage begins and one when it ends.
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::agent::{Loop, Mode};
+use crate::base::clock::Now;
+use crate::base::path::RelPath;
+use crate::base::units::show_duration;
+use crate::store::{self, ErrorKind};
+use crate::sync::Lane;
+
+/// The first pause between two tries.
+const FIRST: Duration = Duration::from_secs(1);
+
+pub(super) struct Outage {
+    /// The questions that are on their way; at most one.
+    pub probes: JoinSet<store::Result<()>>,
+    suspected: Option<ErrorKind>,
+    on: Option<On>,
+    longest_pause: Duration,
+    /// The last everyone's error, for people.
+    last_error: String,
+}
+
+struct On {
+    since: Now,
+    kind: ErrorKind,
+    why: String,
+    next: Instant,
+    pause: Duration,
+    trial: Option<RelPath>,
+}
+
+impl Outage {
+    pub fn new(mode: Mode) -> Self {
+        let longest_pause = match mode {
+            Mode::Forever => Duration::from_secs(60),
+            Mode::Once { .. } => Duration::from_secs(5),
+        };
+        Self {
+            probes: JoinSet::new(),
+            suspected: None,
+            on: None,
+            longest_pause,
+            last_error: "no answer".to_owned(),
+        }
+    }
+
+    pub fn is_on(&self) -> bool {
+        self.on.is_some()
+    }
+
+    /// Returns true if waiting does not help: a person has to do something.
+    pub fn is_final(&self) -> bool {
+        self.on
+            .as_ref()
+            .is_some_and(|on| matches!(on.kind, ErrorKind::Denied | ErrorKind::NotFound))
+    }
+
+    pub fn why(&self) -> String {
+        self.on
+            .as_ref()
+            .map_or_else(|| self.last_error.clone(), |on| on.why.clone())
+    }
+
+    pub fn since(&self) -> Option<(i64, String)> {
+        self.on
+            .as_ref()
+            .map(|on| (on.since.wall_ns, on.why.clone()))
+    }
+
+    pub fn next_at(&self) -> Option<Instant> {
+        self.on
+            .as_ref()
+            .filter(|on| on.trial.is_none() && self.probes.is_empty())
+            .map(|on| on.next)
+    }
+
+    /// A job met trouble that may be everyone's.
+    pub fn suspect(&mut self, kind: ErrorKind, why: &str) {
+        why.clone_into(&mut self.last_error);
+        if self.on.is_none() {
+            self.suspected = Some(kind);
+        }
+    }
+
+    /// Returns true if it is time for a job to try.
+    pub fn may_try(&self, now: Now) -> bool {
+        self.on
+            .as_ref()
+            .is_some_and(|on| on.trial.is_none() && on.next <= now.mono)
+    }
+
+    /// That job tries.
+    pub fn tries(&mut self, path: RelPath) {
+        if let Some(on) = &mut self.on {
+            on.trial = Some(path);
+        }
+    }
+
+    /// A path was looked at: one that needed no job was no trial.
+    pub fn looked(&mut self, path: &RelPath, is_job: bool, now: Now) {
+        if let Some(on) = self
+            .on
+            .as_mut()
+            .filter(|on| !is_job && on.trial.as_ref() == Some(path))
+        {
+            (on.trial, on.next) = (None, now.mono);
+        }
+    }
+
+    /// A job ended without the store being back.
+    pub fn ended(&mut self, path: &RelPath, now: Now) {
+        let longest = self.longest_pause;
+        if let Some(on) = self
+            .on
+            .as_mut()
+            .filter(|on| on.trial.as_ref() == Some(path))
+        {
+            on.trial = None;
+            on.pause = (on.pause * 2).min(longest);
+            on.next = now.mono + on.pause;
+        }
+    }
+
+    pub fn begin(&mut self, kind: ErrorKind, why: &str, folder: &str, now: Now) {
+        self.suspected = None;
+        if let Some(on) = &mut self.on {
+            (on.kind, on.why) = (kind, why.to_owned());
+            return;
+        }
+        tracing::warn!(
+            folder,
+            "the bucket cannot be used: {why}; changes wait until it can"
+        );
+        let (why, next) = (why.to_owned(), now.mono + FIRST);
+        self.on = Some(On {
+            since: now,
+            kind,
+            why,
+            next,
+            pause: FIRST,
+            trial: None,
+        });
+    }
+
+    /// Ends the outage; returns true if there was one.
+    pub fn end(&mut self, folder: &str, now: Now) -> bool {
+        self.suspected = None;
+        let Some(on) = self.on.take() else {
+            return false;
+        };
+        let lasted = show_duration(now.mono.saturating_duration_since(on.since.mono));
+        tracing::info!(folder, lasted, "the bucket can be used again");
+        true
+    }
+}
+
+impl Loop {
+    /// Asks the bucket when there is suspicion; in an outage, lets one job try when it is time.
+    pub(super) fn start_probe(&mut self, now: Now) {
+        let has_nothing_to_try = self.outage.may_try(now)
+            && self.contact.is_done()
+            && [Lane::Live, Lane::Backlog]
+                .iter()
+                .all(|lane| self.queue.next_due(*lane).is_none_or(|due| due > now.mono))
+            && !self.queue.wake_one(now);
+        let asks = has_nothing_to_try || self.outage.suspected.is_some();
+        if asks && self.outage.probes.is_empty() {
+            let (store, limits) = (self.ctx.store.clone(), self.ctx.limits.clone());
+            self.outage.probes.spawn(async move {
+                let _permit = limits.request(Lane::Live).await;
+                store.check().await
+            });
+        }
+    }
+
+    pub(super) fn probed(&mut self, answer: store::Result<()>, now: Now) {
+        let suspected = self.outage.suspected.take();
+        match answer {
+            Ok(()) => self.store_works(now),
+            // A key that may write objects need not be allowed to look at the bucket.
+            Err(error)
+                if error.kind == ErrorKind::Denied && suspected != Some(ErrorKind::Denied) =>
+            {
+                if let Some(on) = &mut self.outage.on {
+                    on.next = now.mono + on.pause;
+                }
+            }
+            Err(error)
+                if matches!(
+                    error.kind,
+                    ErrorKind::Network | ErrorKind::NotFound | ErrorKind::Denied
+                ) =>
+            {
+                let was_on = self.outage.is_on();
+                // The job's own words say more than the answer to a question without a body.
+                let why = match error.kind {
+                    ErrorKind::Denied => self.outage.last_error.clone(),
+                    _ => error.to_string(),
+                };
+                self.outage.begin(error.kind, &why, self.teller.name(), now);
+                let longest = self.outage.longest_pause;
+                if let Some(on) = self.outage.on.as_mut().filter(|_| was_on) {
+                    on.pause = (on.pause * 2).min(longest);
+                    on.next = now.mono + on.pause;
+                }
+            }
+            // Busy: the number of requests in flight follows, and each file has its own pause.
+            Err(_) => {
+                if let Some(on) = &mut self.outage.on {
+                    on.next = now.mono + on.pause;
+                }
+            }
+        }
+    }
+
+    /// The store has done something for us.
+    pub(super) fn store_works(&mut self, now: Now) {
+        if self.outage.end(self.teller.name(), now) {
+            self.queue.wake_failed(now);
+        }
+    }
+
+    /// Returns true while something is wanted of the store.
+    pub(super) fn wants_the_store(&self) -> bool {
+        self.outage.is_on() || !self.jobs.is_empty() || self.contact.is_running()
+    }
+
+    /// Says what a silence of that length was about.
+    pub(super) fn silence(&self, timeout: Duration) -> String {
+        let timeout = crate::base::units::show_duration(timeout);
+        let why = self.outage.why();
+        let last = self
+            .failing
+            .values()
+            .next()
+            .map_or(why.as_str(), String::as_str);
+        format!("nothing could be sent for {timeout}: {last}")
+    }
+}

@@ -1,0 +1,60 @@
+//! What a former run left undone: open intents, keys in doubt, multipart uploads.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::agent::{Loop, Mode};
+use crate::base::path::RelPath;
+use crate::sync::file::Message;
+use crate::sync::{Lane, plan};
+
+impl Loop {
+    /// Reads what a former run left undone: open intents, ambiguous keys, multipart uploads.
+    pub(super) async fn recall(&mut self) -> Result<(), crate::manifest::Error> {
+        let now = self.ctx.clock.now();
+        let (manifest, folder) = (self.ctx.manifest.clone(), self.ctx.folder);
+        let read = self.ctx.offload.run(move || {
+            let mut rows = Vec::new();
+            let mut after = RelPath::root();
+            loop {
+                let page = manifest.open_rows(folder, &after, 1000)?;
+                let Some(last) = page.last() else { break };
+                after = last.path.clone();
+                // An open row is found by the scan, and worked on at once; only a certain one waits for its time.
+                let certain = page.into_iter().filter(|row| plan::certain(row).is_some());
+                rows.extend(certain.map(|row| (row.path.clone(), plan::doubt_until(&row))));
+            }
+            Ok::<_, crate::manifest::Error>((rows, manifest.uploads(folder)?))
+        });
+        let (rows, uploads) = read.await?;
+        for (path, until_ns) in rows.into_iter().filter(|(_, until_ns)| *until_ns != 0) {
+            let left = u64::try_from(until_ns - now.wall_ns).unwrap_or(0);
+            if self.mode == Mode::Forever {
+                self.queue
+                    .hold_until(path.clone(), now.mono + Duration::from_nanos(left), now);
+            }
+            if left > 0 {
+                self.ambiguous.insert(path, until_ns);
+            }
+        }
+        for upload in uploads {
+            self.give_up_upload(upload);
+        }
+        Ok(())
+    }
+
+    /// Gives a multipart upload of a former run up. One that does not work is tried again at the next start.
+    fn give_up_upload(&mut self, upload: crate::manifest::Upload) {
+        let ctx = self.ctx.clone();
+        self.jobs.spawn(async move {
+            let _permit = ctx.limits.request(Lane::Backlog).await;
+            match ctx.store.abort(&upload.key, &upload.id).await {
+                Ok(()) => {
+                    ctx.answered.fetch_add(1, Ordering::Relaxed);
+                    let _ = ctx.to_loop.send(Message::Ended(upload.id)).await;
+                }
+                Err(error) => tracing::debug!(%error, "could not give up an unfinished upload"),
+            }
+        });
+    }
+}

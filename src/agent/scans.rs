@@ -1,0 +1,414 @@
+//! The scans of a folder: a full one at the start and every `rescan`, small ones for folders that a hint named.
+//!
+//! At most one of each kind runs. A scan waits while the queue is full of its kind. A loss of events orders one more full
+//! scan, after a pause that doubles from 1 s to 60 s, so that a scan that causes losses cannot run for ever.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::agent::{Loop, Mode, Pending, Then};
+use crate::base::clock::Now;
+use crate::base::path::RelPath;
+use crate::manifest::{Change, Entry, FolderId, Manifest, State};
+use crate::sync::plan;
+use crate::tree::filter::Filter;
+use crate::tree::scan::{Depth, Known, Rows, Scanner, Scope, Step};
+use crate::tree::{Touch, Tree};
+
+/// Differing paths handed over at once.
+const BATCH: usize = 512;
+/// Folders that hints may name before one full scan is cheaper and safer.
+const WANTED_MOST: usize = 10_000;
+/// How soon an absent root is looked for again.
+const AWAY: Duration = Duration::from_secs(5);
+/// The first and the longest pause between two full scans that losses order.
+const LOST_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+pub(super) struct Scans {
+    tree: Arc<dyn Tree>,
+    manifest: Manifest,
+    folder: FolderId,
+    filter: Arc<Filter>,
+    rescan: Duration,
+    tasks: JoinSet<()>,
+    full: Option<Running>,
+    hinted: Option<Running>,
+    wanted: BTreeMap<RelPath, Depth>,
+    next_full: Option<Instant>,
+    lost_pause: Duration,
+    /// Events were lost after the last complete scan began.
+    is_blind: bool,
+    completed: Option<Now>,
+    away: Option<String>,
+    /// Scans in a row that could not go on, and why the last one could not.
+    failures: (u32, String),
+    unreadable: BTreeSet<RelPath>,
+    /// Those of the scan under way.
+    unreadable_now: BTreeSet<RelPath>,
+}
+
+struct Running {
+    reports: mpsc::Receiver<Found>,
+    started: Now,
+    lost_meanwhile: bool,
+}
+
+/// What a scan found, or why it could not go on.
+enum Found {
+    Step(Step),
+    Away(String),
+    Failed(String),
+}
+
+/// What a scan says, and which.
+pub(super) struct Report {
+    is_full: bool,
+    found: Found,
+}
+
+impl Scans {
+    pub fn new(
+        tree: &Arc<dyn Tree>,
+        manifest: &Manifest,
+        folder: FolderId,
+        filter: &Arc<Filter>,
+        rescan: Duration,
+        now: Now,
+    ) -> Self {
+        Self {
+            tree: tree.clone(),
+            manifest: manifest.clone(),
+            folder,
+            filter: filter.clone(),
+            rescan,
+            tasks: JoinSet::new(),
+            full: None,
+            hinted: None,
+            wanted: BTreeMap::new(),
+            next_full: Some(now.mono),
+            lost_pause: LOST_PAUSE.0,
+            is_blind: true,
+            completed: None,
+            away: None,
+            failures: (0, String::new()),
+            unreadable: BTreeSet::new(),
+            unreadable_now: BTreeSet::new(),
+        }
+    }
+
+    /// A folder is to be looked at.
+    pub fn want(&mut self, folder: RelPath, depth: Depth, now: Now) {
+        let before = self.wanted.get(&folder).copied();
+        let deeper = if before == Some(Depth::Full) {
+            Depth::Full
+        } else {
+            depth
+        };
+        self.wanted.insert(folder, deeper);
+        if self.wanted.len() > WANTED_MOST {
+            self.wanted.clear();
+            self.lost(now);
+        }
+    }
+
+    /// Events were lost, or what they said could not be kept.
+    pub fn lost(&mut self, now: Now) {
+        self.is_blind = true;
+        if let Some(full) = &mut self.full {
+            full.lost_meanwhile = true;
+            return;
+        }
+        let after = self.completed.map(|at| at.mono + self.lost_pause);
+        let at = after.map_or(now.mono, |after| after.max(now.mono));
+        self.next_full = Some(self.next_full.map_or(at, |next| next.min(at)));
+    }
+
+    pub fn away(&self) -> Option<&str> {
+        self.away.as_deref()
+    }
+
+    /// Returns why scans cannot go on, after several that could not.
+    pub fn is_hopeless(&self) -> Option<&str> {
+        (self.failures.0 >= crate::agent::PATIENCE).then_some(self.failures.1.as_str())
+    }
+
+    pub fn unreadable(&self) -> u64 {
+        self.unreadable.len().max(self.unreadable_now.len()) as u64
+    }
+
+    /// Returns true if everything has been looked at since the start and nothing is being looked at.
+    pub fn is_done(&self) -> bool {
+        self.completed.is_some()
+            && self.full.is_none()
+            && self.hinted.is_none()
+            && self.wanted.is_empty()
+    }
+
+    /// Returns true if a complete scan began after the last loss of events, and no hint is left to be followed. A rescan
+    /// under way changes nothing of that: what it finds is queued.
+    pub fn sees(&self) -> bool {
+        let is_followed = self.hinted.is_none() && self.wanted.is_empty();
+        self.completed.is_some() && !self.is_blind && self.away.is_none() && is_followed
+    }
+
+    pub fn next_at(&self) -> Option<Instant> {
+        if self.full.is_none() {
+            self.next_full
+        } else {
+            None
+        }
+    }
+
+    pub fn stop(&mut self) {
+        self.tasks.abort_all();
+        (self.full, self.hinted, self.next_full) = (None, None, None);
+    }
+
+    /// Waits for the next report of a scan whose lane is not full. Cancel-safe.
+    pub async fn report(&mut self, backlog_full: bool, live_full: bool) -> Report {
+        let full = next(&mut self.full, backlog_full);
+        let hinted = next(&mut self.hinted, live_full);
+        tokio::select! {
+            biased;
+            found = hinted => Report { is_full: false, found },
+            found = full => Report { is_full: true, found },
+        }
+    }
+
+    fn scanner(&self, folder: RelPath, depth: Depth, now: Now) -> Scanner {
+        let (manifest, folder_id) = (self.manifest.clone(), self.folder);
+        let rows = ManifestRows {
+            manifest,
+            folder: folder_id,
+            now,
+        };
+        Scanner::new(
+            self.tree.clone(),
+            Box::new(rows),
+            self.filter.clone(),
+            Scope { folder, depth },
+        )
+    }
+}
+
+async fn next(running: &mut Option<Running>, has_to_wait: bool) -> Found {
+    if let Some(running) = running.as_mut().filter(|_| !has_to_wait)
+        && let Some(found) = running.reports.recv().await
+    {
+        return found;
+    }
+    std::future::pending().await
+}
+
+impl Loop {
+    pub(super) fn start_scans(&mut self, now: Now) {
+        // Reaped, so that the set does not grow; a scan that panicked takes the loop with it.
+        while let Some(ended) = self.scans.tasks.try_join_next() {
+            crate::agent::joined(ended);
+        }
+        if self.scans.full.is_none() && self.scans.next_full.is_some_and(|at| at <= now.mono) {
+            self.scans.next_full = None;
+            self.scans.unreadable_now.clear();
+            let scanner = self.scans.scanner(RelPath::root(), Depth::Full, now);
+            self.scans.full = Some(self.start_scan(scanner, now));
+        }
+        if self.scans.hinted.is_none()
+            && let Some((folder, depth)) = self.scans.wanted.pop_first()
+        {
+            let scanner = self.scans.scanner(folder, depth, now);
+            self.scans.hinted = Some(self.start_scan(scanner, now));
+        }
+    }
+
+    fn start_scan(&mut self, mut scanner: Scanner, started: Now) -> Running {
+        let (sender, reports) = mpsc::channel(2);
+        let (offload, tree) = (self.ctx.offload, self.scans.tree.clone());
+        self.scans.tasks.spawn(async move {
+            if let Err(error) = offload.run(move || tree.identity()).await {
+                let _ = sender.send(Found::Away(error.to_string())).await;
+                return;
+            }
+            loop {
+                let step = offload.run(move || {
+                    let step = scanner.step(BATCH);
+                    (scanner, step)
+                });
+                let (back, step) = step.await;
+                scanner = back;
+                let is_last = step.as_ref().map_or(true, |step| step.done);
+                let found =
+                    step.map_or_else(|error| Found::Failed(format!("{error:#}")), Found::Step);
+                if sender.send(found).await.is_err() || is_last {
+                    return;
+                }
+            }
+        });
+        Running {
+            reports,
+            started,
+            lost_meanwhile: false,
+        }
+    }
+
+    pub(super) fn scanned(&mut self, report: Report, now: Now) {
+        let Report { is_full, found } = report;
+        let step = match found {
+            Found::Step(step) => step,
+            Found::Away(why) => return self.is_away(is_full, &why, now),
+            Found::Failed(why) => {
+                self.scans.failures = (self.scans.failures.0 + 1, why.clone());
+                tracing::warn!(folder = %self.teller.name(), "a scan could not go on: {why}");
+                self.scans.next_full = Some(now.mono + AWAY);
+                self.scans.is_blind = true;
+                return self.forget_scan(is_full);
+            }
+        };
+        self.teller.begun();
+        self.scans.failures.0 = 0;
+        if self.scans.away.take().is_some() {
+            tracing::info!(folder = %self.teller.name(), "the folder is there again");
+        }
+        // What a hint led to is being written perhaps; it settles like the file that was hinted.
+        let is_hinted = !is_full && self.mode == Mode::Forever;
+        let touch = if is_hinted { Touch::Meta } else { Touch::Scan };
+        for (path, size) in step.differing {
+            if !self.queue.touch(path, touch, size, now) {
+                self.scans.lost(now);
+            }
+        }
+        if is_full && self.scans.completed.is_none() {
+            self.tally().unchanged += step.unchanged;
+        }
+        for (path, why) in step.skipped {
+            self.skipped(&path, &format!("it is {why}"));
+        }
+        for (path, error) in step.unreadable {
+            self.cannot_list(&path, &error);
+        }
+        if step.done {
+            self.scan_ended(is_full, now);
+        }
+    }
+
+    fn cannot_list(&mut self, path: &RelPath, error: &std::io::Error) {
+        if !self.scans.unreadable.contains(path) && !self.scans.unreadable_now.contains(path) {
+            let name = if path.is_root() {
+                "the folder itself".to_owned()
+            } else {
+                format!("`{path}`")
+            };
+            let why = format!("could not list {name}: {error}; what is below it is not looked at");
+            tracing::warn!(folder = %self.teller.name(), "{why}");
+            self.teller.tell(
+                crate::base::snapshot::What::Failed,
+                path,
+                None,
+                0,
+                Some(why),
+            );
+        }
+        self.scans.unreadable_now.insert(path.clone());
+    }
+
+    fn scan_ended(&mut self, is_full: bool, now: Now) {
+        let Some(running) = self.forget_scan_running(is_full) else {
+            return;
+        };
+        if !is_full {
+            return;
+        }
+        let is_first = self.scans.completed.is_none();
+        let took = crate::base::units::show_duration(
+            now.mono.saturating_duration_since(running.started.mono),
+        );
+        if is_first {
+            tracing::info!(folder = %self.teller.name(), took, found = self.queue.len(), "the first scan has ended");
+        } else {
+            tracing::debug!(folder = %self.teller.name(), took, "a full scan has ended");
+        }
+        self.scans.completed = Some(running.started);
+        self.scans.unreadable = std::mem::take(&mut self.scans.unreadable_now);
+        self.scans.is_blind = running.lost_meanwhile;
+        self.teller.scanned(running.started.wall_ns);
+        let changes = vec![Change::Scanned(running.started.wall_ns)];
+        self.pending.push_back(Pending {
+            changes,
+            then: Then::Nothing,
+        });
+        if self.mode != Mode::Forever {
+            return;
+        }
+        let pause = if running.lost_meanwhile {
+            let pause = self.scans.lost_pause;
+            self.scans.lost_pause = (pause * 2).min(LOST_PAUSE.1);
+            pause
+        } else {
+            self.scans.lost_pause = LOST_PAUSE.0;
+            // Jitter, so that many folders, and many hosts, do not walk at the same instant.
+            self.scans.rescan.mul_f64(0.9 + self.random.f64() / 5.0)
+        };
+        self.scans.next_full = Some(now.mono + pause);
+    }
+
+    fn is_away(&mut self, is_full: bool, why: &str, now: Now) {
+        self.forget_scan(is_full);
+        if self.scans.away.is_none() {
+            tracing::error!(folder = %self.teller.name(), "the folder cannot be used: {why}; it is looked for again and again");
+        }
+        self.teller.begun();
+        self.scans.away = Some(why.to_owned());
+        self.scans.is_blind = true;
+        self.scans.next_full = Some(now.mono + AWAY);
+    }
+
+    fn forget_scan(&mut self, is_full: bool) {
+        drop(self.forget_scan_running(is_full));
+    }
+
+    fn forget_scan_running(&mut self, is_full: bool) -> Option<Running> {
+        if is_full {
+            self.scans.full.take()
+        } else {
+            self.scans.hinted.take()
+        }
+    }
+}
+
+/// The manifest's rows as a scan wants them.
+pub struct ManifestRows {
+    /// The manifest.
+    pub manifest: Manifest,
+    /// The folder.
+    pub folder: FolderId,
+    /// Which keys are to be looked at again by now.
+    pub now: Now,
+}
+
+impl Rows for ManifestRows {
+    fn page(
+        &mut self,
+        within: &RelPath,
+        after: &RelPath,
+        limit: usize,
+    ) -> anyhow::Result<Vec<Known>> {
+        let rows = self.manifest.page(self.folder, within, after, limit)?;
+        Ok(rows.into_iter().map(|row| known(row, self.now)).collect())
+    }
+}
+
+fn known(row: Entry, now: Now) -> Known {
+    let is_due_again = plan::is_due_again(&row, now);
+    let is_certain = matches!(row.state, State::Synced | State::Kept);
+    Known {
+        path: row.path,
+        stat: row.stored.as_ref().map(|content| content.stat),
+        read_at_ns: row.stored.as_ref().map_or(0, |content| content.read_at_ns),
+        settled: is_certain && !is_due_again && row.failure.is_none(),
+        kept: row.state == State::Kept,
+    }
+}

@@ -1,0 +1,280 @@
+//! What a folder's loop says: snapshots, happenings, and log lines that do not repeat.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::agent::Loop;
+use crate::base::clock::Now;
+use crate::base::path::RelPath;
+use crate::base::snapshot::{FolderSnapshot, Happening, Tally, What};
+use crate::store::ErrorKind;
+use crate::sync::queue::{End, Job};
+
+/// The shortest time between two snapshots.
+const EVERY: Duration = Duration::from_millis(200);
+/// How soon a snapshot that is not level is made anew although nothing happened: its lag grows.
+const REFRESH: Duration = Duration::from_secs(1);
+/// Happenings that wait for a slow reader before new work waits too.
+const BEHIND: usize = 10_000;
+/// Names that were reported as skipped and are remembered, so that each is reported once.
+const REMEMBERED: usize = 10_000;
+
+pub(super) struct Teller {
+    snapshot: FolderSnapshot,
+    snapshots: watch::Sender<FolderSnapshot>,
+    happenings: Option<mpsc::Sender<Happening>>,
+    outbox: VecDeque<Happening>,
+    skipped: BTreeSet<RelPath>,
+    published: Option<Instant>,
+    is_stale: bool,
+    manifest_trouble: String,
+    started: Now,
+}
+
+impl Teller {
+    pub fn new(
+        snapshot: FolderSnapshot,
+        snapshots: watch::Sender<FolderSnapshot>,
+        happenings: Option<mpsc::Sender<Happening>>,
+        started: Now,
+    ) -> Self {
+        Self {
+            snapshot,
+            snapshots,
+            happenings,
+            outbox: VecDeque::new(),
+            skipped: BTreeSet::new(),
+            published: None,
+            is_stale: true,
+            manifest_trouble: String::new(),
+            started,
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.snapshot.name
+    }
+
+    pub fn tally(&mut self) -> &mut Tally {
+        &mut self.snapshot.tally
+    }
+
+    pub fn last(&self) -> FolderSnapshot {
+        self.snapshot.clone()
+    }
+
+    pub fn scanned(&mut self, started_ns: i64) {
+        self.snapshot.last_scan_ns = Some(started_ns);
+    }
+
+    /// The first scan has listed the root, and so armed it, or has found it away.
+    pub fn begun(&mut self) {
+        self.snapshot.begun = true;
+    }
+
+    pub fn manifest_failed(&mut self, why: &str, failures: u32) {
+        why.clone_into(&mut self.manifest_trouble);
+        if failures == 1 {
+            tracing::error!(folder = %self.name(), "could not {why}; nothing new is sent until that works");
+        }
+    }
+
+    pub fn manifest_works(&mut self) {
+        tracing::info!(folder = %self.name(), "the manifest can be written again");
+    }
+
+    pub fn manifest_trouble(&self) -> String {
+        self.manifest_trouble.clone()
+    }
+
+    pub fn tell(
+        &mut self,
+        what: What,
+        path: &RelPath,
+        key: Option<String>,
+        bytes: u64,
+        error: Option<String>,
+    ) {
+        if self.happenings.is_some() {
+            let (folder, path) = (self.snapshot.name.clone(), path.clone());
+            self.outbox.push_back(Happening {
+                what,
+                folder,
+                path,
+                key,
+                bytes,
+                error,
+            });
+        }
+    }
+
+    pub fn has_news(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
+    /// Returns true if a reader is so slow that new work has to wait.
+    pub fn is_behind(&self) -> bool {
+        self.outbox.len() >= BEHIND
+    }
+
+    /// Hands one happening over. Cancel-safe.
+    pub async fn told(&mut self) {
+        let Some(happenings) = &self.happenings else {
+            return;
+        };
+        if let Ok(place) = happenings.reserve().await {
+            if let Some(happening) = self.outbox.pop_front() {
+                place.send(happening);
+            }
+            return;
+        }
+        // Nobody listens any more.
+        self.outbox.clear();
+        self.happenings = None;
+    }
+
+    pub async fn flush(&mut self) {
+        while self.has_news() {
+            self.told().await;
+        }
+    }
+
+    pub fn next_at(&self) -> Option<Instant> {
+        if self.is_stale {
+            self.published.map(|at| at + REFRESH)
+        } else {
+            None
+        }
+    }
+}
+
+impl Loop {
+    /// Publishes a snapshot, not too often.
+    pub(super) fn publish(&mut self, now: Now) {
+        if self
+            .teller
+            .published
+            .is_some_and(|at| now.mono < at + EVERY)
+        {
+            self.teller.is_stale = true;
+            return;
+        }
+        self.publish_now(now);
+    }
+
+    pub(super) fn publish_now(&mut self, now: Now) {
+        let mut snapshot = self.teller.snapshot.clone();
+        let (mut oldest, mut bytes, mut queued) = (now.wall_ns, 0_u64, 0_u64);
+        for job in self.queue.jobs().filter(|job| !job.is_check) {
+            oldest = oldest.min(job.since.wall_ns);
+            bytes = bytes.saturating_add(job.size);
+            queued += 1;
+        }
+        snapshot.queued_files = queued;
+        snapshot.queued_bytes = bytes;
+        snapshot.sent_bytes = self.ctx.sent_bytes.load(Ordering::Relaxed);
+        snapshot.failed = self.failing.len() as u64 + self.scans.unreadable();
+        snapshot.unsyncable = self.unsyncable.len() as u64;
+        snapshot.ambiguous = self.ambiguous.len() as u64;
+        snapshot.ambiguous_until_ns = self.ambiguous.values().copied().max().unwrap_or(0);
+        snapshot.outage = self.outage.since();
+        snapshot.away = self.scans.away().map(str::to_owned);
+        let is_complete = self.scans.sees();
+        snapshot.level = is_complete
+            && snapshot.queued_files == 0
+            && self.pending.is_empty()
+            && self.jobs.is_empty()
+            && snapshot.failed == 0
+            && snapshot.unsyncable == 0;
+        if !is_complete {
+            // A change that no event told is as old as the last scan that would have found it, at most.
+            oldest = oldest.min(snapshot.last_scan_ns.unwrap_or(self.teller.started.wall_ns));
+        }
+        let lag_ns = if snapshot.level {
+            0
+        } else {
+            now.wall_ns.saturating_sub(oldest)
+        };
+        snapshot.lag_seconds = u64::try_from(lag_ns / 1_000_000_000).unwrap_or(0);
+        snapshot.watch = self.watch_state();
+        let is_news = snapshot != self.teller.snapshot;
+        self.teller.is_stale = !snapshot.level;
+        self.teller.snapshot = snapshot;
+        self.teller.published = Some(now.mono);
+        if is_news {
+            self.teller
+                .snapshots
+                .send_replace(self.teller.snapshot.clone());
+        }
+    }
+
+    fn watch_state(&self) -> String {
+        if self.hints.is_none() {
+            return "off".to_owned();
+        }
+        match self.ctx.tree.unwatched() {
+            0 => "native".to_owned(),
+            n => format!(
+                "native; {n} folders are only looked at by the rescan (raise fs.inotify.max_user_watches)"
+            ),
+        }
+    }
+
+    /// A path has no trouble any more.
+    pub(super) fn is_well(&mut self, path: &RelPath) {
+        if self.failing.remove(path).is_some() {
+            tracing::info!(folder = %self.teller.name(), %path, "a file that failed is level now");
+        }
+        self.unsyncable.remove(path);
+    }
+
+    pub(super) fn skipped(&mut self, path: &RelPath, why: &str) {
+        if self.teller.skipped.len() >= REMEMBERED || !self.teller.skipped.insert(path.clone()) {
+            return;
+        }
+        self.tally().skipped += 1;
+        tracing::debug!(folder = %self.teller.name(), %path, "skipped: {why}");
+        self.teller
+            .tell(What::Skipped, path, None, 0, Some(why.to_owned()));
+    }
+
+    /// A regular file that belongs in the bucket cannot get there as it is.
+    pub(super) fn cannot_sync(&mut self, path: &RelPath, why: &str) {
+        self.failing.remove(path);
+        if self.unsyncable.len() < REMEMBERED && self.unsyncable.insert(path.clone()) {
+            tracing::warn!(folder = %self.teller.name(), %path, "could not sync the file: {why}");
+            self.teller
+                .tell(What::Skipped, path, None, 0, Some(why.to_owned()));
+        }
+    }
+
+    /// Takes a failure of a path; returns how the queue goes on with it.
+    pub(super) fn failed(
+        &mut self,
+        job: &Job,
+        why: &str,
+        kind: Option<ErrorKind>,
+        is_everyones: bool,
+    ) -> End {
+        let is_news = self
+            .failing
+            .insert(job.path.clone(), why.to_owned())
+            .is_none();
+        if is_news {
+            if !is_everyones {
+                tracing::warn!(folder = %self.teller.name(), path = %job.path, "{why}; it is tried again");
+            }
+            self.teller
+                .tell(What::Failed, &job.path, None, 0, Some(why.to_owned()));
+        }
+        if self.is_given_up(job.failures, kind, is_everyones) {
+            End::GivenUp
+        } else {
+            End::Failed
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The log on standard error.
+//!
+//! Never on standard output, which is for results; never with a secret: the SDK's modules are heard at debug at most,
+//! where it does not say what it signs with.
+
+use std::fmt;
+use std::io::IsTerminal as _;
+
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::{Format, Full, Writer};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::report::out::Stderr;
+
+/// How much is said.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Loudness {
+    /// Only what is odd or needs someone.
+    Quiet,
+    /// Start, stop, scans and outages too.
+    Usual,
+    /// Each file too.
+    Files,
+    /// Each step and each request too.
+    Everything,
+}
+
+impl Loudness {
+    fn directives(self) -> &'static str {
+        match self {
+            // The demo's endpoint calls every request that it refuses an error, also those that its client expects.
+            Self::Quiet => "warn,s3s=off",
+            Self::Usual => "warn,tidewatch=info,s3s=off",
+            Self::Files => "warn,tidewatch=debug,s3s=off",
+            Self::Everything => {
+                "info,tidewatch=trace,s3s=off,aws_config=debug,aws_sdk_s3=debug,aws_smithy_runtime=debug,aws_smithy_http_client=debug"
+            }
+        }
+    }
+}
+
+/// Sends everything that is logged from here on to standard error. The first call counts.
+pub fn start(loudness: Loudness) {
+    let filter = EnvFilter::new(loudness.directives());
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(|| Stderr);
+    // An error means that a log is there already, which only a test's can be.
+    let _ = if is_journal() {
+        builder
+            .with_ansi(false)
+            .event_format(Journal::default())
+            .try_init()
+    } else {
+        builder
+            .with_ansi(is_coloured())
+            .with_target(loudness >= Loudness::Everything)
+            .try_init()
+    };
+}
+
+/// Returns whether colours are wanted: on a terminal, unless `NO_COLOR` is set and not empty.
+fn is_coloured() -> bool {
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !refused && std::io::stderr().is_terminal()
+}
+
+/// Returns whether standard error is the journal's, and not what a child of a service has made of it.
+fn is_journal() -> bool {
+    let Some(named) = std::env::var_os("JOURNAL_STREAM") else {
+        return false;
+    };
+    let Ok(stat) = rustix::fs::fstat(std::io::stderr()) else {
+        return false;
+    };
+    // Device and inode in decimal, systemd.exec(5).
+    named.to_str() == Some(&format!("{}:{}", stat.st_dev, stat.st_ino))
+}
+
+/// Lines for the journal, which adds the time itself and takes the level from a `<n>` in front, sd-daemon(3).
+struct Journal(Format<Full, ()>);
+
+impl Default for Journal {
+    fn default() -> Self {
+        let plain = Format::default().with_ansi(false).without_time();
+        Self(plain.with_level(false).with_target(false))
+    }
+}
+
+impl<S, N> FormatEvent<S, N> for Journal
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        write!(writer, "<{}>", priority(*event.metadata().level()))?;
+        self.0.format_event(context, writer, event)
+    }
+}
+
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        _ => 7,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[test]
+    fn every_loudness_is_understood() {
+        for loudness in [
+            Loudness::Quiet,
+            Loudness::Usual,
+            Loudness::Files,
+            Loudness::Everything,
+        ] {
+            assert!(
+                EnvFilter::try_new(loudness.directives()).is_ok(),
+                "{loudness:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_journal_learns_the_level_and_needs_no_time() {
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let writer = Arc::clone(&written);
+        let log = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .event_format(Journal::default())
+            .with_writer(move || Shared(Arc::clone(&writer)))
+            .finish();
+        tracing::subscriber::with_default(log, || {
+            tracing::warn!(files = 3, "odd");
+            tracing::error!("bad");
+        });
+        let written = written.lock().unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&written),
+            "<4>odd files=3\n<3>bad\n"
+        );
+    }
+
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! What people see: results, the log, progress, and what the service manager is told.
+
+pub mod lines;
+pub mod log;
+pub mod out;
+pub mod progress;
+pub mod status_file;
+pub mod systemd;
