@@ -26,6 +26,8 @@
 
 pub mod agent;
 pub mod base;
+pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod manifest;
 pub mod report;

@@ -1,3 +1,7 @@
 //! The `tidewatch` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tidewatch::cli::run()
+}

@@ -1,0 +1,246 @@
+//! What `check` asks a bucket: is it there, and may we do what the agent does.
+//!
+//! Rights are tried on two objects under `PREFIX.tidewatch/check-`, which are removed again; no other key is written or
+//! removed. Never waits long: a bucket that is to be used now answers now.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::base::digest::{Crc64, Sha256};
+use crate::base::path::escaped;
+use crate::commands::check::Finding;
+use crate::commands::{folders, settings};
+use crate::config::Folder;
+use crate::store::key::KeyMap;
+use crate::store::s3::{Patience, S3Store};
+use crate::store::{Body, Error, ErrorKind, Meta, Store, Stored};
+
+/// How long a request may be repeated: less than the agent's, because somebody is waiting.
+const REPEAT: Duration = Duration::from_secs(3);
+
+/// What the objects hold: enough to see that it comes back.
+const CONTENT: &[u8] = b"tidewatch check; may be removed\n";
+
+/// Checks where a folder goes.
+pub(super) async fn check(folder: &Folder) -> Vec<Finding> {
+    let mut settings = settings::of(&folder.s3);
+    settings.patience = Patience {
+        repeat: REPEAT,
+        ..settings.patience
+    };
+    let bucket = &folder.to.bucket;
+    let store = match S3Store::new(&settings, bucket).await {
+        Ok(store) => store,
+        Err(error) => return vec![Finding::here(error.to_string())],
+    };
+    let endpoint = match store.endpoint_url() {
+        "" => format!("AWS, region {}", store.region()),
+        url => escaped(url.as_bytes()),
+    };
+    let asked = Asked {
+        store: &store,
+        bucket: format!("bucket `{bucket}` at {endpoint}"),
+        resource: format!("arn:aws:s3:::{bucket}/{}*", folder.to.prefix),
+        prefix: &folder.to.prefix,
+        found: Vec::new(),
+    };
+    let mut found = asked.everything().await;
+    if is_open_line(store.endpoint_url()) {
+        found.push(Finding::warn(format!(
+            "{endpoint} is not encrypted: everybody on the way can read the files; use https:// where there is one"
+        )));
+    }
+    found
+}
+
+/// Returns whether requests would cross a network in the clear.
+fn is_open_line(url: &str) -> bool {
+    url.strip_prefix("http://")
+        .is_some_and(|host| !folders::is_loopback(host))
+}
+
+/// A bucket that is being asked, and what it has answered.
+struct Asked<'a> {
+    store: &'a S3Store,
+    /// The bucket and its endpoint, for people.
+    bucket: String,
+    /// What a policy has to name.
+    resource: String,
+    prefix: &'a str,
+    found: Vec<Finding>,
+}
+
+impl Asked<'_> {
+    async fn everything(mut self) -> Vec<Finding> {
+        if self.is_there().await {
+            self.objects().await;
+        }
+        self.found
+    }
+
+    /// Asks for the bucket, and whether it may be listed; returns whether more can be asked.
+    async fn is_there(&mut self) -> bool {
+        let head = self.store.check().await;
+        if let Err(error) = &head
+            && matches!(
+                error.kind,
+                ErrorKind::Network | ErrorKind::Busy | ErrorKind::NotFound
+            )
+        {
+            self.fail(error);
+            return false;
+        }
+        // The answer to a HEAD has no words; the one to a listing says which it is: a wrong key, or a missing right.
+        match self.store.list(self.prefix, None).await {
+            Ok(_) => {
+                self.found.push(Finding::ok(format!(
+                    "{} is there and may be listed",
+                    self.bucket
+                )));
+                true
+            }
+            Err(error) if error.message.contains("AccessDenied") => {
+                self.missing(&error, "s3:ListBucket", "list what is there");
+                // Who may not list may still write.
+                true
+            }
+            Err(error) => {
+                self.fail(&error);
+                false
+            }
+        }
+    }
+
+    /// Tries the rights on objects.
+    async fn objects(&mut self) {
+        let keys = KeyMap::new(self.prefix);
+        let random = fastrand::u64(..);
+        let key = keys.reserved(&format!("check-{random:016x}"));
+        let copy = keys.reserved(&format!("check-{random:016x}-copy"));
+        let body = Body {
+            bytes: Bytes::from_static(CONTENT),
+            crc64: Crc64::of(CONTENT),
+            sha256: Some(Sha256::of(CONTENT)),
+        };
+        let stored = match self.store.put(&key, body, &Meta::default()).await {
+            Ok(stored) => stored,
+            Err(error) => {
+                self.missing(&error, "s3:PutObject", "write");
+                // A put without an answer may have worked.
+                if error.effect == crate::store::Effect::Possible {
+                    self.remove(&[&key]).await;
+                }
+                return;
+            }
+        };
+        self.read(&key, &stored).await;
+        let copied = self
+            .store
+            .copy(&key, &stored.etag, &copy, &Meta::default())
+            .await;
+        if let Err(error) = copied {
+            let text = format!(
+                "{} does not copy: {}; equal files are sent one by one instead",
+                self.bucket, error.message
+            );
+            self.found.push(Finding::warn(text));
+        }
+        self.remove(&[&copy, &key]).await;
+    }
+
+    async fn read(&mut self, key: &str, stored: &Stored) {
+        let head = self.store.head(key).await;
+        let got = match head {
+            Ok(_) => self.store.get(key, None).await,
+            Err(error) => Err(error),
+        };
+        match got {
+            Err(error) => self.missing(&error, "s3:GetObject", "read"),
+            Ok((object, bytes)) if object.etag == stored.etag && &bytes[..] == CONTENT => {
+                let text = format!("objects under `{}` may be written and read", self.shown());
+                self.found.push(Finding::ok(text));
+            }
+            Ok(_) => {
+                let text = format!(
+                    "{} gives back other bytes than it was sent; do not use this store",
+                    self.bucket
+                );
+                self.found.push(Finding::there(text));
+            }
+        }
+    }
+
+    /// Removes what was put. That it may not be is no trouble for the agent, which removes nothing.
+    async fn remove(&mut self, keys: &[&str]) {
+        let mut left = Vec::new();
+        let mut why = String::new();
+        for key in keys {
+            if let Err(error) = self.store.delete(key).await {
+                left.push(format!("`{}`", escaped(key.as_bytes())));
+                why = error.message;
+            }
+        }
+        if !left.is_empty() {
+            let left = left.join(" and ");
+            self.found.push(Finding::warn(format!(
+                "the objects of this check could not be removed ({why}); the agent itself removes nothing, \
+                 remove {left} by hand"
+            )));
+        }
+    }
+
+    /// Notes that a right is missing, or that something else stood in the way of trying it.
+    fn missing(&mut self, error: &Error, right: &str, what: &str) {
+        if error.kind == ErrorKind::Denied {
+            let resource = match right {
+                "s3:ListBucket" => self.resource.split('/').next().unwrap_or_default(),
+                _ => &self.resource,
+            };
+            let text = format!(
+                "{} does not let us {what}: {}; allow {right} on {resource}",
+                self.bucket, error.message
+            );
+            self.found.push(Finding::there(text));
+        } else {
+            self.fail(error);
+        }
+    }
+
+    fn fail(&mut self, error: &Error) {
+        let next = match error.kind {
+            ErrorKind::Network => {
+                "; is the server running, and is its address (endpoint_url) right?"
+            }
+            ErrorKind::Busy => "; try again later",
+            _ => "",
+        };
+        let text = format!("{}: {}{next}", self.bucket, error.message);
+        self.found.push(Finding::there(text));
+    }
+
+    fn shown(&self) -> String {
+        match self.prefix {
+            "" => "/".to_owned(),
+            prefix => escaped(prefix.as_bytes()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_open_line_to_others_is_worth_a_word() {
+        assert!(is_open_line("http://minio.example:9000"));
+        for fine in [
+            "",
+            "https://s3.example",
+            "http://127.0.0.1:9000",
+            "http://localhost:1",
+        ] {
+            assert!(!is_open_line(fine), "{fine}");
+        }
+    }
+}

@@ -1,0 +1,464 @@
+//! `tidewatch sync --dry-run`: what a sync would send. Takes no lock and writes nothing, neither here nor in the bucket.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use crate::agent::ManifestRows;
+use crate::base::clock::{Clock, Now};
+use crate::base::offload::Offload;
+use crate::base::path::RelPath;
+use crate::base::stat::Kind;
+use crate::base::units::show_bytes;
+use crate::commands::Exit;
+use crate::commands::folders::{Stores, filter, folder_key, shown};
+use crate::commands::sync::SyncOptions;
+use crate::config;
+use crate::manifest::{FolderRow, Manifest, OpenError};
+use crate::report::lines::Event;
+use crate::report::out::{Out, note};
+use crate::store::key::KeyMap;
+use crate::store::s3::S3Store;
+use crate::store::{self, ErrorKind, Store as _};
+use crate::sync::plan::{self, Look};
+use crate::sync::upload::{SINGLE_MOST, part_size_bytes};
+use crate::tree::Tree;
+use crate::tree::filter::Filter;
+use crate::tree::real::RealTree;
+use crate::tree::scan::{Depth, Known, Rows, Scanner, Scope};
+
+/// Paths that are looked at in one blocking call.
+const BATCH: usize = 512;
+
+/// What a dry run would do, over all folders.
+#[derive(Debug, Default, Serialize)]
+struct Estimate {
+    event: &'static str,
+    dry_run: bool,
+    level: bool,
+    unchanged: u64,
+    would_upload: u64,
+    bytes: u64,
+    requests: u64,
+    skipped: u64,
+    failed: u64,
+    objects_there: u64,
+    #[serde(skip)]
+    unsyncable: u64,
+}
+
+impl fmt::Display for Estimate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            would_upload: files,
+            requests,
+            unchanged,
+            ..
+        } = self;
+        let bytes = show_bytes(self.bytes);
+        write!(
+            f,
+            "would upload {files} files ({bytes}) with about {requests} requests; {unchanged} unchanged"
+        )?;
+        if self.unsyncable > 0 {
+            write!(f, "; could not sync {}", self.unsyncable)?;
+        }
+        if self.failed > 0 {
+            write!(f, "; failed {}", self.failed)?;
+        }
+        Ok(())
+    }
+}
+
+/// Prints what a sync would send, and exits as it would as far as that can be known.
+pub async fn dry_run(options: &SyncOptions) -> anyhow::Result<Exit> {
+    let config = &options.config;
+    let dir = config.state_dir.clone();
+    let opened = Offload::Pool.run(move || Manifest::open_read_only(&dir));
+    let manifest = match opened.await {
+        Ok(manifest) => manifest,
+        Err(OpenError::Damaged { path, reason }) => {
+            let path = shown(&path);
+            tracing::warn!("the manifest {path} is damaged ({reason}); a sync sets it aside");
+            None
+        }
+        Err(error) => {
+            note(format_args!("tidewatch: could not {error}"));
+            return Ok(Exit::Usage);
+        }
+    };
+    let stores = Stores::default();
+    let mut teller = Teller {
+        out: Out::stdout(),
+        json: options.json,
+        quiet: options.quiet,
+        sum: Estimate {
+            event: "summary",
+            dry_run: true,
+            ..Estimate::default()
+        },
+    };
+    let mut exit = Exit::Level;
+    for folder in &config.folders {
+        let looked = look(options, folder, manifest.as_ref(), &stores, &mut teller).await?;
+        exit = exit.strongest(looked);
+    }
+    teller.sum.level = exit == Exit::Level && teller.sum.would_upload == 0;
+    teller.close()?;
+    Ok(exit)
+}
+
+/// Looks at one folder and its bucket.
+async fn look(
+    options: &SyncOptions,
+    folder: &config::Folder,
+    manifest: Option<&Manifest>,
+    stores: &Stores,
+    teller: &mut Teller,
+) -> anyhow::Result<Exit> {
+    let complain = |why: &dyn fmt::Display, exit| {
+        let path = shown(&folder.path);
+        note(format_args!(
+            "tidewatch: could not sync {path} to {}: {why}",
+            folder.to
+        ));
+        Ok(exit)
+    };
+    let store = match stores.open(folder).await {
+        Ok(store) => store,
+        Err(error) => return complain(&error, Exit::Unreachable),
+    };
+    let row = match manifest {
+        Some(manifest) => {
+            let (manifest, key) = (manifest.clone(), folder_key(folder, &store));
+            let rows = Offload::Pool.run(move || manifest.folders());
+            let rows = rows.await.context("look at what was synced")?;
+            rows.into_iter().find(|row| row.key == key)
+        }
+        None => None,
+    };
+    let is_contacted = row.as_ref().is_some_and(|row| row.contacted);
+    match tokio::time::timeout(options.timeout, ask(&store, folder, is_contacted)).await {
+        Ok(Ok(there)) => teller.there(folder, there)?,
+        Ok(Err(error)) => return complain(&error, Exit::Unreachable),
+        Err(_) => {
+            let timeout = crate::base::units::show_duration(options.timeout);
+            let why = format!("no answer within {timeout}");
+            return complain(&why, Exit::Unreachable);
+        }
+    }
+    let state_dir = options.config.state_dir.clone();
+    let state_dir = state_dir.canonicalize().unwrap_or(state_dir);
+    let filter = match filter(folder, &state_dir) {
+        Ok(filter) => Arc::new(filter),
+        Err(why) => {
+            note(format_args!("tidewatch: could not {why}"));
+            return Ok(Exit::Failed);
+        }
+    };
+    let known = manifest.cloned().zip(row);
+    let mut walk = Walk::new(folder, known, filter);
+    let exit = walk.run(folder, teller).await?;
+    if let Some(why) = walk.away {
+        return complain(&why, Exit::Failed);
+    }
+    Ok(exit)
+}
+
+/// Asks whether the bucket can be used, and, if this would be the first contact, how many objects are there.
+async fn ask(
+    store: &S3Store,
+    folder: &config::Folder,
+    is_contacted: bool,
+) -> store::Result<Option<u64>> {
+    match store.check().await {
+        Err(error)
+            if matches!(
+                error.kind,
+                ErrorKind::NotFound | ErrorKind::Network | ErrorKind::Denied
+            ) =>
+        {
+            return Err(error);
+        }
+        Ok(()) | Err(_) => {}
+    }
+    if is_contacted {
+        return Ok(None);
+    }
+    let keys = KeyMap::new(&folder.to.prefix);
+    let (mut there, mut token) = (0, None);
+    loop {
+        let page = store.list(keys.prefix(), token).await?;
+        let others = page.objects.iter().filter(|o| !keys.is_reserved(&o.key));
+        there += others.count() as u64;
+        token = page.next;
+        if token.is_none() {
+            return Ok(Some(there));
+        }
+    }
+}
+
+/// A walk through one folder.
+struct Walk {
+    scanner: Option<Scanner>,
+    looker: Looker,
+    away: Option<String>,
+}
+
+/// What a differing path is compared with.
+#[derive(Clone)]
+struct Looker {
+    tree: Arc<dyn Tree>,
+    known: Option<(Manifest, FolderRow)>,
+    keys: KeyMap,
+    filter: Arc<Filter>,
+    now: Now,
+}
+
+/// What would become of a path.
+enum Fate {
+    Upload { key: String, size: u64 },
+    NoKey(String),
+    Unreadable(String),
+}
+
+impl Walk {
+    fn new(
+        folder: &config::Folder,
+        known: Option<(Manifest, FolderRow)>,
+        filter: Arc<Filter>,
+    ) -> Self {
+        let tree: Arc<dyn Tree> = Arc::new(RealTree::open(&folder.path));
+        let now = Clock::Real.now();
+        let rows: Box<dyn Rows> = match &known {
+            Some((manifest, row)) => Box::new(ManifestRows {
+                manifest: manifest.clone(),
+                folder: row.id,
+                now,
+            }),
+            None => Box::new(NoRows),
+        };
+        let scope = Scope {
+            folder: RelPath::root(),
+            depth: Depth::Full,
+        };
+        Self {
+            scanner: Some(Scanner::new(tree.clone(), rows, filter.clone(), scope)),
+            looker: Looker {
+                tree,
+                known,
+                keys: KeyMap::new(&folder.to.prefix),
+                filter,
+                now,
+            },
+            away: None,
+        }
+    }
+
+    async fn run(&mut self, folder: &config::Folder, teller: &mut Teller) -> anyhow::Result<Exit> {
+        let looker = self.looker.clone();
+        let identity = Offload::Pool.run(move || looker.tree.identity());
+        if let Err(error) = identity.await {
+            self.away = Some(error.to_string());
+            return Ok(Exit::Failed);
+        }
+        let mut exit = Exit::Level;
+        while let Some(mut scanner) = self.scanner.take() {
+            let looker = self.looker.clone();
+            let step = Offload::Pool.run(move || {
+                let step = scanner.step(BATCH)?;
+                let paths = step.differing.iter().map(|(path, _)| path.clone());
+                let fates = looker.fates(paths.collect())?;
+                anyhow::Ok((scanner, step, fates))
+            });
+            let (scanner, step, fates) = step.await.context("look at what was synced")?;
+            teller.sum.unchanged += step.unchanged + (step.differing.len() - fates.len()) as u64;
+            for (path, reason) in &step.skipped {
+                teller.skipped(folder, path, &format!("it is {reason}"))?;
+            }
+            for (path, error) in &step.unreadable {
+                let why = format!("could not list `{path}`: {error}");
+                exit = exit.strongest(teller.failed(folder, path, &why)?);
+            }
+            for (path, fate) in &fates {
+                let told = match fate {
+                    Fate::Upload { key, size } => teller.upload(folder, path, key, *size)?,
+                    Fate::NoKey(why) => teller.unsyncable(folder, path, why)?,
+                    Fate::Unreadable(why) => teller.failed(folder, path, why)?,
+                };
+                exit = exit.strongest(told);
+            }
+            if !step.done {
+                self.scanner = Some(scanner);
+            }
+        }
+        Ok(exit)
+    }
+}
+
+impl Looker {
+    /// Returns what would become of the paths; nothing of those that are level, gone, or not files.
+    fn fates(&self, paths: Vec<RelPath>) -> anyhow::Result<BTreeMap<RelPath, Fate>> {
+        let known = match &self.known {
+            Some((manifest, row)) => manifest.entries(row.id, &paths)?,
+            None => paths.iter().map(|_| None).collect(),
+        };
+        let mut fates = BTreeMap::new();
+        for (path, known) in paths.into_iter().zip(known) {
+            let fate = match self.tree.stat(&path) {
+                Ok(stat) if stat.kind != Kind::File => continue,
+                Ok(stat) if self.filter.excludes(&path, stat.kind).is_some() => continue,
+                Ok(stat) if plan::look(known.as_ref(), &stat, false, self.now) != Look::Read => {
+                    continue;
+                }
+                Ok(stat) => match self.keys.key(&path) {
+                    Ok(key) => Fate::Upload {
+                        key,
+                        size: stat.size,
+                    },
+                    Err(error) => Fate::NoKey(error.to_string()),
+                },
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(error) => Fate::Unreadable(error.to_string()),
+            };
+            fates.insert(path, fate);
+        }
+        Ok(fates)
+    }
+}
+
+/// A folder of which nothing is known.
+struct NoRows;
+
+impl Rows for NoRows {
+    fn page(&mut self, _: &RelPath, _: &RelPath, _: usize) -> anyhow::Result<Vec<Known>> {
+        Ok(Vec::new())
+    }
+}
+
+/// Returns how many requests it takes to send a file.
+fn requests(size: u64) -> u64 {
+    if size <= SINGLE_MOST {
+        return 1;
+    }
+    // Begin, parts, complete.
+    2 + size.div_ceil(part_size_bytes(size))
+}
+
+/// Where it is told what would be done.
+struct Teller {
+    out: Out,
+    json: bool,
+    quiet: bool,
+    sum: Estimate,
+}
+
+impl Teller {
+    fn there(&mut self, folder: &config::Folder, there: Option<u64>) -> anyhow::Result<()> {
+        let Some(there) = there else { return Ok(()) };
+        self.sum.objects_there += there;
+        self.sum.requests += there / 1000 + 1;
+        if there > 0 && !self.json && !self.quiet {
+            self.line(&format!(
+                "{there} objects are under {} already: equal ones would be adopted without sending, others set aside before their key is written",
+                folder.to
+            ))?;
+        }
+        Ok(())
+    }
+
+    fn upload(
+        &mut self,
+        folder: &config::Folder,
+        path: &RelPath,
+        key: &str,
+        size: u64,
+    ) -> anyhow::Result<Exit> {
+        self.sum.would_upload += 1;
+        self.sum.bytes += size;
+        self.sum.requests += requests(size);
+        if self.json {
+            self.json(&Event {
+                key: Some(key),
+                bytes: size,
+                ..Event::new("would_upload", &folder.name, path)
+            })?;
+        } else {
+            let size = show_bytes(size);
+            self.line(&format!("would upload {path} → {key} ({size})"))?;
+        }
+        Ok(Exit::Level)
+    }
+
+    fn unsyncable(
+        &mut self,
+        folder: &config::Folder,
+        path: &RelPath,
+        why: &str,
+    ) -> anyhow::Result<Exit> {
+        self.sum.unsyncable += 1;
+        tracing::warn!(folder = %folder.name, %path, "could not sync the file: {why}");
+        self.skipped(folder, path, why)?;
+        Ok(Exit::Different)
+    }
+
+    fn skipped(
+        &mut self,
+        folder: &config::Folder,
+        path: &RelPath,
+        why: &str,
+    ) -> anyhow::Result<()> {
+        self.sum.skipped += 1;
+        self.event("skipped", folder, path, why)
+    }
+
+    fn failed(
+        &mut self,
+        folder: &config::Folder,
+        path: &RelPath,
+        why: &str,
+    ) -> anyhow::Result<Exit> {
+        self.sum.failed += 1;
+        tracing::warn!(folder = %folder.name, %path, "{why}");
+        self.event("failed", folder, path, why)?;
+        Ok(Exit::Failed)
+    }
+
+    fn event(
+        &mut self,
+        what: &str,
+        folder: &config::Folder,
+        path: &RelPath,
+        why: &str,
+    ) -> anyhow::Result<()> {
+        if !self.json {
+            return Ok(());
+        }
+        self.json(&Event {
+            error: Some(why),
+            ..Event::new(what, &folder.name, path)
+        })
+    }
+
+    fn close(&mut self) -> anyhow::Result<()> {
+        if self.json {
+            let line = serde_json::to_string(&self.sum)?;
+            self.line(&line)
+        } else if self.quiet {
+            Ok(())
+        } else {
+            self.line(&self.sum.to_string())
+        }
+    }
+
+    fn json(&mut self, line: &impl Serialize) -> anyhow::Result<()> {
+        self.line(&serde_json::to_string(line)?)
+    }
+
+    fn line(&mut self, line: &str) -> anyhow::Result<()> {
+        self.out.line(line).context("write the results")
+    }
+}
