@@ -1,0 +1,21 @@
+//! Everything that is tested from outside the modules, in one binary.
+#![allow(missing_docs, reason = "tests are named as statements")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on fails where it stands"
+)]
+
+mod support;
+
+mod agent;
+#[cfg(feature = "demo")]
+mod check;
+mod config;
+mod demo;
+mod manifest;
+mod process;
+mod sim;
+mod status;
+mod store;
+mod tidy;
+mod tree;

@@ -1,0 +1,175 @@
+//! The real binary against an S3 endpoint on loopback. Each test has its own folder, state and endpoint.
+#![cfg(feature = "demo")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy knows only the functions that are marked as tests"
+)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "these write users' files, which nobody writes durably"
+)]
+
+mod again;
+mod exits;
+mod names;
+mod output;
+mod staying;
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use crate::support::endpoint::Endpoint;
+
+/// How long a test waits for what must happen, on a machine that is busy with other tests.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// A folder, a state folder, and the bucket that the folder goes to.
+struct World {
+    dir: TempDir,
+    endpoint: Endpoint,
+}
+
+/// How a command ended.
+#[derive(Debug)]
+struct Ended {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl World {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("tree")).unwrap();
+        Self {
+            dir,
+            endpoint: Endpoint::start().await,
+        }
+    }
+
+    /// Returns where a path of the synced folder is.
+    fn tree(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.dir.path().join("tree").join(path)
+    }
+
+    fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    fn write(&self, path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) {
+        let path = self.tree(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+
+    fn write_bytes(&self, path: &[u8], bytes: impl AsRef<[u8]>) {
+        self.write(OsStr::from_bytes(path), bytes);
+    }
+
+    /// Makes a command with nothing of the machine's own settings around it.
+    fn bare<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidewatch"));
+        command
+            .args(args)
+            .env_clear()
+            .envs(self.endpoint.env())
+            .env("HOME", self.dir.path())
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Makes `sync` or `watch` of the folder, with more arguments behind.
+    fn command(&self, name: &str, more: &[&str]) -> Command {
+        let mut command = self.bare([name]);
+        command.arg(self.tree(""));
+        command.args(["s3://tide/p", "--endpoint-url", &self.endpoint.url()]);
+        command.arg("--state-dir").arg(self.state()).args(more);
+        command
+    }
+
+    /// Syncs once.
+    async fn sync(&self, more: &[&str]) -> Ended {
+        ended(&mut self.command("sync", more)).await
+    }
+
+    /// Syncs once; every file has its object then.
+    async fn sync_level(&self) {
+        let ended = self.sync(&[]).await;
+        assert_eq!(ended.code, Some(0), "{}", ended.err);
+        assert!(ended.out.starts_with("level: "), "{}", ended.out);
+    }
+
+    fn object(&self, path: &str) -> Option<Vec<u8>> {
+        self.endpoint.object(&format!("p/{path}"))
+    }
+
+    /// Returns what the bucket holds of the folder, by path.
+    fn objects(&self) -> BTreeMap<String, Vec<u8>> {
+        let objects = self.endpoint.objects().into_iter();
+        objects
+            .filter_map(|(key, bytes)| {
+                let path = key.strip_prefix("p/")?;
+                (!path.starts_with(".tidewatch/")).then(|| (path.to_owned(), bytes))
+            })
+            .collect()
+    }
+}
+
+/// Runs a command to its end.
+async fn ended(command: &mut Command) -> Ended {
+    let output = tokio::time::timeout(DEADLINE, command.output()).await;
+    let output = output.expect("the command ends").unwrap();
+    Ended {
+        code: output.status.code(),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// Waits for the end of a child that was started.
+async fn end_of(child: Child) -> Ended {
+    let output = tokio::time::timeout(DEADLINE, child.wait_with_output()).await;
+    let output = output.expect("the child ends").unwrap();
+    Ended {
+        code: output.status.code(),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+fn send(child: &Child, signal: Signal) {
+    let pid = i32::try_from(child.id().expect("it runs")).unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+}
+
+/// Waits until `holds`, asking again and again: no event tells.
+async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let waiting = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let waited = tokio::time::timeout(DEADLINE, waiting).await;
+    assert!(waited.is_ok(), "never came to be: {what}");
+}
+
+/// Returns the lines that tell why a command could not do its work.
+fn complaints(ended: &Ended) -> Vec<&str> {
+    let lines = ended.err.lines();
+    lines
+        .filter(|line| line.starts_with("tidewatch: "))
+        .collect()
+}

@@ -1,0 +1,152 @@
+//! What a later sync finds: nothing to do, changes made meanwhile, what a crash left, what others left.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::process::Signal;
+
+use crate::process::{World, end_of, send};
+use crate::support::endpoint::Fault;
+use std::time::Duration;
+
+#[tokio::test]
+async fn a_second_sync_sends_no_request_at_all() {
+    let world = World::new().await;
+    for number in 0..20 {
+        world.write(
+            format!("folder {}/{number}", number % 3),
+            format!("{number}"),
+        );
+    }
+    world.sync_level().await;
+    world.endpoint.reset_counts();
+    let ended = world.sync(&[]).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    assert!(
+        ended.out.contains("0 uploaded (0 B), 20 unchanged"),
+        "{}",
+        ended.out
+    );
+    assert_eq!(
+        world.endpoint.count("*"),
+        0,
+        "{:?}",
+        world.endpoint.requests()
+    );
+    assert_eq!(world.endpoint.connections(), 0);
+}
+
+#[tokio::test]
+async fn changes_made_while_stopped_are_found() {
+    let world = World::new().await;
+    for path in ["same size", "appended", "replaced", "left alone"] {
+        world.write(path, format!("old {path}"));
+    }
+    world.sync_level().await;
+    world.endpoint.reset_counts();
+
+    // Same size, same mtime: only the ctime gives it away.
+    let mtime = fs::metadata(world.tree("same size")).unwrap().modified();
+    world.write("same size", "new same size");
+    let file = File::options().append(true).open(world.tree("same size"));
+    file.unwrap().set_modified(mtime.unwrap()).unwrap();
+
+    let file = File::options().append(true).open(world.tree("appended"));
+    file.unwrap().write_all(b", and more").unwrap();
+
+    fs::write(world.tree("other"), "new replaced").unwrap();
+    fs::rename(world.tree("other"), world.tree("replaced")).unwrap();
+
+    let outside = world.dir.path().join("outside");
+    fs::create_dir_all(outside.join("b")).unwrap();
+    fs::write(outside.join("b/c"), "moved in").unwrap();
+    fs::rename(&outside, world.tree("a")).unwrap();
+
+    world.sync_level().await;
+    let text = |path| String::from_utf8(world.object(path).unwrap()).unwrap();
+    assert_eq!(text("same size"), "new same size");
+    assert_eq!(text("appended"), "old appended, and more");
+    assert_eq!(text("replaced"), "new replaced");
+    assert_eq!(text("a/b/c"), "moved in");
+    assert_eq!(world.endpoint.count("PutObject"), 4);
+    assert_eq!(world.objects().len(), 5);
+}
+
+#[tokio::test]
+async fn a_file_that_became_a_fifo_keeps_its_object() {
+    let world = World::new().await;
+    world.write("a", b"content");
+    world.sync_level().await;
+    fs::remove_file(world.tree("a")).unwrap();
+    mknodat(CWD, world.tree("a"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+    world.sync_level().await;
+    assert_eq!(world.object("a").as_deref(), Some(&b"content"[..]));
+}
+
+#[tokio::test]
+async fn after_a_kill_in_the_middle_the_next_sync_is_level_and_leaves_no_upload_open() {
+    let world = World::new().await;
+    for number in 0..200 {
+        world.write(format!("{number}"), format!("content {number}"));
+    }
+    let large = vec![7; 24 << 20];
+    world.write("large", &large);
+    let slow = Duration::from_millis(200);
+    world.endpoint.script(move |seen| {
+        matches!(seen.operation, "PutObject" | "UploadPart").then_some(Fault::Delay(slow))
+    });
+    let child = world
+        .command("sync", &["--concurrency", "4"])
+        .spawn()
+        .unwrap();
+    let is_midway = |operation| world.endpoint.count(operation) > 0;
+    let midway = world.endpoint.until("both kinds of upload", |_| {
+        is_midway("PutObject") && is_midway("UploadPart")
+    });
+    midway.await;
+    send(&child, Signal::KILL);
+    assert_eq!(end_of(child).await.code, None);
+    assert!(world.objects().len() < 201);
+
+    world.endpoint.clear();
+    world.sync_level().await;
+    let objects = world.objects();
+    assert_eq!(objects.len(), 201);
+    assert!(objects["large"] == large);
+    for number in 0..200 {
+        let expected = format!("content {number}");
+        assert_eq!(objects[&number.to_string()], expected.as_bytes());
+    }
+    assert_eq!(world.endpoint.open_uploads(), []);
+}
+
+#[tokio::test]
+async fn an_equal_object_of_others_is_adopted_and_a_different_one_set_aside() {
+    let world = World::new().await;
+    world.write("equal", b"the same");
+    world.write("different", b"ours");
+    let client = world.endpoint.client();
+    for (key, bytes) in [("p/equal", "the same"), ("p/different", "theirs")] {
+        let body = bytes.as_bytes().to_vec();
+        let put = client.put_object().bucket("tide").key(key);
+        put.body(body.into()).send().await.unwrap();
+    }
+    world.endpoint.reset_counts();
+
+    let ended = world.sync(&["--json"]).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    let summary: serde_json::Value =
+        serde_json::from_str(ended.out.lines().last().unwrap()).unwrap();
+    assert_eq!(summary["set_aside"], 1);
+    assert_eq!(summary["uploaded"], 1);
+    assert_eq!(world.endpoint.count("PutObject"), 1);
+    assert_eq!(world.object("different").unwrap(), b"ours");
+    let objects = world.endpoint.objects();
+    let aside: Vec<_> = objects
+        .iter()
+        .filter(|(key, _)| key.starts_with("p/.tidewatch/trash/") && key.ends_with("/different"))
+        .collect();
+    assert_eq!(aside.len(), 1, "{:?}", objects.keys());
+    assert_eq!(aside[0].1, b"theirs");
+}

@@ -1,0 +1,410 @@
+//! What the S3 store makes of bad lines and bad answers, byte by byte over a socket. Real time: a socket does not wait
+//! for a paused clock; every patience is some tens of milliseconds.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tidewatch::base::clock::Clock;
+use tidewatch::base::digest::{Crc64, Sha256};
+use tidewatch::store::s3::{Patience, S3Store, Settings};
+use tidewatch::store::{Body, Effect, Error, ErrorKind, Meta, Part, Store};
+
+use crate::support::raw_server::{RawServer, Reply};
+
+pub const OK: Reply = Reply::Answer(200, "etag: \"abc\"\r\n", "");
+
+pub async fn at(url: &str) -> S3Store {
+    let settings = Settings {
+        endpoint_url: Some(url.to_owned()),
+        credentials: Some(("access".to_owned(), "secret".to_owned())),
+        patience: Patience {
+            connect: Duration::from_millis(500),
+            piece: Duration::from_millis(200),
+            answer: Duration::from_millis(200),
+            long_answer: Duration::from_millis(400),
+            repeat: Duration::from_secs(30),
+        },
+        ..Settings::default()
+    };
+    S3Store::new(&settings, "bucket").await.expect("a client")
+}
+
+pub fn body(bytes: &[u8]) -> Body {
+    Body {
+        bytes: Bytes::copy_from_slice(bytes),
+        crc64: Crc64::of(bytes),
+        sha256: Some(Sha256::of(bytes)),
+    }
+}
+
+async fn put_fails(replies: Vec<Reply>) -> (Error, usize) {
+    let server = RawServer::start(replies).await;
+    let store = at(server.url()).await;
+    let result = store.put("key", body(b"bytes"), &Meta::default()).await;
+    (result.expect_err("a failure"), server.seen().len())
+}
+
+pub fn xml(status: u16, code_and_message: &'static str) -> Reply {
+    Reply::Answer(
+        status,
+        "content-type: application/xml\r\n",
+        code_and_message,
+    )
+}
+
+#[tokio::test]
+async fn a_server_that_never_answers_is_left() {
+    let began = Clock::Real.now().mono;
+    let (error, requests) = put_fails(vec![Reply::Silence]).await;
+    assert_eq!(
+        (error.kind, error.effect),
+        (ErrorKind::Network, Effect::Possible),
+        "{error}"
+    );
+    assert_eq!(requests, 1);
+    assert!(error.to_string().contains("no answer"), "{error}");
+    // The patience is 200 ms; the rest is for a busy machine.
+    assert!(Clock::Real.now().mono - began < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn a_server_that_stops_reading_is_left() {
+    let server = RawServer::start([Reply::StopReading]).await;
+    let store = at(server.url()).await;
+    // More than any buffer on the way holds.
+    let large = body(&vec![1; 16 << 20]);
+    let error = store
+        .put("k", large, &Meta::default())
+        .await
+        .expect_err("a failure");
+    assert_eq!(
+        (error.kind, error.effect),
+        (ErrorKind::Network, Effect::Possible),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_refused_connection_has_no_effect_and_takes_no_time() {
+    let began = Clock::Real.now().mono;
+    // Port 9 is `discard`, which nothing serves.
+    let store = at("http://127.0.0.1:9").await;
+    let error = store
+        .put("k", body(b"x"), &Meta::default())
+        .await
+        .expect_err("refused");
+    assert_eq!(
+        (error.kind, error.effect),
+        (ErrorKind::Network, Effect::None),
+        "{error}"
+    );
+    assert!(error.to_string().contains("refused"), "{error}");
+    assert!(Clock::Real.now().mono - began < Duration::from_secs(5));
+    let error = store.check().await.expect_err("refused");
+    assert!(error.is_everyones());
+}
+
+#[tokio::test]
+async fn a_closed_connection_is_repeated() {
+    let server = RawServer::start([Reply::Close, Reply::Close, OK]).await;
+    let store = at(server.url()).await;
+    store
+        .put("k", body(b"x"), &Meta::default())
+        .await
+        .expect("the third time");
+    assert_eq!(server.seen().len(), 3);
+    let (error, requests) = put_fails(vec![Reply::Close]).await;
+    assert_eq!(
+        (error.kind, error.effect),
+        (ErrorKind::Network, Effect::Possible),
+        "{error}"
+    );
+    assert_eq!(requests, 3);
+}
+
+#[tokio::test]
+async fn a_busy_store_is_asked_again() {
+    for first in [
+        xml(
+            503,
+            "<Error><Code>SlowDown</Code><Message>Please reduce your rate</Message></Error>",
+        ),
+        xml(
+            500,
+            "<Error><Code>InternalError</Code><Message>again</Message></Error>",
+        ),
+        xml(
+            400,
+            "<Error><Code>RequestTimeout</Code><Message>socket</Message></Error>",
+        ),
+        Reply::Answer(429, "", ""),
+        Reply::Answer(
+            502,
+            "content-type: text/html\r\n",
+            "<html><body>Bad Gateway",
+        ),
+        // Success without a name for what was stored is no success.
+        Reply::Answer(200, "", ""),
+    ] {
+        let server = RawServer::start([first.clone(), OK]).await;
+        let store = at(server.url()).await;
+        let put = store.put("k", body(b"x"), &Meta::default()).await;
+        assert!(put.is_ok(), "{first:?}: {put:?}");
+        assert_eq!(server.seen().len(), 2, "{first:?}");
+    }
+}
+
+/// Refusals: status, S3's word, what it means to the caller, and what has to be said.
+const REFUSALS: [(u16, &str, ErrorKind, &str); 14] = {
+    use ErrorKind::{Busy, Corrupt, Denied, Invalid, NotFound, Precondition, TooLarge};
+    [
+        (403, "AccessDenied", Denied, "lack this right"),
+        (
+            403,
+            "SignatureDoesNotMatch",
+            Denied,
+            "AWS_SECRET_ACCESS_KEY",
+        ),
+        (403, "InvalidAccessKeyId", Denied, "AWS_ACCESS_KEY_ID"),
+        (400, "ExpiredToken", Denied, "renew"),
+        (403, "QuotaExceeded", Denied, "make room"),
+        (400, "AuthorizationHeaderMalformed", Denied, "`region`"),
+        (403, "InvalidObjectState", Invalid, "InvalidObjectState"),
+        (404, "NoSuchBucket", NotFound, "create the bucket"),
+        (
+            412,
+            "PreconditionFailed",
+            Precondition,
+            "PreconditionFailed",
+        ),
+        (409, "OperationAborted", Busy, "OperationAborted"),
+        (400, "BadDigest", Corrupt, "BadDigest"),
+        (400, "EntityTooLarge", TooLarge, "EntityTooLarge"),
+        (400, "InvalidStorageClass", Invalid, "InvalidStorageClass"),
+        (418, "IAmATeapot", Invalid, "IAmATeapot"),
+    ]
+};
+
+#[tokio::test]
+async fn a_refusal_is_final_and_had_no_effect() {
+    for (status, code, kind, words) in REFUSALS {
+        let text = format!("<Error><Code>{code}</Code><Message>No.</Message></Error>").leak();
+        let (error, seen) = put_fails(vec![xml(status, text)]).await;
+        let told = (error.kind, error.effect, seen);
+        assert_eq!(told, (kind, Effect::None, 1), "{code}: {error}");
+        let text = error.to_string();
+        assert!(text.contains(words), "{code}: {text}");
+        assert!(
+            text.starts_with(&format!("PutObject of `key`: {code}: No")),
+            "{text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_stays_wrong_is_told_in_kind_and_effect() {
+    use Effect::{None, Possible};
+    use ErrorKind::{Busy, Corrupt, Denied, Network, Unsupported};
+    let elsewhere = "x-amz-bucket-region: eu-west-3\r\n";
+    let other_sum = "etag: \"a\"\r\nx-amz-checksum-crc64nvme: AAAAAAAAAAA=\r\n";
+    let skewed = "<Error><Code>RequestTimeTooSkewed</Code></Error>";
+    let slow_down = "<Error><Code>SlowDown</Code></Error>";
+    let page = "<html>\r\n\x1b[2J</html>";
+    let table = [
+        (
+            Reply::Answer(301, elsewhere, ""),
+            Denied,
+            None,
+            1,
+            "eu-west-3",
+        ),
+        // The clock is taken from the answer, and tried.
+        (xml(403, skewed), Denied, None, 3, "NTP"),
+        // Tried without the checksum.
+        (Reply::Answer(501, "", ""), Unsupported, None, 2, "501"),
+        (xml(503, slow_down), Busy, Possible, 3, "SlowDown"),
+        (Reply::Answer(502, "", page), Busy, Possible, 3, "502"),
+        (Reply::Answer(200, "", ""), Network, Possible, 3, "ETag"),
+        (
+            Reply::Answer(200, other_sum, ""),
+            Corrupt,
+            Possible,
+            1,
+            "checksum",
+        ),
+    ];
+    for (reply, kind, effect, requests, words) in table {
+        let (error, seen) = put_fails(vec![reply.clone()]).await;
+        let told = (error.kind, error.effect, seen);
+        assert_eq!(told, (kind, effect, requests), "{reply:?}: {error}");
+        let text = error.to_string();
+        assert!(text.contains(words), "{words}: {text}");
+        assert!(
+            !text.contains(['\n', '\x1b']) && !text.contains("secret"),
+            "{text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_earlier_attempt_may_have_landed_although_the_last_was_refused() {
+    let refused = xml(403, "<Error><Code>AccessDenied</Code></Error>");
+    let (error, requests) = put_fails(vec![Reply::Close, refused]).await;
+    assert_eq!(
+        (error.kind, error.effect, requests),
+        (ErrorKind::Denied, Effect::Possible, 2)
+    );
+}
+
+#[tokio::test]
+async fn a_store_that_minds_the_checksum_gets_none_from_then_on() {
+    for refusal in [
+        xml(
+            400,
+            "<Error><Code>InvalidArgument</Code><Message>Unsupported header 'x-amz-checksum-crc64nvme' received for this API call.</Message></Error>",
+        ),
+        xml(
+            501,
+            "<Error><Code>NotImplemented</Code><Message>A header you provided implies functionality that is not implemented</Message></Error>",
+        ),
+    ] {
+        let server = RawServer::start([refusal, OK]).await;
+        let store = at(server.url()).await;
+        for _ in 0..2 {
+            store
+                .put("k", body(b"x"), &Meta::default())
+                .await
+                .expect("a put");
+        }
+        let sums: Vec<_> = server
+            .seen()
+            .iter()
+            .map(|request| request.header("x-amz-checksum-crc64nvme").is_some())
+            .collect();
+        assert_eq!(sums, [true, false, false]);
+    }
+    // A wrong checksum is not a refused one.
+    let mismatch = "<Error><Code>InvalidRequest</Code><Message>Checksum Type mismatch occurred</Message></Error>";
+    let (error, requests) = put_fails(vec![xml(400, mismatch), OK]).await;
+    assert_eq!((error.kind, requests), (ErrorKind::Invalid, 1));
+}
+
+pub fn part() -> Part {
+    Part {
+        number: 1,
+        etag: "e".to_owned(),
+        crc64: Some(Crc64::of(b"x")),
+    }
+}
+
+#[tokio::test]
+async fn an_error_inside_a_success_is_an_error() {
+    let error_200 = xml(
+        200,
+        "<?xml version=\"1.0\"?>\n<Error><Code>InternalError</Code><Message>We encountered an internal error.</Message></Error>",
+    );
+    let server = RawServer::start([error_200]).await;
+    let store = at(server.url()).await;
+    for error in [
+        store
+            .complete("k", "id", &[part()], None)
+            .await
+            .expect_err("complete"),
+        store
+            .copy("from", "e", "k", &Meta::default())
+            .await
+            .expect_err("copy"),
+        store
+            .copy_part("from", "e", 0..9, "k", "id", 1)
+            .await
+            .map(drop)
+            .expect_err("copy of a part"),
+    ] {
+        assert_eq!(
+            (error.kind, error.effect),
+            (ErrorKind::Busy, Effect::Possible),
+            "{error}"
+        );
+        assert!(error.message.contains("InternalError"), "{error}");
+    }
+    assert_eq!(server.seen().len(), 9);
+}
+
+#[tokio::test]
+async fn an_upload_is_not_begun_twice_for_a_lost_answer() {
+    let server = RawServer::start([Reply::Close]).await;
+    let store = at(server.url()).await;
+    let error = store
+        .create_multipart("k", &Meta::default())
+        .await
+        .expect_err("lost");
+    assert_eq!((error.effect, server.seen().len()), (Effect::Possible, 1));
+    let seen = &server.seen()[0];
+    assert_eq!(seen.header("x-amz-checksum-algorithm"), Some("CRC64NVME"));
+    assert_eq!(seen.header("x-amz-checksum-type"), Some("FULL_OBJECT"));
+}
+
+#[tokio::test]
+async fn what_is_cut_off_is_not_taken_for_the_whole() {
+    let server = RawServer::start([Reply::Cut("half of it")]).await;
+    let store = at(server.url()).await;
+    let error = store.get("k", None).await.expect_err("cut");
+    assert_eq!(
+        (error.kind, error.effect),
+        (ErrorKind::Network, Effect::None),
+        "{error}"
+    );
+    assert_eq!(server.seen().len(), 3);
+}
+
+#[tokio::test]
+async fn a_head_has_no_words_and_is_understood() {
+    for (status, kind) in [
+        (404, ErrorKind::NotFound),
+        (403, ErrorKind::Denied),
+        (400, ErrorKind::Invalid),
+    ] {
+        let server = RawServer::start([Reply::Answer(status, "", "")]).await;
+        let store = at(server.url()).await;
+        for error in [
+            store.head("k").await.map(drop).expect_err("head"),
+            store.check().await.expect_err("check"),
+        ] {
+            assert_eq!(error.kind, kind, "{error}");
+            assert_eq!(error.effect, Effect::None);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_to_go_and_is_not_there_has_gone() {
+    for code in ["NoSuchKey", "NoSuchUpload"] {
+        let body = format!("<Error><Code>{code}</Code></Error>").leak();
+        let server = RawServer::start([xml(404, body)]).await;
+        let store = at(server.url()).await;
+        store.delete("k").await.expect("a delete");
+        store.abort("k", "id").await.expect("an abort");
+    }
+    let server = RawServer::start([xml(404, "<Error><Code>NoSuchBucket</Code></Error>")]).await;
+    let store = at(server.url()).await;
+    assert_eq!(
+        store.delete("k").await.expect_err("no bucket").kind,
+        ErrorKind::NotFound
+    );
+    assert!(store.abort("k", "id").await.is_err());
+}
+
+#[tokio::test]
+async fn a_plain_server_behind_https_is_told_as_the_line_it_is() {
+    let server = RawServer::start([OK]).await;
+    let store = at(&server.url().replace("http://", "https://")).await;
+    let error = store
+        .put("k", body(b"x"), &Meta::default())
+        .await
+        .expect_err("no TLS there");
+    assert_eq!(
+        (error.kind, error.effect),
+        (ErrorKind::Network, Effect::None),
+        "{error}"
+    );
+}

@@ -1,0 +1,566 @@
+//! What `Store` promises, asked of a store through the trait alone.
+#![allow(
+    clippy::print_stdout,
+    reason = "what a server could not be tested for is shown"
+)]
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tidewatch::base::digest::{Crc64, Sha256};
+use tidewatch::base::path::RelPath;
+use tidewatch::store::key::KeyMap;
+use tidewatch::store::{Body, Effect, Error, ErrorKind, Listed, Meta, Part, Store};
+
+/// What a store can do; everything, by default.
+#[derive(Clone, Copy, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "a list of what can be missing"
+)]
+pub struct Abilities {
+    /// User metadata comes back.
+    pub metadata: bool,
+    /// A copy with a wrong ETag is refused.
+    pub copy_conditions: bool,
+    /// Multipart uploads can be begun.
+    pub multipart: bool,
+    /// Parts that are too small, missing or out of order are refused.
+    pub part_rules: bool,
+    /// A part of an unknown upload is not found, rather than an accident of the server.
+    pub unknown_uploads: bool,
+    /// A body that does not match its CRC64NVME is refused.
+    pub checksums: bool,
+    /// A wrong secret is refused.
+    pub signatures: bool,
+    /// `p` and `p/q` can both be objects.
+    pub file_and_folder: bool,
+    /// A page of a listing has at most 1,000 keys.
+    pub short_pages: bool,
+    /// Components of more than 255 bytes.
+    pub long_names: bool,
+}
+
+impl Abilities {
+    /// S3 itself.
+    pub const ALL: Self = Self {
+        metadata: true,
+        copy_conditions: true,
+        multipart: true,
+        part_rules: true,
+        unknown_uploads: true,
+        checksums: true,
+        signatures: true,
+        file_and_folder: true,
+        short_pages: true,
+        long_names: true,
+    };
+
+    /// Everything but what is named, separated by `+`.
+    pub fn without(lacks: &str) -> Self {
+        let mut can = Self::ALL;
+        for name in lacks.split('+').filter(|name| !name.is_empty()) {
+            *match name {
+                "metadata" => &mut can.metadata,
+                "copy_conditions" => &mut can.copy_conditions,
+                "multipart" => &mut can.multipart,
+                "part_rules" => &mut can.part_rules,
+                "unknown_uploads" => &mut can.unknown_uploads,
+                "checksums" => &mut can.checksums,
+                "signatures" => &mut can.signatures,
+                "file_and_folder" => &mut can.file_and_folder,
+                "short_pages" => &mut can.short_pages,
+                "long_names" => &mut can.long_names,
+                other => panic!("`{other}` is no ability"),
+            } = false;
+        }
+        can
+    }
+}
+
+/// Everything that `Store` promises, on `store`, below `prefix`, which must be empty.
+pub async fn suite(store: Arc<dyn Store>, prefix: &str, can: Abilities) {
+    let store = &*store;
+    store.check().await.expect("the bucket is there");
+    what_is_put_can_be_read(store, &format!("{prefix}put/")).await;
+    what_is_absent_is_not_found(store, &format!("{prefix}absent/")).await;
+    metadata_comes_back(store, &format!("{prefix}meta/"), can).await;
+    keys_are_what_they_were(store, &format!("{prefix}keys/"), can).await;
+    listings_go_on_page_after_page(store, &format!("{prefix}pages/"), can).await;
+    bodies_are_checked(store, &format!("{prefix}sums/"), can).await;
+    copies_are_made_if_the_source_is_the_same(store, &format!("{prefix}copy/"), can).await;
+    if can.multipart {
+        parts_become_an_object(store, &format!("{prefix}parts/"), can).await;
+        parts_follow_rules(store, &format!("{prefix}rules/"), can).await;
+        parts_can_be_copied(store, &format!("{prefix}partcopy/"), can).await;
+    } else {
+        let begun = store
+            .create_multipart(&format!("{prefix}m"), &Meta::default())
+            .await;
+        assert!(begun.is_err(), "multipart works here after all");
+        println!("  not tested: multipart uploads");
+    }
+}
+
+pub fn body(bytes: &[u8]) -> Body {
+    Body {
+        bytes: Bytes::copy_from_slice(bytes),
+        crc64: Crc64::of(bytes),
+        sha256: Some(Sha256::of(bytes)),
+    }
+}
+
+fn meta(name: &'static str, value: &str) -> Meta {
+    Meta {
+        user: vec![(name.into(), value.to_owned())],
+        content_type: Some("text/plain".to_owned()),
+    }
+}
+
+async fn put(store: &dyn Store, key: &str, bytes: &[u8]) -> String {
+    let stored = store.put(key, body(bytes), &Meta::default()).await;
+    stored.expect("a put").etag
+}
+
+/// All objects below a prefix.
+async fn all(store: &dyn Store, prefix: &str) -> (Vec<Listed>, usize) {
+    let (mut objects, mut pages, mut token) = (Vec::new(), 0, None);
+    loop {
+        let page = store.list(prefix, token).await.expect("a page");
+        objects.extend(page.objects);
+        pages += 1;
+        token = page.next;
+        if token.is_none() {
+            return (objects, pages);
+        }
+    }
+}
+
+async fn what_is_put_can_be_read(store: &dyn Store, prefix: &str) {
+    let key = &format!("{prefix}a.txt");
+    let bytes = b"the tide is high";
+    let first = put(store, key, bytes).await;
+    assert!(!first.is_empty() && !first.contains('"'));
+    let seen = store.head(key).await.expect("a head");
+    assert_eq!((seen.size, &seen.etag), (16, &first));
+    let (object, read) = store.get(key, None).await.expect("a get");
+    assert_eq!((object.size, &*read), (16, &bytes[..]));
+    assert_eq!(object.etag, first);
+    for (range, what) in [
+        (4..8, &b"tide"[..]),
+        (12..16, b"high"),
+        (12..99, b"high"),
+        (5..5, b""),
+    ] {
+        let (object, part) = store.get(key, Some(range)).await.expect("a range");
+        assert_eq!((object.size, &*part), (16, what));
+        assert_eq!(object.etag, first);
+    }
+    // The same bytes again, then others: an ETag names a content.
+    assert_eq!(put(store, key, bytes).await, first);
+    assert_ne!(put(store, key, b"the tide is low").await, first);
+    assert_eq!(store.head(key).await.expect("a head").size, 15);
+
+    let empty = &format!("{prefix}empty");
+    put(store, empty, b"").await;
+    let (object, read) = store.get(empty, None).await.expect("an empty object");
+    assert_eq!((object.size, read.len()), (0, 0));
+
+    let large = vec![7; 3 << 20];
+    let mut unknown = body(&large);
+    unknown.sha256 = None;
+    let key = &format!("{prefix}large");
+    store
+        .put(key, unknown, &Meta::default())
+        .await
+        .expect("a put without a hash");
+    assert_eq!(store.get(key, None).await.expect("a get").1, large);
+    store.delete(key).await.expect("a delete");
+    let gone = store.head(key).await.expect_err("it is deleted");
+    assert_eq!(gone.kind, ErrorKind::NotFound);
+}
+
+async fn what_is_absent_is_not_found(store: &dyn Store, prefix: &str) {
+    let key = &format!("{prefix}nothing");
+    let not_found = |error: Error| {
+        assert_eq!(
+            (error.kind, error.effect),
+            (ErrorKind::NotFound, Effect::None),
+            "{error}"
+        );
+    };
+    not_found(store.head(key).await.expect_err("absent"));
+    not_found(store.get(key, None).await.expect_err("absent"));
+    let copied = store
+        .copy(key, "00", &format!("{prefix}to"), &Meta::default())
+        .await;
+    not_found(copied.expect_err("absent"));
+    store.delete(key).await.expect("deleting what is absent");
+    let (objects, pages) = all(store, prefix).await;
+    assert_eq!((objects.len(), pages), (0, 1));
+}
+
+async fn metadata_comes_back(store: &dyn Store, prefix: &str, can: Abilities) {
+    let key = &format!("{prefix}a");
+    let sha256 = Sha256::of(b"x");
+    let meta = Meta {
+        user: vec![
+            ("gid".into(), "0".to_owned()),
+            ("mtime".into(), "1764000000.123456789".to_owned()),
+            ("sha256".into(), sha256.to_hex()),
+        ],
+        content_type: Some("text/plain".to_owned()),
+    };
+    store.put(key, body(b"x"), &meta).await.expect("a put");
+    for object in [
+        store.head(key).await.expect("a head"),
+        store.get(key, None).await.expect("a get").0,
+    ] {
+        if can.metadata {
+            // Some servers add names of their own.
+            for (name, value) in &meta.user {
+                let found = object.user.iter().find(|(other, _)| other == name);
+                assert_eq!(found.map(|(_, value)| value), Some(value), "{name}");
+            }
+            assert_eq!(object.sha256(), Some(sha256));
+        } else {
+            assert_eq!(object.sha256(), None, "metadata is kept here after all");
+        }
+    }
+    if !can.metadata {
+        println!("  not tested: user metadata");
+    }
+}
+
+async fn keys_are_what_they_were(store: &dyn Store, prefix: &str, can: Abilities) {
+    let map = KeyMap::new(prefix);
+    let long = "l".repeat(255);
+    let names: [&[u8]; 14] = [
+        b"plain.txt",
+        b"with space",
+        b"a+b%20c%2Bd",
+        b"quote's \"and\" <tags> & more",
+        b"q?x=1#y;z",
+        b"star*[bracket]{brace}|~^`",
+        "für/日本/😀".as_bytes(),
+        b"\x01control\x7f",
+        "\u{85}c1".as_bytes(),
+        b"not\xffutf8",
+        "mark\u{201b}".as_bytes(),
+        b"back\\slash",
+        b"@=:,!$()",
+        long.as_bytes(),
+    ];
+    let mut keys = Vec::new();
+    for (at, name) in names.iter().enumerate() {
+        let path = RelPath::new(name).expect("a path");
+        let key = map.key(&path).expect("a key");
+        put(store, &key, &vec![b'.'; at]).await;
+        let seen = store
+            .head(&key)
+            .await
+            .unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(seen.size, at as u64, "{path}");
+        keys.push((key, path));
+    }
+    let (mut objects, _) = all(store, prefix).await;
+    objects.sort_by(|a, b| a.key.cmp(&b.key));
+    keys.sort();
+    let listed: Vec<_> = objects.iter().map(|object| object.key.as_str()).collect();
+    let wanted: Vec<_> = keys.iter().map(|(key, _)| key.as_str()).collect();
+    assert_eq!(listed, wanted);
+    for (key, path) in &keys {
+        assert_eq!(map.path(key).as_ref(), Some(path));
+        let copy = format!("{prefix}copied");
+        let etag = store.head(key).await.expect("a head").etag;
+        let copied = store.copy(key, &etag, &copy, &Meta::default()).await;
+        copied.unwrap_or_else(|error| panic!("copying {path}: {error}"));
+        store.delete(key).await.expect("a delete");
+        assert!(store.head(key).await.is_err(), "{path} is still there");
+    }
+
+    put(store, &format!("{prefix}p"), b"file").await;
+    let below = store
+        .put(&format!("{prefix}p/q"), body(b"below"), &Meta::default())
+        .await;
+    let both = below.is_ok() && store.get(&format!("{prefix}p"), None).await.is_ok();
+    assert_eq!(both, can.file_and_folder, "a file and a folder of one name");
+    let longer = format!("{prefix}{}", "n".repeat(1024 - prefix.len()));
+    let stored = store.put(&longer, body(b"1"), &Meta::default()).await;
+    assert_eq!(
+        stored.is_ok(),
+        can.long_names,
+        "a name of over 255 bytes: {stored:?}"
+    );
+    if !can.file_and_folder || !can.long_names {
+        println!(
+            "  not tested: all keys (file and folder: {}, long: {})",
+            can.file_and_folder, can.long_names
+        );
+    }
+}
+
+async fn listings_go_on_page_after_page(store: &dyn Store, prefix: &str, can: Abilities) {
+    const COUNT: usize = 1003;
+    let numbers: Vec<usize> = (0..COUNT).collect();
+    for batch in numbers.chunks(16) {
+        // Sixteen at a time on this one task: a server with milliseconds a request is done in seconds.
+        let mut puts: Vec<_> = Vec::new();
+        for number in batch {
+            let key = format!("{prefix}{number:04}");
+            puts.push(Box::pin(async move { put(store, &key, b"p").await }));
+        }
+        join(puts).await;
+    }
+    put(
+        store,
+        &format!("{}x", prefix.trim_end_matches('/')),
+        b"outside",
+    )
+    .await;
+    let (objects, pages) = all(store, prefix).await;
+    let wanted: Vec<_> = numbers
+        .iter()
+        .map(|number| format!("{prefix}{number:04}"))
+        .collect();
+    assert_eq!(
+        objects.iter().map(|object| &object.key).collect::<Vec<_>>(),
+        wanted.iter().collect::<Vec<_>>()
+    );
+    assert_eq!(pages >= 2, can.short_pages, "{pages} pages");
+    if !can.short_pages {
+        println!("  not tested: the way from page to page");
+    }
+    assert!(objects.iter().all(|object| object.size == 1));
+    let one = store.head(&wanted[0]).await.expect("a head");
+    assert_eq!(objects[0].etag, one.etag);
+    // What starts with a prefix need not have a slash there.
+    assert_eq!(all(store, &format!("{prefix}100")).await.0.len(), 3);
+}
+
+/// Waits for all of several futures.
+async fn join<F: Future + Unpin>(mut futures: Vec<F>) {
+    std::future::poll_fn(|context| {
+        futures.retain_mut(|future| std::pin::Pin::new(future).poll(context).is_pending());
+        if futures.is_empty() {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await;
+}
+
+async fn bodies_are_checked(store: &dyn Store, prefix: &str, can: Abilities) {
+    let key = &format!("{prefix}a");
+    let mut wrong = body(b"right");
+    wrong.crc64 = Crc64::of(b"wrong");
+    let result = store.put(key, wrong, &Meta::default()).await;
+    if can.checksums {
+        let error = result.expect_err("the checksum is wrong");
+        assert_eq!(
+            (error.kind, error.effect),
+            (ErrorKind::Corrupt, Effect::None),
+            "{error}"
+        );
+        assert!(store.head(key).await.is_err(), "nothing was stored");
+    } else {
+        assert!(result.is_ok(), "checksums are checked here after all");
+        println!("  not tested: that checksums are checked");
+    }
+}
+
+async fn copies_are_made_if_the_source_is_the_same(
+    store: &dyn Store,
+    prefix: &str,
+    can: Abilities,
+) {
+    let (from, to) = (&format!("{prefix}from ü+"), &format!("{prefix}to"));
+    let first = meta("mtime", "1.000000000");
+    let etag = store
+        .put(from, body(b"bytes"), &first)
+        .await
+        .expect("a put")
+        .etag;
+    let other = meta("mtime", "2.000000000");
+    let copied = store.copy(from, &etag, to, &other).await.expect("a copy");
+    let (object, bytes) = store.get(to, None).await.expect("the copy");
+    assert_eq!((&*bytes, &object.etag), (&b"bytes"[..], &copied.etag));
+    if can.metadata {
+        assert!(
+            object
+                .user
+                .contains(&("mtime".to_owned(), "2.000000000".to_owned()))
+        );
+    }
+    let absent = &format!("{prefix}refused");
+    let refused = store
+        .copy(from, "d41d8cd98f00b204e9800998ecf8427e", absent, &other)
+        .await;
+    if can.copy_conditions {
+        let error = refused.expect_err("the source is another");
+        assert_eq!(
+            (error.kind, error.effect),
+            (ErrorKind::Precondition, Effect::None),
+            "{error}"
+        );
+        assert!(store.head(absent).await.is_err(), "nothing was copied");
+    } else {
+        assert!(
+            refused.is_ok(),
+            "copy conditions are honoured here after all"
+        );
+        println!("  not tested: conditions of copies");
+    }
+}
+
+const MIN_PART: usize = 5 << 20;
+
+async fn parts_become_an_object(store: &dyn Store, prefix: &str, can: Abilities) {
+    let key = &format!("{prefix}large ü");
+    let whole: Vec<u8> = (0..MIN_PART + 1000).map(|at| (at % 251) as u8).collect();
+    let meta = meta("mode", "0644");
+    let upload = store.create_multipart(key, &meta).await.expect("an upload");
+    assert!(
+        store.head(key).await.is_err(),
+        "nothing is there before the end"
+    );
+    let mut parts = Vec::new();
+    // The last one first: the order of sending does not matter.
+    for (number, range) in [(2, MIN_PART..whole.len()), (1, 0..MIN_PART)] {
+        let mut body = body(&whole[range]);
+        body.sha256 = None;
+        let part = store
+            .put_part(key, &upload, number, body.clone())
+            .await
+            .expect("a part");
+        assert_eq!((part.number, part.crc64), (number, Some(body.crc64)));
+        parts.insert(0, part);
+    }
+    // A part sent again takes the place of the first.
+    parts[1] = store
+        .put_part(key, &upload, 2, body(&whole[MIN_PART..]))
+        .await
+        .expect("a part");
+    let crc64 = Some(Crc64::of(&whole));
+    let stored = store
+        .complete(key, &upload, &parts, crc64)
+        .await
+        .expect("the whole");
+    let (object, bytes) = store.get(key, None).await.expect("the object");
+    assert_eq!(object.etag, stored.etag);
+    assert!(bytes == whole, "the bytes differ");
+    if can.metadata {
+        assert!(
+            object
+                .user
+                .contains(&("mode".to_owned(), "0644".to_owned()))
+        );
+    }
+    store
+        .abort(key, &upload)
+        .await
+        .expect("giving up what is done");
+    assert!(store.head(key).await.is_ok(), "what is done stays");
+}
+
+async fn parts_follow_rules(store: &dyn Store, prefix: &str, can: Abilities) {
+    let key = &format!("{prefix}a");
+    let upload = store
+        .create_multipart(key, &Meta::default())
+        .await
+        .expect("an upload");
+    let first = store
+        .put_part(key, &upload, 1, body(b"small"))
+        .await
+        .expect("a part");
+    let second = store
+        .put_part(key, &upload, 2, body(b"last"))
+        .await
+        .expect("a part");
+    if can.part_rules {
+        let never = Part {
+            number: 3,
+            etag: first.etag.clone(),
+            crc64: None,
+        };
+        for parts in [
+            vec![first.clone(), second.clone()],
+            vec![second, first.clone()],
+            vec![first, never],
+        ] {
+            let error = store
+                .complete(key, &upload, &parts, None)
+                .await
+                .expect_err("a broken rule");
+            assert_eq!(
+                (error.kind, error.effect),
+                (ErrorKind::Invalid, Effect::None),
+                "{error}"
+            );
+        }
+    } else {
+        println!("  not tested: rules of parts");
+    }
+    if can.checksums {
+        let mut wrong = body(b"right");
+        wrong.crc64 = Crc64::of(b"wrong");
+        let error = store
+            .put_part(key, &upload, 1, wrong)
+            .await
+            .expect_err("a wrong sum");
+        assert_eq!(error.kind, ErrorKind::Corrupt, "{error}");
+    }
+    store.abort(key, &upload).await.expect("giving up");
+    store.abort(key, &upload).await.expect("giving up again");
+    let error = store
+        .put_part(key, &upload, 1, body(b"x"))
+        .await
+        .expect_err("it is gone");
+    let told = (error.kind, error.effect) == (ErrorKind::NotFound, Effect::None);
+    assert_eq!(told, can.unknown_uploads, "{error}");
+    let part = Part {
+        number: 1,
+        etag: "00".to_owned(),
+        crc64: None,
+    };
+    let error = store
+        .complete(key, &upload, &[part], None)
+        .await
+        .expect_err("it is gone");
+    let told = error.kind == ErrorKind::NotFound;
+    assert_eq!(told, can.unknown_uploads, "{error}");
+    if !can.unknown_uploads {
+        println!("  not tested: what is said of unknown uploads");
+    }
+    assert!(store.head(key).await.is_err(), "nothing was made");
+}
+
+async fn parts_can_be_copied(store: &dyn Store, prefix: &str, can: Abilities) {
+    let (from, key) = (&format!("{prefix}from +ü"), &format!("{prefix}to"));
+    let whole: Vec<u8> = (0..MIN_PART + 10).map(|at| (at % 241) as u8).collect();
+    let etag = put(store, from, &whole).await;
+    let upload = store
+        .create_multipart(key, &Meta::default())
+        .await
+        .expect("an upload");
+    let middle = MIN_PART as u64;
+    let mut parts = Vec::new();
+    for (number, range) in [(1, 0..middle), (2, middle..middle + 10)] {
+        let part = store
+            .copy_part(from, &etag, range, key, &upload, number)
+            .await;
+        let part = part.expect("a copied part");
+        assert_eq!((part.number, part.crc64), (number, None));
+        parts.push(part);
+    }
+    let wrong = "d41d8cd98f00b204e9800998ecf8427e";
+    let refused = store.copy_part(from, wrong, 0..10, key, &upload, 3).await;
+    assert_eq!(refused.is_err(), can.copy_conditions, "{refused:?}");
+    let crc64 = Some(Crc64::of(&whole));
+    store
+        .complete(key, &upload, &parts, crc64)
+        .await
+        .expect("the whole");
+    assert!(store.get(key, None).await.expect("the object").1 == whole);
+}

@@ -1,0 +1,403 @@
+//! A store whose line is bad: requests fail before their effect, lose their answer, or land late.
+//!
+//! Everything is drawn from one seed, in the order of the requests, so that a run repeats. A late request waits in a list
+//! and lands before the first request that comes after its time, or at `settle`: no task runs on its own. Time is
+//! tokio's, which a test may have paused.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tidewatch::base::clock::Clock;
+use tidewatch::base::digest::Crc64;
+use tidewatch::store::{
+    Body, Effect, Error, ErrorKind, Meta, Object, Page, Part, Result, Store, Stored,
+};
+
+/// What happens to one request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// It is refused, and had no effect.
+    Refused(ErrorKind),
+    /// It had its effect, and the answer is lost.
+    Lost,
+    /// The caller hears nothing of it, and it lands so much later. A request that only looks is lost instead.
+    Late(Duration),
+    /// Nothing bad.
+    Fine,
+}
+
+/// How likely what is, each from 0 to 1, drawn once a request.
+#[derive(Clone, Debug)]
+pub struct Odds {
+    /// Refused by a store that is busy or a line that is down.
+    pub refused: f64,
+    /// The answer lost.
+    pub lost: f64,
+    /// Landing late.
+    pub late: f64,
+    /// The longest that a late request can take to land.
+    pub latest: Duration,
+    /// What every request takes.
+    pub latency: Range<Duration>,
+}
+
+impl Default for Odds {
+    fn default() -> Self {
+        Self {
+            refused: 0.0,
+            lost: 0.0,
+            late: 0.0,
+            latest: Duration::from_secs(60),
+            latency: Duration::ZERO..Duration::ZERO,
+        }
+    }
+}
+
+/// A store behind a bad line. Cheap to clone; all clones share the line.
+#[derive(Debug)]
+pub struct Faulty<S> {
+    inner: Arc<S>,
+    line: Arc<Mutex<Line>>,
+}
+
+impl<S> Clone for Faulty<S> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            line: Arc::clone(&self.line),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Line {
+    random: fastrand::Rng,
+    odds: Odds,
+    calm: bool,
+    script: VecDeque<(&'static str, Fault)>,
+    /// When each lands, wall clock, nanoseconds.
+    pending: Vec<(i64, Request)>,
+    faults: u64,
+    clock: Option<Clock>,
+}
+
+/// A request that can land without its caller.
+#[derive(Clone, Debug)]
+enum Request {
+    Put(String, Body, Meta),
+    Copy(String, String, String, Meta),
+    Delete(String),
+    Create(String, Meta),
+    PutPart(String, String, u32, Body),
+    CopyPart(String, String, Range<u64>, String, String, u32),
+    Complete(String, String, Vec<Part>, Option<Crc64>),
+    Abort(String, String),
+}
+
+impl<S: Store> Faulty<S> {
+    /// Puts a line with these odds before `inner`.
+    pub fn new(inner: S, seed: u64, odds: Odds) -> Self {
+        Self {
+            inner: Arc::new(inner),
+            line: Arc::new(Mutex::new(Line {
+                random: fastrand::Rng::with_seed(seed),
+                odds,
+                calm: false,
+                script: VecDeque::new(),
+                pending: Vec::new(),
+                faults: 0,
+                clock: None,
+            })),
+        }
+    }
+
+    /// Decides what happens to the next request of this name; several are taken in order, before the odds.
+    pub fn next(&self, operation: &'static str, fault: Fault) {
+        self.lock().script.push_back((operation, fault));
+    }
+
+    /// Sets the clock that late requests land by: a line that outlives a runtime outlives its clock. Without one, tokio's
+    /// clock from the first use on.
+    pub fn set_clock(&self, clock: Clock) {
+        self.lock().clock = Some(clock);
+    }
+
+    /// Ends all faults and latency; what is pending still lands at its time.
+    pub fn calm(&self) {
+        let mut line = self.lock();
+        line.calm = true;
+        line.script.clear();
+    }
+
+    /// Lets faults happen again.
+    pub fn storm(&self) {
+        self.lock().calm = false;
+    }
+
+    /// Returns the store behind the line.
+    pub fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    /// Returns how many requests did not go well.
+    pub fn faults(&self) -> u64 {
+        self.lock().faults
+    }
+
+    /// Returns how many requests are still to land.
+    pub fn pending(&self) -> usize {
+        self.lock().pending.len()
+    }
+
+    /// Lands everything that is due by now, in the order of its time.
+    pub async fn tick(&self) {
+        let now_ns = self.lock().now_ns();
+        self.land(Some(now_ns)).await;
+    }
+
+    /// Lands everything, due or not, in the order of its time.
+    pub async fn settle(&self) {
+        self.land(None).await;
+    }
+
+    async fn land(&self, until: Option<i64>) {
+        loop {
+            let request = {
+                let mut line = self.lock();
+                // The first of several with one time is the one that was sent first.
+                let first = line
+                    .pending
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, (due, _))| until.is_none_or(|until| *due <= until))
+                    .min_by_key(|(at, (due, _))| (*due, *at))
+                    .map(|(at, _)| at);
+                match first {
+                    Some(at) => line.pending.remove(at).1,
+                    None => return,
+                }
+            };
+            self.apply(request).await;
+        }
+    }
+
+    /// Nobody hears whether it worked.
+    async fn apply(&self, request: Request) {
+        let store = &self.inner;
+        match request {
+            Request::Put(key, body, meta) => drop(store.put(&key, body, &meta).await),
+            Request::Copy(from, etag, to, meta) => {
+                drop(store.copy(&from, &etag, &to, &meta).await);
+            }
+            Request::Delete(key) => drop(store.delete(&key).await),
+            Request::Create(key, meta) => drop(store.create_multipart(&key, &meta).await),
+            Request::PutPart(key, upload, number, body) => {
+                drop(store.put_part(&key, &upload, number, body).await);
+            }
+            Request::CopyPart(from, etag, range, key, upload, number) => {
+                drop(
+                    store
+                        .copy_part(&from, &etag, range, &key, &upload, number)
+                        .await,
+                );
+            }
+            Request::Complete(key, upload, parts, crc64) => {
+                drop(store.complete(&key, &upload, &parts, crc64).await);
+            }
+            Request::Abort(key, upload) => drop(store.abort(&key, &upload).await),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn send<T: Send>(
+        &self,
+        operation: &'static str,
+        key: &str,
+        late: Option<Request>,
+        call: impl Future<Output = Result<T>> + Send,
+    ) -> Result<T> {
+        let (latency, fault) = self.lock().draw(operation);
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
+        self.tick().await;
+        let failed = |kind, effect, message: &str| Error {
+            kind,
+            operation,
+            key: key.to_owned(),
+            effect,
+            message: message.to_owned(),
+        };
+        let writes = late.is_some();
+        match (fault, late) {
+            (Fault::Fine, _) => call.await,
+            (Fault::Refused(kind), _) => Err(failed(kind, Effect::None, "refused by a fault")),
+            (Fault::Late(after), Some(request)) => {
+                let mut line = self.lock();
+                let due = line.now_ns() + after.as_nanos() as i64;
+                line.pending.push((due, request));
+                drop(line);
+                Err(failed(
+                    ErrorKind::Network,
+                    Effect::Possible,
+                    "late by a fault",
+                ))
+            }
+            (Fault::Lost | Fault::Late(_), _) => {
+                drop(call.await);
+                let effect = if writes {
+                    Effect::Possible
+                } else {
+                    Effect::None
+                };
+                Err(failed(ErrorKind::Network, effect, "answer lost by a fault"))
+            }
+        }
+    }
+}
+
+impl Line {
+    fn now_ns(&mut self) -> i64 {
+        let since = || Clock::Virtual {
+            since: Clock::Real.now().mono,
+            wall_ns: 0,
+        };
+        self.clock.get_or_insert_with(since).now().wall_ns
+    }
+
+    fn draw(&mut self, operation: &str) -> (Duration, Fault) {
+        if self.calm {
+            return (Duration::ZERO, Fault::Fine);
+        }
+        let Range { start, end } = self.odds.latency;
+        // Drawn also where it is not used, so that changing one odd does not change what all later requests draw.
+        let latency = start + end.saturating_sub(start).mul_f64(self.random.f64());
+        let (which, how) = (self.random.f64(), self.random.f64());
+        let scripted = self.script.iter().position(|(name, _)| *name == operation);
+        let fault = if let Some(at) = scripted {
+            self.script
+                .remove(at)
+                .map_or(Fault::Fine, |(_, fault)| fault)
+        } else if which < self.odds.refused {
+            Fault::Refused(if how < 0.5 {
+                ErrorKind::Busy
+            } else {
+                ErrorKind::Network
+            })
+        } else if which < self.odds.refused + self.odds.lost {
+            Fault::Lost
+        } else if which < self.odds.refused + self.odds.lost + self.odds.late {
+            Fault::Late(self.odds.latest.mul_f64(how))
+        } else {
+            Fault::Fine
+        };
+        self.faults += u64::from(fault != Fault::Fine);
+        (latency, fault)
+    }
+}
+
+#[async_trait]
+impl<S: Store> Store for Faulty<S> {
+    async fn check(&self) -> Result<()> {
+        self.send("HeadBucket", "", None, self.inner.check()).await
+    }
+
+    async fn put(&self, key: &str, body: Body, meta: &Meta) -> Result<Stored> {
+        let late = Request::Put(key.to_owned(), body.clone(), meta.clone());
+        let call = self.inner.put(key, body, meta);
+        self.send("PutObject", key, Some(late), call).await
+    }
+
+    async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<(Object, Bytes)> {
+        self.send("GetObject", key, None, self.inner.get(key, range))
+            .await
+    }
+
+    async fn head(&self, key: &str) -> Result<Object> {
+        self.send("HeadObject", key, None, self.inner.head(key))
+            .await
+    }
+
+    async fn list(&self, prefix: &str, token: Option<String>) -> Result<Page> {
+        let call = self.inner.list(prefix, token);
+        self.send("ListObjectsV2", "", None, call).await
+    }
+
+    async fn copy(&self, from: &str, etag: &str, to: &str, meta: &Meta) -> Result<Stored> {
+        let late = Request::Copy(
+            from.to_owned(),
+            etag.to_owned(),
+            to.to_owned(),
+            meta.clone(),
+        );
+        let call = self.inner.copy(from, etag, to, meta);
+        self.send("CopyObject", to, Some(late), call).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        let late = Request::Delete(key.to_owned());
+        self.send("DeleteObject", key, Some(late), self.inner.delete(key))
+            .await
+    }
+
+    async fn create_multipart(&self, key: &str, meta: &Meta) -> Result<String> {
+        let late = Request::Create(key.to_owned(), meta.clone());
+        let call = self.inner.create_multipart(key, meta);
+        self.send("CreateMultipartUpload", key, Some(late), call)
+            .await
+    }
+
+    async fn put_part(&self, key: &str, upload: &str, number: u32, body: Body) -> Result<Part> {
+        let late = Request::PutPart(key.to_owned(), upload.to_owned(), number, body.clone());
+        let call = self.inner.put_part(key, upload, number, body);
+        self.send("UploadPart", key, Some(late), call).await
+    }
+
+    async fn copy_part(
+        &self,
+        from: &str,
+        etag: &str,
+        range: Range<u64>,
+        key: &str,
+        upload: &str,
+        number: u32,
+    ) -> Result<Part> {
+        let late = Request::CopyPart(
+            from.to_owned(),
+            etag.to_owned(),
+            range.clone(),
+            key.to_owned(),
+            upload.to_owned(),
+            number,
+        );
+        let call = self.inner.copy_part(from, etag, range, key, upload, number);
+        self.send("UploadPartCopy", key, Some(late), call).await
+    }
+
+    async fn complete(
+        &self,
+        key: &str,
+        upload: &str,
+        parts: &[Part],
+        crc64: Option<Crc64>,
+    ) -> Result<Stored> {
+        let late = Request::Complete(key.to_owned(), upload.to_owned(), parts.to_vec(), crc64);
+        let call = self.inner.complete(key, upload, parts, crc64);
+        self.send("CompleteMultipartUpload", key, Some(late), call)
+            .await
+    }
+
+    async fn abort(&self, key: &str, upload: &str) -> Result<()> {
+        let late = Request::Abort(key.to_owned(), upload.to_owned());
+        let call = self.inner.abort(key, upload);
+        self.send("AbortMultipartUpload", key, Some(late), call)
+            .await
+    }
+}

