@@ -106,6 +106,27 @@ fn a_living_agent_speaks_for_itself() {
     assert!(text.contains("photos  level\n"), "{text}");
 }
 
+/// The contract with scripts: these fields, with these types. Fields may be added here, never changed.
+#[test]
+fn the_fields_of_the_json_are_those_of_the_contract() {
+    let state = TempDir::new().expect("a folder");
+    let _held = manifest(state.path(), now_ns());
+    say(state.path(), now_ns(), std::process::id(), true);
+    let mut said = json(state.path());
+    for (place, mask) in [
+        ("/agent/pid", Value::from(1)),
+        ("/agent/last_heard", "TIME".into()),
+        ("/agent/state_dir", "DIR".into()),
+        ("/folders/0/last_scan", "TIME".into()),
+    ] {
+        let value = said.pointer_mut(place).expect(place);
+        assert_eq!(value.is_number(), mask.is_number(), "{place}: {value}");
+        *value = mask;
+    }
+    let golden: Value = serde_json::from_str(include_str!("../golden/status.json")).expect("JSON");
+    assert_eq!(said, golden, "{said:#}");
+}
+
 #[test]
 fn a_dead_agents_folder_is_never_level() {
     let state = TempDir::new().expect("a folder");
