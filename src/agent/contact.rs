@@ -112,8 +112,7 @@ impl Loop {
                         return;
                     }
                 };
-                ctx.answered
-                    .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                ctx.moved.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 let mut found = Vec::new();
                 for object in page.objects {
                     if !ctx.keys.is_reserved(&object.key) {

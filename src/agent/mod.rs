@@ -161,7 +161,6 @@ impl Loop {
             buffers: folder.buffers,
             clock,
             offload,
-            answered: Arc::new(AtomicU64::new(0)),
             sent_bytes: Arc::new(AtomicU64::new(0)),
             moved: Arc::new(AtomicU64::new(0)),
             to_loop,

@@ -50,7 +50,7 @@ impl Loop {
             let _permit = ctx.limits.request(Lane::Backlog).await;
             match ctx.store.abort(&upload.key, &upload.id).await {
                 Ok(()) => {
-                    ctx.answered.fetch_add(1, Ordering::Relaxed);
+                    ctx.moved.fetch_add(1, Ordering::Relaxed);
                     let _ = ctx.to_loop.send(Message::Ended(upload.id)).await;
                 }
                 Err(error) => tracing::debug!(%error, "could not give up an unfinished upload"),

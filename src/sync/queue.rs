@@ -408,11 +408,6 @@ impl Queue {
         self.slots.values().map(|slot| &slot.job)
     }
 
-    /// Returns true if `path` is waiting or running.
-    pub fn contains(&self, path: &RelPath) -> bool {
-        self.slots.contains_key(path)
-    }
-
     /// Returns how many paths are waiting or running.
     pub fn len(&self) -> usize {
         self.slots.len()

@@ -112,16 +112,22 @@ pub async fn multipart<G: Gate>(
             .map(|stored| (stored, sent.sha256)),
         Err(stop) => Err(stop),
     };
-    match sent {
-        Ok(done) => {
-            gate.ended(&upload).await;
-            Ok(done)
-        }
-        Err(stop) => {
-            give_up(store, gate, key, &upload).await;
-            Err(stop)
-        }
+    settled(store, gate, key, &upload, sent).await
+}
+
+/// Lets go of an upload that was completed; gives any other one up.
+async fn settled<G: Gate, T, E>(
+    store: &Arc<dyn Store>,
+    gate: &Arc<G>,
+    key: &str,
+    upload: &str,
+    result: Result<T, E>,
+) -> Result<T, E> {
+    match &result {
+        Ok(_) => gate.ended(upload).await,
+        Err(_) => give_up(store, gate, key, upload).await,
     }
+    result
 }
 
 /// Gives an upload up; what does not work now is done at the next start.
@@ -328,11 +334,7 @@ pub async fn relay<G: Gate>(
     let upload = gate.send(0, store.create_multipart(to, meta)).await?;
     gate.begun(&upload).await;
     let relayed = relay_parts(store, gate, from, to, &upload).await;
-    match &relayed {
-        Ok(_) => gate.ended(&upload).await,
-        Err(_) => give_up(store, gate, to, &upload).await,
-    }
-    relayed
+    settled(store, gate, to, &upload, relayed).await
 }
 
 async fn relay_parts<G: Gate>(
@@ -396,32 +398,25 @@ async fn copy_parts<G: Gate>(
 ) -> store::Result<Stored> {
     let upload = gate.send(0, store.create_multipart(to, meta)).await?;
     gate.begun(&upload).await;
+    let copied = copy_ranges(store, gate, from, to, &upload).await;
+    settled(store, gate, to, &upload, copied).await
+}
+
+async fn copy_ranges<G: Gate>(
+    store: &Arc<dyn Store>,
+    gate: &Arc<G>,
+    from: &Original,
+    to: &str,
+    upload: &str,
+) -> store::Result<Stored> {
     let mut parts = Vec::new();
     let range_size = COPY_RANGE.max(part_size_bytes(from.size));
     for (number, start) in (1..).zip((0..from.size).step_by(range_size as usize)) {
         let range = start..(start + range_size).min(from.size);
-        let part = store.copy_part(&from.key, &from.etag, range, to, &upload, number);
-        match gate.send(0, part).await {
-            Ok(part) => parts.push(part),
-            Err(error) => {
-                give_up(store, gate, to, &upload).await;
-                return Err(error);
-            }
-        }
+        let part = store.copy_part(&from.key, &from.etag, range, to, upload, number);
+        parts.push(gate.send(0, part).await?);
     }
-    match gate
-        .send(0, store.complete(to, &upload, &parts, None))
-        .await
-    {
-        Ok(stored) => {
-            gate.ended(&upload).await;
-            Ok(stored)
-        }
-        Err(error) => {
-            give_up(store, gate, to, &upload).await;
-            Err(error)
-        }
-    }
+    gate.send(0, store.complete(to, upload, &parts, None)).await
 }
 
 #[cfg(test)]

@@ -401,6 +401,19 @@ async fn a_sync_without_a_store_gives_up_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_first_listing_that_takes_longer_than_the_timeout_is_no_silence() {
+    // Three pages, a minute each; the timeout is two.
+    let bench = Bench::new(slow(60_000));
+    for n in 0..2_500 {
+        bench.bucket.plant(&format!("p/theirs-{n}"), b"theirs");
+    }
+    bench.tree.write(&path("ours"), b"ours");
+    let ended = bench.sync().await;
+    assert_eq!(ended.reason, Reason::Finished);
+    assert!(ended.last.level, "{:?}", ended.last);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_sync_that_is_denied_ends_at_once() {
     let bench = Bench::new(slow(5));
     bench.tree.write(&path("f"), b"1");

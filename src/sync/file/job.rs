@@ -42,9 +42,8 @@ pub struct Ctx {
     pub clock: Clock,
     /// Where blocking work runs.
     pub offload: Offload,
-    /// Counts the requests that were answered well: how the loop knows that something moves.
-    pub answered: Arc<AtomicU64>,
-    /// Counts what moves: bodies that were answered, pieces that were hashed.
+    /// Counts what moves: bodies that were answered, pages of a first listing, pieces that were hashed. How the loop knows
+    /// that waiting is worth while.
     pub moved: Arc<AtomicU64>,
     /// Bytes of files that were sent and answered, parts too: what a progress bar shows.
     pub sent_bytes: Arc<AtomicU64>,
@@ -287,7 +286,6 @@ impl upload::Gate for JobGate {
             Err(_) => Verdict::Neither,
         };
         if answer.is_ok() {
-            self.ctx.answered.fetch_add(1, Ordering::Relaxed);
             self.ctx.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
             // A question that is answered moves nothing.
             self.ctx
