@@ -184,6 +184,7 @@ impl Turn {
                 if let Some(entry) = known.filter(|entry| entry.failure.is_some()) {
                     notes.changes.push(Change::Put(Entry {
                         failure: None,
+                        held: None,
                         ..entry
                     }));
                 }
@@ -292,6 +293,7 @@ fn with_failure(known: Option<Entry>, path: &RelPath, failure: manifest::Failure
         want: None,
         ambiguous_until_ns: 0,
         failure: None,
+        held: None,
     };
     Entry {
         failure: Some(failure),

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod digest;
 pub mod offload;
 pub mod path;
+pub mod policy;
 pub mod snapshot;
 pub mod stat;
 pub mod units;

@@ -38,6 +38,17 @@ pub struct Stat {
     pub nlink: u64,
 }
 
+/// Which folder the root is: what must be equal for a delete to be believed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// Device number.
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+    /// Filesystem id as statfs gives it, 0 where there is none.
+    pub fsid: u64,
+}
+
 impl Stat {
     /// Returns true if nothing says that the content may differ: same file, size, mtime and ctime.
     ///
@@ -50,6 +61,19 @@ impl Stat {
             && self.ctime_ns == other.ctime_ns
             && self.dev == other.dev
             && self.ino == other.ino
+    }
+
+    /// Returns a text that is equal only for what [`Stat::same_content_as`] calls equal.
+    pub fn fingerprint(&self) -> String {
+        let Self {
+            size,
+            mtime_ns,
+            ctime_ns,
+            dev,
+            ino,
+            ..
+        } = self;
+        format!("{size}:{mtime_ns}:{ctime_ns}:{dev}:{ino}")
     }
 
     /// Returns true if a read that began at `read_at_ns` (wall clock) may have missed a later write under the same stamps.

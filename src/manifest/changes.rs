@@ -3,21 +3,25 @@
 use rusqlite::{Connection, named_params, params};
 
 use crate::base::path::escaped;
-use crate::base::stat::Kind;
+use crate::base::stat::{Identity, Kind};
 use crate::manifest::connections::Manifest;
 use crate::manifest::error::Error;
 use crate::manifest::{Change, Entry, FolderId, Remote, Upload};
 
 const PUT: &str = "INSERT INTO files (folder_id, path, state, ambiguous_until_ns, size, mtime_ns, ctime_ns, dev, ino,
-      mode, uid, gid, nlink, read_at_ns, sha256, etag, version_id, synced_at_ns, want_sha256, attempts, last_error)
+      mode, uid, gid, nlink, read_at_ns, sha256, etag, version_id, synced_at_ns, want_sha256, attempts, last_error,
+      doubtful, held, held_at_ns, held_seen)
     VALUES (:folder, :path, :state, :ambiguous, :size, :mtime, :ctime, :dev, :ino,
-      :mode, :uid, :gid, :nlink, :read_at, :sha256, :etag, :version, :synced_at, :want, :attempts, :error)
+      :mode, :uid, :gid, :nlink, :read_at, :sha256, :etag, :version, :synced_at, :want, :attempts, :error,
+      :doubtful, :held, :held_at, :held_seen)
     ON CONFLICT (folder_id, path) DO UPDATE SET state = excluded.state,
       ambiguous_until_ns = excluded.ambiguous_until_ns, size = excluded.size, mtime_ns = excluded.mtime_ns,
       ctime_ns = excluded.ctime_ns, dev = excluded.dev, ino = excluded.ino, mode = excluded.mode, uid = excluded.uid,
       gid = excluded.gid, nlink = excluded.nlink, read_at_ns = excluded.read_at_ns, sha256 = excluded.sha256,
       etag = excluded.etag, version_id = excluded.version_id, synced_at_ns = excluded.synced_at_ns,
-      want_sha256 = excluded.want_sha256, attempts = excluded.attempts, last_error = excluded.last_error";
+      want_sha256 = excluded.want_sha256, attempts = excluded.attempts, last_error = excluded.last_error,
+      doubtful = excluded.doubtful, held = excluded.held, held_at_ns = excluded.held_at_ns,
+      held_seen = excluded.held_seen";
 const INTEND: &str = "INSERT INTO files (folder_id, path, state) VALUES (?1, ?2, 'open')
     ON CONFLICT (folder_id, path) DO UPDATE SET state = 'open', want_sha256 = NULL, ambiguous_until_ns = 0";
 const FORGET: &str = "DELETE FROM files WHERE folder_id = ?1 AND path = ?2";
@@ -29,9 +33,19 @@ const REMOTE_FOUND: &str =
 const REMOTE_TAKEN: &str = "DELETE FROM remote WHERE folder_id = ?1 AND key = ?2";
 const CONTACTED: &str = "UPDATE folders SET contacted = 1 WHERE id = ?1";
 const SCANNED: &str = "UPDATE folders SET last_scan_ns = ?2 WHERE id = ?1";
+const ROOT: &str = "UPDATE folders SET root_dev = ?2, root_ino = ?3, root_fsid = ?4 WHERE id = ?1";
+const RELEASE: &str =
+    "UPDATE files SET held = 'released' WHERE folder_id = ?1 AND held IN ('delete', 'overwrite')";
+// A delete that is refused leaves what a folder under `keep` would have; an overwrite that is refused stays noted with
+// the version of the file that it was about. A row in doubt stays open and is only no longer held.
+const DROP_DELETES: &str =
+    "UPDATE files SET state = CASE state WHEN 'synced' THEN 'kept' ELSE state END,
+    held = NULL, held_at_ns = NULL, held_seen = NULL WHERE folder_id = ?1 AND held = 'delete'";
+const DROP_OVERWRITES: &str =
+    "UPDATE files SET held = 'dropped' WHERE folder_id = ?1 AND held = 'overwrite'";
 
 /// Every statement of this file.
-pub(super) const ALL: [&str; 9] = [
+pub(super) const ALL: [&str; 13] = [
     PUT,
     INTEND,
     FORGET,
@@ -41,6 +55,10 @@ pub(super) const ALL: [&str; 9] = [
     REMOTE_TAKEN,
     CONTACTED,
     SCANNED,
+    ROOT,
+    RELEASE,
+    DROP_DELETES,
+    DROP_OVERWRITES,
 ];
 
 impl Manifest {
@@ -84,6 +102,20 @@ fn apply(connection: &Connection, folder: FolderId, change: &Change) -> rusqlite
         }),
         Change::RemoteTaken(key) => run(REMOTE_TAKEN, params![folder.0, key]).map(drop),
         Change::Contacted => run(CONTACTED, params![folder.0]).and_then(the_folder),
+        Change::Root(Identity { dev, ino, fsid }) => {
+            let bits = params![
+                folder.0,
+                dev.cast_signed(),
+                ino.cast_signed(),
+                fsid.cast_signed()
+            ];
+            run(ROOT, bits).and_then(the_folder)
+        }
+        Change::Release => run(RELEASE, params![folder.0]).map(drop),
+        Change::DropHeld => {
+            run(DROP_DELETES, params![folder.0])?;
+            run(DROP_OVERWRITES, params![folder.0]).map(drop)
+        }
         Change::Scanned(began_ns) => run(SCANNED, params![folder.0, began_ns]).and_then(the_folder),
     }
 }
@@ -144,6 +176,10 @@ fn put(connection: &Connection, folder: FolderId, entry: &Entry) -> rusqlite::Re
             ":want": entry.want.map(|want| want.0),
             ":attempts": failure.map_or(0, |failure| failure.attempts),
             ":error": failure.map(|failure| &failure.error),
+            ":doubtful": stored.is_some_and(|content| content.doubtful),
+            ":held": entry.held.as_ref().map(|held| held.what.word()),
+            ":held_at": entry.held.as_ref().map(|held| held.at_ns),
+            ":held_seen": entry.held.as_ref().and_then(|held| held.seen.as_ref()),
         })
         .map(drop)
 }

@@ -67,7 +67,7 @@ pub use rows::LARGE_BYTES;
 
 use crate::base::digest::Sha256;
 use crate::base::path::RelPath;
-use crate::base::stat::Stat;
+use crate::base::stat::{Identity, Stat};
 
 /// A folder's number in this state folder.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -99,6 +99,8 @@ pub struct FolderRow {
     pub contacted: bool,
     /// Wall clock at the start of the last complete scan, nanoseconds; `None` before the first.
     pub last_scan_ns: Option<i64>,
+    /// Which folder the root was when it was last trusted; `None` before the first scan.
+    pub root: Option<Identity>,
 }
 
 /// What is known of one path.
@@ -117,6 +119,47 @@ pub struct Entry {
     pub ambiguous_until_ns: i64,
     /// The failure since the last success, if any.
     pub failure: Option<Failure>,
+    /// What a brake holds back for this path, or what a person has said to it.
+    pub held: Option<Box<Held>>,
+}
+
+impl Entry {
+    /// Returns a row of which nothing is known.
+    pub fn blank(path: RelPath, state: State) -> Self {
+        Self {
+            path,
+            state,
+            stored: None,
+            want: None,
+            ambiguous_until_ns: 0,
+            failure: None,
+            held: None,
+        }
+    }
+}
+
+/// What a brake holds back, or what a person has said to it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Held {
+    /// What waits, or was decided.
+    pub what: HeldWhat,
+    /// Wall clock when it was held, nanoseconds.
+    pub at_ns: i64,
+    /// For an overwrite: which version of the file it is about, as [`Stat::fingerprint`] says it.
+    pub seen: Option<String>,
+}
+
+/// What a held path waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HeldWhat {
+    /// The object is to be removed, and a person decides.
+    Delete,
+    /// The object is to be overwritten, and a person decides; the new content is in quarantine.
+    Overwrite,
+    /// A person has let it go: the brake does not hold it again.
+    Released,
+    /// A person has refused it: the object stays as it is until the file changes again.
+    Dropped,
 }
 
 /// What a row claims.
@@ -148,6 +191,8 @@ pub struct Content {
     pub version_id: Option<String>,
     /// Wall clock when it was found level, nanoseconds.
     pub synced_at_ns: i64,
+    /// Whether nobody could promise that no writer was at work while it was read: it is read once more.
+    pub doubtful: bool,
 }
 
 /// A failure that repeats.
@@ -183,6 +228,7 @@ pub struct Upload {
 
 /// One change of a folder's rows; a turn of the loop commits many at once.
 #[derive(Clone, PartialEq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly every change is a row")]
 pub enum Change {
     /// Writes a row as it is.
     Put(Entry),
@@ -203,6 +249,12 @@ pub enum Change {
     Contacted,
     /// A complete scan has ended; its start, wall clock, nanoseconds.
     Scanned(i64),
+    /// The root is this folder, and is trusted.
+    Root(Identity),
+    /// A person lets everything go that a brake holds.
+    Release,
+    /// A person refuses everything that a brake holds: objects stay as they are.
+    DropHeld,
 }
 
 /// Counts of a folder's rows.
@@ -218,4 +270,6 @@ pub struct Counts {
     pub failed: u64,
     /// Rows that are looked at again later.
     pub ambiguous: u64,
+    /// Rows that a brake holds.
+    pub held: u64,
 }

@@ -5,11 +5,12 @@ use rusqlite::{OptionalExtension as _, Row, params};
 
 use crate::base::digest::Sha256;
 use crate::base::path::RelPath;
-use crate::base::stat::{Kind, Stat};
+use crate::base::stat::{Identity, Kind, Stat};
 use crate::manifest::connections::Manifest;
 use crate::manifest::error::Error;
 use crate::manifest::{
-    Content, Counts, Entry, Failure, FolderId, FolderKey, FolderRow, Remote, State, Upload,
+    Content, Counts, Entry, Failure, FolderId, FolderKey, FolderRow, Held, HeldWhat, Remote, State,
+    Upload,
 };
 
 /// Contents above this size are looked for by size, see [`Manifest::knows_size`]. Up to it a file is read once and sent
@@ -28,17 +29,17 @@ macro_rules! entries_where {
         concat!(
             "SELECT f.state, f.ambiguous_until_ns, f.size, f.mtime_ns, f.ctime_ns, f.dev, f.ino, f.mode, f.uid, f.gid,
                f.nlink, f.read_at_ns, f.sha256, f.etag, f.version_id, f.synced_at_ns, f.want_sha256, f.attempts,
-               f.last_error, f.path
+               f.last_error, f.path, f.doubtful, f.held, f.held_at_ns, f.held_seen
              FROM files AS i CROSS JOIN files AS f ON f.id = i.id WHERE i.folder_id = ?1 AND ",
             $condition
         )
     };
 }
 
-const FOLDERS: &str = "SELECT id, path, endpoint, bucket, prefix, name, contacted, last_scan_ns
-    FROM folders ORDER BY id";
-const FOLDER: &str =
-    "SELECT id, path, endpoint, bucket, prefix, name, contacted, last_scan_ns FROM folders
+const FOLDERS: &str = "SELECT id, path, endpoint, bucket, prefix, name, contacted, last_scan_ns,
+    root_dev, root_ino, root_fsid FROM folders ORDER BY id";
+const FOLDER: &str = "SELECT id, path, endpoint, bucket, prefix, name, contacted, last_scan_ns,
+    root_dev, root_ino, root_fsid FROM folders
     WHERE path = ?1 AND endpoint = ?2 AND bucket = ?3 AND prefix = ?4";
 const ADD_FOLDER: &str = "INSERT INTO folders (path, endpoint, bucket, prefix, name) VALUES (?1, ?2, ?3, ?4, ?5)
     ON CONFLICT (path, endpoint, bucket, prefix) DO UPDATE SET name = excluded.name WHERE name <> excluded.name";
@@ -52,6 +53,10 @@ const BY_CONTENT: &str = entries_where!(
     "substr(i.sha256, 1, 8) = substr(?2, 1, 8) AND i.state IN ('synced', 'kept') AND f.sha256 = ?2
      ORDER BY i.ambiguous_until_ns LIMIT ?3"
 );
+const BY_INODE: &str = entries_where!(
+    "i.ino = ?2 AND i.dev = ?3 AND i.state IN ('synced', 'kept') ORDER BY i.id LIMIT ?4"
+);
+const HELD: &str = entries_where!("i.path > ?2 AND i.held IS NOT NULL ORDER BY i.path LIMIT ?3");
 const ANY: &str = "SELECT EXISTS (SELECT 1 FROM files WHERE folder_id = ?1)";
 const ANY_BELOW: &str =
     "SELECT EXISTS (SELECT 1 FROM files WHERE folder_id = ?1 AND path > ?2 AND path < ?3)";
@@ -65,7 +70,8 @@ const COUNTS: &str = "SELECT
     coalesce(sum(size) FILTER (WHERE state = 'synced'), 0),
     count(*) FILTER (WHERE state IN ('open', 'unsent')),
     count(*) FILTER (WHERE last_error IS NOT NULL),
-    count(*) FILTER (WHERE ambiguous_until_ns <> 0)
+    count(*) FILTER (WHERE ambiguous_until_ns <> 0),
+    count(*) FILTER (WHERE held IN ('delete', 'overwrite'))
     FROM files WHERE folder_id = ?1";
 const ANY_REMOTE: &str = "SELECT EXISTS (SELECT 1 FROM remote WHERE folder_id = ?1)";
 const REMOTE: &str = "SELECT key, size, etag FROM remote WHERE folder_id = ?1 AND key = ?2";
@@ -73,9 +79,9 @@ const UPLOADS: &str =
     "SELECT path, key, upload_id FROM uploads WHERE folder_id = ?1 ORDER BY path, upload_id";
 
 /// Every statement of this file.
-pub(super) const ALL: [&str; 16] = [
-    FOLDERS, FOLDER, ADD_FOLDER, ENTRY, PAGE, PAGE_BELOW, OPEN, BY_CONTENT, ANY, ANY_BELOW,
-    KNOWS_SIZE, FAILURES, COUNTS, ANY_REMOTE, REMOTE, UPLOADS,
+pub(super) const ALL: [&str; 18] = [
+    FOLDERS, FOLDER, ADD_FOLDER, ENTRY, PAGE, PAGE_BELOW, OPEN, BY_CONTENT, BY_INODE, HELD, ANY,
+    ANY_BELOW, KNOWS_SIZE, FAILURES, COUNTS, ANY_REMOTE, REMOTE, UPLOADS,
 ];
 
 impl Manifest {
@@ -196,6 +202,38 @@ impl Manifest {
         })
     }
 
+    /// Returns up to four rows that are `Synced` or `Kept` and were read from this inode.
+    pub fn by_inode(&self, folder: FolderId, dev: u64, ino: u64) -> Result<Vec<Entry>, Error> {
+        self.ask(|connection| {
+            let mut statement = connection.prepare_cached(BY_INODE)?;
+            // The same bits, signed, as they were written.
+            let params = params![
+                folder.0,
+                ino.cast_signed(),
+                dev.cast_signed(),
+                sql_limit(SAME_CONTENT)
+            ];
+            statement.query_map(params, entry)?.collect()
+        })
+    }
+
+    /// Returns up to `limit` rows that a brake holds or a person has decided about, sorted by path, strictly after
+    /// `after`.
+    pub fn held(
+        &self,
+        folder: FolderId,
+        after: &RelPath,
+        limit: usize,
+    ) -> Result<Vec<Entry>, Error> {
+        self.read(|connection| {
+            let params = params![folder.0, after.as_bytes(), sql_limit(limit)];
+            ascending(
+                after,
+                connection.prepare_cached(HELD)?.query_map(params, entry)?,
+            )
+        })
+    }
+
     /// Returns true if another path than `except` is `Synced` or `Kept` with a content of exactly this size.
     ///
     /// Answers for sizes above [`LARGE_BYTES`], and is false for others: only a large file has to be read before it is
@@ -266,6 +304,7 @@ impl Manifest {
                         open: length(row, 2)?,
                         failed: length(row, 3)?,
                         ambiguous: length(row, 4)?,
+                        held: length(row, 5)?,
                     })
                 })
         })
@@ -309,7 +348,19 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
         want: digest(row, 16)?,
         ambiguous_until_ns: row.get(1)?,
         failure: error.map(|error| Failure { attempts, error }),
+        held: held(row)?,
     })
+}
+
+/// Reads what a brake holds of an entry.
+fn held(row: &Row<'_>) -> rusqlite::Result<Option<Box<Held>>> {
+    let Some(word) = row.get_ref(21)?.as_str_or_null()? else {
+        return Ok(None);
+    };
+    let what = HeldWhat::of(word).ok_or_else(|| unreadable(21, "a hold that there is none of"))?;
+    let at_ns = row.get::<_, Option<i64>>(22)?.unwrap_or(0);
+    let seen = row.get(23)?;
+    Ok(Some(Box::new(Held { what, at_ns, seen })))
 }
 
 /// Reads what is stored, which is there as a whole or not at all.
@@ -335,6 +386,7 @@ fn stored(row: &Row<'_>) -> rusqlite::Result<Option<Content>> {
         etag: row.get(13)?,
         version_id: row.get(14)?,
         synced_at_ns: row.get(15)?,
+        doubtful: row.get(20)?,
     }))
 }
 
@@ -350,7 +402,19 @@ fn folder_row(row: &Row<'_>) -> rusqlite::Result<FolderRow> {
         name: row.get(5)?,
         contacted: row.get(6)?,
         last_scan_ns: row.get(7)?,
+        root: identity(row)?,
     })
+}
+
+/// Reads which folder a root was.
+fn identity(row: &Row<'_>) -> rusqlite::Result<Option<Identity>> {
+    let bits = |column| {
+        Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(column)?.map(i64::cast_unsigned))
+    };
+    let (Some(dev), Some(ino), Some(fsid)) = (bits(8)?, bits(9)?, bits(10)?) else {
+        return Ok(None);
+    };
+    Ok(Some(Identity { dev, ino, fsid }))
 }
 
 fn rel_path(row: &Row<'_>, column: usize) -> rusqlite::Result<RelPath> {
@@ -435,6 +499,24 @@ impl State {
     }
 }
 
+impl HeldWhat {
+    /// Returns the word that stands for it in the database.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Delete => "delete",
+            Self::Overwrite => "overwrite",
+            Self::Released => "released",
+            Self::Dropped => "dropped",
+        }
+    }
+
+    fn of(word: &str) -> Option<Self> {
+        [Self::Delete, Self::Overwrite, Self::Released, Self::Dropped]
+            .into_iter()
+            .find(|what| what.word() == word)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -473,6 +555,8 @@ mod tests {
                 ANY_BELOW,
                 "sqlite_autoindex_files_1 (folder_id=? AND path>? AND path<?)",
             ),
+            (BY_INODE, "files_inode (folder_id=? AND ino=? AND dev=?)"),
+            (HELD, "files_held (folder_id=? AND path>?)"),
             (KNOWS_SIZE, "files_large (folder_id=? AND size=?)"),
             (FAILURES, "files_failed (folder_id=?)"),
         ] {

@@ -25,7 +25,7 @@ pub(super) const OLDEST_SQLITE: i32 = 3_051_003;
 /// - States are words: people read them, and no flipped bit makes one into another.
 /// - An index is partial wherever its query is, and its query repeats the index's condition word for word: that is how
 ///   `SQLite` knows that it may use it. The first 8 bytes of a hash find it, and keep the index small.
-const STEPS: [&str; 1] = ["
+const STEPS: [&str; 2] = ["
 CREATE TABLE meta (k TEXT PRIMARY KEY, v ANY NOT NULL) STRICT, WITHOUT ROWID;
 
 CREATE TABLE folders (
@@ -93,6 +93,16 @@ CREATE TABLE uploads (
 ) STRICT, WITHOUT ROWID;
 
 INSERT INTO meta (k, v) VALUES ('agent_id', lower(hex(randomblob(16)))), ('clean_stop', 1);
+", "
+ALTER TABLE folders ADD COLUMN root_dev INTEGER;
+ALTER TABLE folders ADD COLUMN root_ino INTEGER;
+ALTER TABLE folders ADD COLUMN root_fsid INTEGER;
+ALTER TABLE files ADD COLUMN doubtful INTEGER NOT NULL DEFAULT 0 CHECK (doubtful IN (0, 1));
+ALTER TABLE files ADD COLUMN held TEXT CHECK (held IN ('delete', 'overwrite', 'released', 'dropped'));
+ALTER TABLE files ADD COLUMN held_at_ns INTEGER;
+ALTER TABLE files ADD COLUMN held_seen TEXT;
+CREATE INDEX files_inode ON files (folder_id, ino, dev) WHERE state IN ('synced', 'kept');
+CREATE INDEX files_held ON files (folder_id, path) WHERE held IS NOT NULL;
 "];
 
 /// What every connection is told: 16 MiB of cache; no mapped memory, where an I/O error would be a signal; cells and

@@ -156,6 +156,7 @@ mod tests {
             etag: "e".into(),
             version_id: None,
             synced_at_ns: 0,
+            doubtful: false,
         };
         Entry {
             path: RelPath::root().join(b"a"),
@@ -164,6 +165,7 @@ mod tests {
             want: None,
             ambiguous_until_ns: 0,
             failure: None,
+            held: None,
         }
     }
 

@@ -20,6 +20,8 @@ use crate::base::digest::{Crc64, Sha256};
 use crate::base::path::RelPath;
 use crate::base::stat::{Kind, Stat};
 
+pub use crate::base::stat::Identity;
+
 /// A folder's tree. Every method may block and is called through `offload`.
 pub trait Tree: Send + Sync + 'static {
     /// Returns which folder the root is now.
@@ -53,17 +55,6 @@ pub trait OpenFile: Send + Sync {
 
     /// Reads at `offset` until `into` is full or the file ends; returns how many bytes were read.
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize>;
-}
-
-/// Which folder the root is: what must be equal for a delete to be believed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Identity {
-    /// Device number.
-    pub dev: u64,
-    /// Inode number.
-    pub ino: u64,
-    /// Filesystem id as statfs gives it, 0 where there is none.
-    pub fsid: u64,
 }
 
 /// One name in a listing.

@@ -37,6 +37,7 @@ fn content(word: &str, size: u64) -> Content {
         etag: format!("\"{word}\""),
         version_id: None,
         synced_at_ns: NOW_NS + 2,
+        doubtful: false,
     }
 }
 
@@ -49,6 +50,7 @@ fn row(name: impl AsRef<[u8]>, state: State, word: &str) -> Entry {
         want: None,
         ambiguous_until_ns: 0,
         failure: None,
+        held: None,
     }
 }
 

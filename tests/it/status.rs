@@ -194,6 +194,7 @@ fn what_fails_is_named_with_its_reason() {
                 attempts: 2,
                 error: "could not read it: Permission denied".to_owned(),
             }),
+            held: None,
         })
     };
     let changes: Vec<Change> = (1..=7).map(failing).collect();

@@ -65,6 +65,7 @@ impl Way {
                 etag: object.etag,
                 version_id: object.version_id,
                 synced_at_ns: self.started.wall_ns,
+                doubtful: false,
             };
             let mut row = self.blank(State::Synced);
             row.stored = Some(content);

@@ -55,6 +55,7 @@ impl Way {
             etag: stored.etag,
             version_id: stored.version_id,
             synced_at_ns: now.wall_ns,
+            doubtful: false,
         });
         self.synced(how, row, &stat, read_at_ns)
     }
@@ -144,6 +145,7 @@ impl Way {
             want: None,
             ambiguous_until_ns: 0,
             failure: None,
+            held: None,
         }
     }
 }
@@ -201,6 +203,7 @@ mod tests {
             want: None,
             ambiguous_until_ns: 0,
             failure: None,
+            held: None,
         };
         let now = crate::base::clock::Clock::Real.now();
         let (change, until) = gone(Some(entry.clone()), &path, now);

@@ -413,6 +413,7 @@ fn what_is_undone_is_found_and_counted() {
         open: 2,
         failed: 1,
         ambiguous: 2,
+        held: 0,
     };
     assert_eq!(manifest.counts(folder).expect("counts"), counts);
     assert_eq!(

@@ -9,39 +9,33 @@
 //!
 //! Does not protect against a root whose own path goes through links: give a canonical one.
 
+mod beneath;
+mod file;
+mod listing;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, RawDir, ResolveFlags, Statx, StatxFlags, fstatvfs,
-    makedev, open, openat2, statx,
-};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, open, statx};
 use rustix::io::Errno;
 use tracing::{info, warn};
 
 use crate::base::path::{RelPath, escaped};
 use crate::base::stat::{Kind, Stat};
+use crate::tree::real::beneath::{NAME_ONLY, gone, open_beneath, open_quietly};
+use crate::tree::real::file::RealFile;
+use crate::tree::real::listing::{identity_of, names, stat_of, stat_of_handle};
 use crate::tree::watch::{ArmError, Watch};
 use crate::tree::{Found, Hint, HintSender, Identity, OpenFile, ReadError, Tree};
-
-/// The kernel's `PATH_MAX`, in bytes, its final NUL included: the longest path that one call takes.
-const PATH_MAX: usize = 4096;
-
-/// How often `openat2` is asked again when it says that the tree changed under it.
-const RACES: u32 = 64;
 
 /// How many folders are listed and files opened between two round trips to the watcher's thread.
 ///
 /// Each of them queues one or two OPEN events of our own; the kernel holds 16,384 before it drops.
 const PACE: u64 = 2_000;
-
-/// What a listing reads into at once, in bytes: some thousand names.
-const NAMES: usize = 64 << 10;
 
 /// Opens a folder itself, not what a link in its place leads to.
 const FOLDER: OFlags = OFlags::RDONLY
@@ -50,9 +44,6 @@ const FOLDER: OFlags = OFlags::RDONLY
     .union(OFlags::NONBLOCK)
     .union(OFlags::NOCTTY)
     .union(OFlags::CLOEXEC);
-
-/// Names a thing without opening it: no permission to read is needed, nothing blocks, a link is itself.
-const NAME_ONLY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// A tree on the disk.
 pub struct RealTree {
@@ -284,177 +275,5 @@ impl Tree for RealTree {
         let handle = open_quietly(root.as_fd(), path, flags).map_err(failed)?;
         regular(&handle)?;
         Ok(Box::new(RealFile(File::from(handle))))
-    }
-}
-
-/// A regular file, open.
-struct RealFile(File);
-
-impl OpenFile for RealFile {
-    fn stat(&self) -> io::Result<Stat> {
-        stat_of_handle(&self.0)
-    }
-
-    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
-        let mut done = 0;
-        while done < into.len() {
-            match self.0.read_at(&mut into[done..], offset + done as u64) {
-                Ok(0) => break,
-                Ok(read) => done += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(done)
-    }
-}
-
-/// Opens without leaving a mark on the file's time of last access, where we may (its owner, or privileged).
-fn open_quietly(
-    root: BorrowedFd<'_>,
-    path: &RelPath,
-    flags: OFlags,
-) -> rustix::io::Result<OwnedFd> {
-    match open_beneath(root, path, flags | OFlags::NOATIME) {
-        Err(Errno::PERM) => open_beneath(root, path, flags),
-        other => other,
-    }
-}
-
-/// Opens `path` beneath `root`, in pieces if it is longer than the kernel takes at once.
-fn open_beneath(
-    root: BorrowedFd<'_>,
-    path: &RelPath,
-    flags: OFlags,
-) -> rustix::io::Result<OwnedFd> {
-    let mut rest = path.as_bytes();
-    if rest.is_empty() {
-        return open_piece(root, b".", flags);
-    }
-    let mut reached: Option<OwnedFd> = None;
-    loop {
-        let from = reached.as_ref().map_or(root, AsFd::as_fd);
-        if rest.len() < PATH_MAX {
-            return open_piece(from, rest, flags);
-        }
-        let slash = rest[..PATH_MAX - 1].iter().rposition(|b| *b == b'/');
-        let slash = slash.ok_or(Errno::NAMETOOLONG)?;
-        let next = open_piece(from, &rest[..slash], NAME_ONLY | OFlags::DIRECTORY)?;
-        rest = &rest[slash + 1..];
-        reached = Some(next);
-    }
-}
-
-fn open_piece(from: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
-    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let mut races = 0;
-    loop {
-        match openat2(from, path, flags, Mode::empty(), beneath) {
-            Err(Errno::INTR) => {}
-            // Something was renamed while the kernel walked, so it could not be sure to have stayed beneath.
-            Err(Errno::AGAIN) if races < RACES => races += 1,
-            other => return other,
-        }
-    }
-}
-
-/// Turns "not there as it was" (a link on the way, or a way out) into "not there".
-fn gone(error: Errno) -> io::Error {
-    match error {
-        Errno::LOOP | Errno::XDEV => io::ErrorKind::NotFound.into(),
-        error => error.into(),
-    }
-}
-
-/// Lists an open folder, unsorted, everything taken for armed.
-fn names(folder: &OwnedFd) -> io::Result<Vec<Found>> {
-    let mut buffer = Vec::<u8>::with_capacity(NAMES);
-    let mut entries = RawDir::new(folder, buffer.spare_capacity_mut());
-    let mut found = Vec::new();
-    while let Some(entry) = entries.next() {
-        let entry = entry?;
-        let name = entry.file_name();
-        if matches!(name.to_bytes(), b"." | b"..") {
-            continue;
-        }
-        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-        let stat = match statx(folder, name, flags, StatxFlags::BASIC_STATS) {
-            Ok(stat) => stat_of(&stat),
-            // Gone between its name and its stat.
-            Err(Errno::NOENT) => continue,
-            // A mount whose server has died, or that is closed even to us, must not hide its neighbours. It is there, and
-            // that is all we know: who opens it learns why.
-            Err(error) => match kind_of(entry.file_type()) {
-                Some(kind) => unknown(kind),
-                None => return Err(error.into()),
-            },
-        };
-        found.push(Found {
-            name: name.to_bytes().into(),
-            stat,
-            armed: true,
-        });
-    }
-    Ok(found)
-}
-
-fn identity_of(handle: &OwnedFd) -> io::Result<Identity> {
-    let stat = stat_of_handle(handle)?;
-    Ok(Identity {
-        dev: stat.dev,
-        ino: stat.ino,
-        fsid: fstatvfs(handle)?.f_fsid,
-    })
-}
-
-fn stat_of_handle(handle: impl AsFd) -> io::Result<Stat> {
-    let stat = statx(handle, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
-    Ok(stat_of(&stat))
-}
-
-fn stat_of(raw: &Statx) -> Stat {
-    let mode = u32::from(raw.stx_mode);
-    let ns = |seconds: i64, ns: u32| {
-        seconds
-            .saturating_mul(1_000_000_000)
-            .saturating_add(i64::from(ns))
-    };
-    Stat {
-        kind: kind_of(FileType::from_raw_mode(mode)).unwrap_or(Kind::Special),
-        size: raw.stx_size,
-        mtime_ns: ns(raw.stx_mtime.tv_sec, raw.stx_mtime.tv_nsec),
-        ctime_ns: ns(raw.stx_ctime.tv_sec, raw.stx_ctime.tv_nsec),
-        dev: makedev(raw.stx_dev_major, raw.stx_dev_minor),
-        ino: raw.stx_ino,
-        mode: mode & 0o7777,
-        uid: raw.stx_uid,
-        gid: raw.stx_gid,
-        nlink: u64::from(raw.stx_nlink),
-    }
-}
-
-fn kind_of(raw: FileType) -> Option<Kind> {
-    match raw {
-        FileType::RegularFile => Some(Kind::File),
-        FileType::Directory => Some(Kind::Folder),
-        FileType::Symlink => Some(Kind::Symlink),
-        FileType::Unknown => None,
-        _ => Some(Kind::Special),
-    }
-}
-
-/// A stat that equals no real one.
-fn unknown(kind: Kind) -> Stat {
-    Stat {
-        kind,
-        size: 0,
-        mtime_ns: 0,
-        ctime_ns: 0,
-        dev: 0,
-        ino: 0,
-        mode: 0,
-        uid: 0,
-        gid: 0,
-        nlink: 0,
     }
 }
