@@ -175,7 +175,9 @@ impl Shared {
                 max_wait: config.max_wait,
                 rescan: config.rescan,
                 shutdown_grace: self.shutdown_grace,
+                ..agent::Settings::default()
             },
+            control: None,
             mode: start.mode,
             snapshots: start.snapshots,
             happenings: start.happenings,

@@ -3,7 +3,7 @@
 use crate::base::clock::Now;
 use crate::base::digest::Sha256;
 use crate::base::stat::Stat;
-use crate::manifest::{Content, Entry, State};
+use crate::manifest::{Content, Entry, Held, HeldWhat, State};
 
 /// How long a request whose answer is missing may still take effect: a signed request may start up to 15 minutes after it
 /// was signed (Signature Version 4).
@@ -82,6 +82,31 @@ pub fn doubt_until(entry: &Entry) -> i64 {
 pub fn is_due_again(entry: &Entry, now: Now) -> bool {
     let until = doubt_until(entry);
     until != 0 && until <= now.wall_ns
+}
+
+/// Returns true if a missing file is no news: it is kept or held for that reason, or only waits for its horizon.
+pub fn is_old_news(entry: &Entry, now: Now) -> bool {
+    let waits = entry.state == State::Open
+        && entry.stored.is_none()
+        && entry.ambiguous_until_ns > now.wall_ns;
+    let is_held = entry
+        .held
+        .as_ref()
+        .is_some_and(|held| held.what == HeldWhat::Delete);
+    waits || is_held || entry.state == State::Kept
+}
+
+/// Returns true if nothing was ever sent for the row, so that without its file it can go.
+pub fn says_nothing(entry: &Entry, now: Now) -> bool {
+    entry.state == State::Unsent && entry.stored.is_none() && outstanding_until(entry, now) == 0
+}
+
+/// Returns true if a person is asked about this version of the file, or has refused it.
+pub fn is_held(entry: &Entry, seen: &Stat) -> bool {
+    let is_waiting = |held: &Held| matches!(held.what, HeldWhat::Overwrite | HeldWhat::Dropped);
+    let held = entry.held.as_ref().filter(|held| is_waiting(held));
+    held.and_then(|held| held.seen.as_ref())
+        .is_some_and(|version| *version == seen.fingerprint())
 }
 
 /// Returns until when an earlier request may still change the key (wall clock, nanoseconds); 0: none can.

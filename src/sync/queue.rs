@@ -79,6 +79,8 @@ pub struct Job {
     pub moves: u32,
     /// It is level as far as anybody knows, and is only looked at once more.
     pub is_check: bool,
+    /// Its file is proven gone, and its object is to go.
+    pub remove: bool,
     /// Touches do not bring it forward before that: it failed, or would not rest.
     not_before: Option<Instant>,
 }
@@ -94,6 +96,7 @@ impl Job {
             failures: 0,
             moves: 0,
             is_check: false,
+            remove: false,
             not_before: None,
         }
     }
@@ -180,6 +183,51 @@ impl Queue {
         let due = self.quiet_at(touch, now, now);
         self.hold(job, due);
         true
+    }
+
+    /// Returns true if `path` is being worked on.
+    pub fn is_running(&self, path: &RelPath) -> bool {
+        let state = self.slots.get(path).map(|slot| &slot.state);
+        matches!(state, Some(State::Running { .. }))
+    }
+
+    /// Takes a path whose file is proven gone: it is due now. Returns false if it is running.
+    pub fn remove(&mut self, path: &RelPath, now: Now) -> bool {
+        let job = match self.slots.get(path) {
+            Some(Slot {
+                state: State::Running { .. },
+                ..
+            }) => return false,
+            Some(slot) => slot.job.clone(),
+            None => Job::new(path.clone(), now),
+        };
+        self.remove_held(path);
+        self.hold(
+            Job {
+                remove: true,
+                is_check: false,
+                ..job
+            },
+            now.mono,
+        );
+        true
+    }
+
+    /// Returns true if somebody has said that the content of `path` may have changed, and nobody has read it since.
+    pub fn was_written(&self, path: &RelPath) -> bool {
+        self.slots.get(path).is_some_and(|slot| {
+            let again = match slot.state {
+                State::Running { again } => again.is_some_and(|(touch, _)| touch >= Touch::Data),
+                State::Held { .. } => false,
+            };
+            slot.job.must_read || again
+        })
+    }
+
+    /// Returns true if work that is neither failing, nor a check, nor a removal has waited since `at` or longer.
+    pub fn has_work_since(&self, at: Instant) -> bool {
+        let mut jobs = self.slots.values().map(|slot| &slot.job);
+        jobs.any(|job| job.is_fresh() && !job.remove && job.since.mono <= at)
     }
 
     /// Holds a path until `due`, without a touch: a key that has to be looked at again.
@@ -428,7 +476,7 @@ impl Queue {
             Touch::Scan => return now.mono,
             Touch::Meta | Touch::Data => self.settings.settle,
             // The writer has let go of it; only a rename or a second writer is waited for.
-            Touch::Closed => self.settings.settle / 5,
+            Touch::Moved | Touch::Closed => self.settings.settle / 5,
         };
         (now.mono + quiet)
             .min(since.mono + self.settings.max_wait)

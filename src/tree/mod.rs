@@ -44,6 +44,11 @@ pub trait Tree: Send + Sync + 'static {
         0
     }
 
+    /// Returns the other path under which what `path` names is a file of this tree, if that is so: a link that is recorded.
+    fn alias(&self, _path: &RelPath) -> Option<RelPath> {
+        None
+    }
+
     /// Opens a regular file for reading.
     fn open(&self, path: &RelPath) -> Result<Box<dyn OpenFile>, ReadError>;
 }
@@ -195,6 +200,8 @@ pub enum Touch {
     Scan,
     /// Its inode changed, or its name: the stat decides.
     Meta,
+    /// It was moved to this name, as complete as it ever was: the stat decides.
+    Moved,
     /// Its content may have changed: it is read whatever the stat says.
     Data,
     /// Its content may have changed, and the writer has closed it: it is quiet sooner.

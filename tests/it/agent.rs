@@ -105,7 +105,9 @@ impl Bench {
                 max_wait: Duration::from_secs(300),
                 rescan: Duration::from_secs(600),
                 shutdown_grace: Duration::from_secs(30),
+                ..Settings::default()
             },
+            control: None,
             mode,
             snapshots: snapshot_sender,
             happenings: Some(happening_sender),

@@ -201,7 +201,9 @@ impl World {
                 max_wait: Duration::from_secs(30),
                 rescan: Duration::from_secs(60),
                 shutdown_grace: Duration::from_secs(5),
+                ..Settings::default()
             },
+            control: None,
             mode: Mode::Forever,
             snapshots,
             happenings: None,

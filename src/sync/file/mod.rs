@@ -5,8 +5,10 @@
 //!
 //! The only module here that names its siblings.
 
+mod aside;
 mod contact;
 mod job;
+mod remove;
 mod rows;
 
 use std::sync::Arc;
@@ -21,15 +23,17 @@ use crate::base::path::RelPath;
 use crate::base::stat::Stat;
 use crate::manifest::{Change, Entry};
 use crate::store::{self, Body, Effect, ErrorKind, Stored};
+use crate::sync::brake::Verdict;
 use crate::sync::dedupe::{Claim, First};
 use crate::sync::plan::{self, Step};
 use crate::sync::upload::{self, Gate as _, Original, SINGLE_MOST};
 use crate::sync::{Lane, meta};
 use crate::tree::{self, OpenFile, ReadError, Whole};
 
-pub use job::{Ahead, Ctx, Done, How, Message, Outcome, Task};
+pub use job::{Ahead, Aim, Ctx, Done, How, Message, Outcome, Policy, Task};
 pub use rows::{gone, read_error};
 
+use aside::Guard;
 use job::{JobGate, Sharing, Small};
 
 /// Why a job stopped short.
@@ -59,9 +63,11 @@ pub async fn sync(ctx: Arc<Ctx>, task: Task) -> Done {
         size: 0,
         set_aside: false,
         doubt: Doubt::None,
+        allowed: None,
+        old_is_safe: false,
     };
     let outcome = match way.run().await {
-        Ok(outcome) => outcome,
+        Ok(outcome) => way.after(outcome).await,
         Err(stop) => way.stopped(stop),
     };
     Done {
@@ -98,11 +104,21 @@ struct Way {
     set_aside: bool,
     /// A write of the key whose effect is unknown: of which content, where that is known.
     doubt: Doubt,
+    /// What the brake said of overwriting the object, if it was asked.
+    allowed: Option<Verdict>,
+    /// The object that is about to be overwritten has been set aside, or there is none.
+    old_is_safe: bool,
 }
 
 impl Way {
     async fn run(&mut self) -> Result<Outcome, Stop> {
+        if self.task.aim == Aim::Remove {
+            return self.remove().await;
+        }
         self.settle_doubt().await?;
+        if let Some(outcome) = self.renamed().await? {
+            return Ok(outcome);
+        }
         if self.task.stat.size <= SINGLE_MOST {
             self.small().await
         } else {
@@ -128,6 +144,20 @@ impl Way {
             self.size = stat.size;
             if plan::step(self.known.as_ref(), sha256, self.started) == Step::Refresh {
                 return Ok(self.refreshed(stat, read_at_ns));
+            }
+            match self.before_overwriting(sha256).await {
+                Guard::Go => {}
+                Guard::SetAside => {
+                    // No memory is held meanwhile, and nobody waits for these bytes.
+                    drop((whole, claim, hold));
+                    self.set_old_aside().await?;
+                    sharing = Sharing::Claim;
+                    continue;
+                }
+                Guard::Quarantine => {
+                    drop(claim);
+                    return self.quarantine_small(whole).await;
+                }
             }
             match claim {
                 Some(Claim::Later(waiter)) => {
@@ -199,15 +229,26 @@ impl Way {
         let stat = source.stat;
         self.size = stat.size;
         let hashed = digests.as_ref().map(|digests| digests.sha256);
-        if let Some(Digests { sha256, md5 }) = digests {
-            if plan::step(self.known.as_ref(), sha256, self.started) == Step::Refresh
-                || self.contact(sha256, stat.size, || md5).await?
-            {
-                return Ok(self.refreshed(stat, read_at_ns));
-            }
-            if let Some(stored) = self.copy_large(sha256, &stat).await? {
-                return Ok(self.stored(How::Copied, stored, stat, sha256, read_at_ns));
-            }
+        if let Some(Digests { sha256, md5 }) = digests
+            && (plan::step(self.known.as_ref(), sha256, self.started) == Step::Refresh
+                || self.contact(sha256, stat.size, || md5).await?)
+        {
+            return Ok(self.refreshed(stat, read_at_ns));
+        }
+        let guard = match hashed {
+            Some(sha256) => self.before_overwriting(sha256).await,
+            // Its size is another one, or there is nothing to overwrite.
+            None => self.before_overwriting_unread().await,
+        };
+        match guard {
+            Guard::Quarantine => return self.quarantine_large(&source).await,
+            Guard::SetAside => self.set_old_aside().await?,
+            Guard::Go => {}
+        }
+        if let Some(sha256) = hashed
+            && let Some(stored) = self.copy_large(sha256, &stat).await?
+        {
+            return Ok(self.stored(How::Copied, stored, stat, sha256, read_at_ns));
         }
         let meta = meta::of(&self.task.job.path, &stat, hashed);
         let sent = upload::multipart(
@@ -301,6 +342,31 @@ impl Way {
             }
         }
         Ok(None)
+    }
+
+    /// Makes the object of a renamed file by a copy of its former name's, without reading it. `None`: read it.
+    async fn renamed(&mut self) -> Result<Option<Outcome>, Stop> {
+        let Aim::Rename { from, looked_at_ns } = std::mem::replace(&mut self.task.aim, Aim::Store)
+        else {
+            return Ok(None);
+        };
+        let Some((_, content)) = plan::certain(&from) else {
+            return Ok(None);
+        };
+        let (stat, sha256) = (self.task.stat, content.sha256);
+        if self.task.remote.is_some()
+            || plan::step(self.known.as_ref(), sha256, self.started) == Step::Refresh
+        {
+            return Ok(None);
+        }
+        match self.before_overwriting(sha256).await {
+            Guard::Go => {}
+            Guard::SetAside => self.set_old_aside().await?,
+            Guard::Quarantine => return Ok(None),
+        }
+        self.size = stat.size;
+        let copied = self.copy_from(&from.path, sha256, &stat).await?;
+        Ok(copied.map(|stored| self.stored(How::Copied, stored, stat, sha256, looked_at_ns)))
     }
 
     /// Makes the object by a server-side copy of `source`'s, if that is certain to have this content. `None`: send the

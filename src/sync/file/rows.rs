@@ -5,6 +5,7 @@ use std::io;
 use crate::base::clock::Now;
 use crate::base::digest::Sha256;
 use crate::base::path::RelPath;
+use crate::base::policy::OnDelete;
 use crate::base::stat::Stat;
 use crate::manifest::{Change, Content, Entry, Failure, State};
 use crate::store::Stored;
@@ -19,7 +20,7 @@ impl Way {
             .clone()
             .unwrap_or_else(|| self.blank(State::Synced));
         row.state = State::Synced;
-        row.failure = None;
+        (row.failure, row.held) = (None, None);
         if let Some(content) = &mut row.stored {
             (content.stat, content.read_at_ns) = (stat, read_at_ns);
             content.synced_at_ns = self.started.wall_ns;
@@ -74,6 +75,21 @@ impl Way {
     pub(in crate::sync::file) fn stopped(&mut self, stop: Stop) -> Outcome {
         let path = self.task.job.path.clone();
         let (error, kind, is_everyones) = match stop {
+            Stop::Read(ReadError::Gone) if self.ctx.policy.on_delete != OnDelete::Keep => {
+                // Whether its object goes too, listings of its folder decide.
+                self.restore(None);
+                return Outcome::Gone {
+                    kind: None,
+                    ambiguous_until_ns: 0,
+                };
+            }
+            Stop::Read(ReadError::Kind(kind)) if self.ctx.policy.on_delete != OnDelete::Keep => {
+                self.restore(None);
+                return Outcome::Gone {
+                    kind: Some(kind),
+                    ambiguous_until_ns: 0,
+                };
+            }
             Stop::Read(error @ (ReadError::Gone | ReadError::Kind(_))) => {
                 let now = self.ctx.clock.now();
                 let (change, ambiguous_until_ns) = gone(self.row_now(), &path, now);
@@ -104,7 +120,7 @@ impl Way {
     }
 
     /// Returns the row as it has to be if nothing more happens; `None` if there was none and nothing was written.
-    fn row_now(&self) -> Option<Entry> {
+    pub(in crate::sync::file) fn row_now(&self) -> Option<Entry> {
         let Doubt::Write(want) = self.doubt else {
             return self.known.clone();
         };
@@ -138,15 +154,7 @@ impl Way {
     }
 
     pub(in crate::sync::file) fn blank(&self, state: State) -> Entry {
-        Entry {
-            path: self.task.job.path.clone(),
-            state,
-            stored: None,
-            want: None,
-            ambiguous_until_ns: 0,
-            failure: None,
-            held: None,
-        }
+        Entry::blank(self.task.job.path.clone(), state)
     }
 }
 
