@@ -11,6 +11,7 @@ mod agent;
 #[cfg(feature = "demo")]
 mod check;
 mod config;
+mod deletes;
 mod demo;
 mod manifest;
 mod process;

@@ -30,6 +30,24 @@ struct World {
     /// How likely somebody writes to a file between two reads of it.
     rude: f64,
     away: bool,
+    mount: Mount,
+    /// Folders that may not be listed, nor anything below them looked at.
+    closed: BTreeSet<RelPath>,
+    /// How likely an event is told twice.
+    echo: f64,
+    /// How often a file was read.
+    reads: u64,
+}
+
+/// What is where the root should be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mount {
+    /// The root.
+    Here,
+    /// The empty folder on which it was mounted.
+    Gone,
+    /// An empty filesystem that cannot be told from it by its numbers.
+    Emptied,
 }
 
 #[derive(Clone)]
@@ -55,6 +73,10 @@ impl MemTree {
             deaf: 0.0,
             rude: 0.0,
             away: false,
+            mount: Mount::Here,
+            closed: BTreeSet::new(),
+            echo: 0.0,
+            reads: 0,
         };
         let root = world.node(Kind::Folder, Vec::new());
         world.nodes.insert(RelPath::root(), root);
@@ -81,6 +103,41 @@ impl MemTree {
     /// The root goes away, or comes back.
     pub fn away(&self, away: bool) {
         self.lock().away = away;
+    }
+
+    /// Puts something else where the root is, or the root back. No event tells.
+    pub fn mount(&self, mount: Mount) {
+        let mut world = self.lock();
+        world.mount = mount;
+        world.armed.clear();
+    }
+
+    /// Takes the right to look into a folder away, or gives it back.
+    pub fn close(&self, folder: &RelPath, is_closed: bool) {
+        let mut world = self.lock();
+        if is_closed {
+            world.closed.insert(folder.clone());
+        } else {
+            world.closed.remove(folder);
+        }
+        world.event(folder, Touch::Meta);
+    }
+
+    /// Returns how often files were read so far.
+    pub fn reads(&self) -> u64 {
+        self.lock().reads
+    }
+
+    /// Sets how likely an event is told twice.
+    pub fn echo(&self, echo: f64) {
+        self.lock().echo = echo;
+    }
+
+    /// The kernel's queue has run over.
+    pub fn overflow(&self) {
+        if let Some(hints) = &self.lock().hints {
+            hints.send(Hint::Lost);
+        }
     }
 
     /// Returns all regular files with their content.
@@ -179,7 +236,7 @@ impl MemTree {
         if let Some(node) = world.nodes.get_mut(to) {
             node.ctime_ns = now;
         }
-        world.event(to, Touch::Closed);
+        world.event(to, Touch::Moved);
     }
 }
 
@@ -260,9 +317,13 @@ impl World {
             .parent()
             .is_some_and(|parent| self.armed.contains(&parent));
         if heard
+            && self.mount == Mount::Here
             && self.random.f64() >= self.deaf
             && let Some(hints) = &self.hints
         {
+            if self.echo > 0.0 && self.random.f64() < self.echo {
+                hints.send(hint.clone());
+            }
             hints.send(hint);
         }
     }
@@ -270,6 +331,13 @@ impl World {
     fn stat(&self, path: &RelPath) -> io::Result<Stat> {
         if self.away {
             return Err(io::ErrorKind::NotFound.into());
+        }
+        if self.mount != Mount::Here && !path.is_root() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let is_below = |folder: &RelPath| path != folder && path.is_within(folder);
+        if self.closed.iter().any(is_below) {
+            return Err(io::ErrorKind::PermissionDenied.into());
         }
         let node = self.nodes.get(path).ok_or(io::ErrorKind::NotFound)?;
         Ok(stat_of(node))
@@ -298,7 +366,7 @@ impl Tree for MemTree {
         Ok(Identity {
             dev: 1,
             ino: stat.ino,
-            fsid: 1,
+            fsid: if world.mount == Mount::Gone { 2 } else { 1 },
         })
     }
 
@@ -306,6 +374,12 @@ impl Tree for MemTree {
         let mut world = self.lock();
         if world.stat(folder)?.kind != Kind::Folder {
             return Err(io::ErrorKind::NotADirectory.into());
+        }
+        if world.closed.iter().any(|closed| folder.is_within(closed)) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        if world.mount != Mount::Here {
+            return Ok(Vec::new());
         }
         let watched = world.hints.is_some();
         if watched {
@@ -368,6 +442,7 @@ impl OpenFile for MemFile {
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
         let mut world = self.tree.lock();
+        world.reads += 1;
         let (rude, dice) = (world.rude, world.random.f64());
         if dice < rude {
             let mut content = self.node(&world)?.content.to_vec();
