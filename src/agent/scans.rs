@@ -404,11 +404,12 @@ impl Rows for ManifestRows {
 fn known(row: Entry, now: Now) -> Known {
     let is_due_again = plan::is_due_again(&row, now);
     let is_certain = matches!(row.state, State::Synced | State::Kept);
+    let is_doubtful = row.stored.as_ref().is_some_and(|content| content.doubtful);
     Known {
         path: row.path,
         stat: row.stored.as_ref().map(|content| content.stat),
         read_at_ns: row.stored.as_ref().map_or(0, |content| content.read_at_ns),
-        settled: is_certain && !is_due_again && row.failure.is_none(),
+        settled: is_certain && !is_due_again && !is_doubtful && row.failure.is_none(),
         kept: row.state == State::Kept,
     }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::agent::rest::Rest;
 use crate::agent::{Loop, Pending};
 use crate::base::clock::Now;
 use crate::base::path::RelPath;
@@ -23,7 +24,7 @@ const AFTER_RACE: Duration = Duration::from_millis(2_100);
 pub(super) struct Turn {
     pub ctx: Arc<Ctx>,
     pub filter: Arc<Filter>,
-    pub scan_settle: Duration,
+    pub rest: Rest,
 }
 
 /// How long a turn goes on reading small files after its commit: the next commit waits for it.
@@ -202,7 +203,7 @@ impl Turn {
             }
             Look::Read => {}
         }
-        if let Some(left) = self.unsettled(&stat, notes.now) {
+        if let Some(left) = self.rest.unsettled(job, &stat, notes.now) {
             return Seen::Fresh(left);
         }
         let key = match self.ctx.keys.key(&job.path) {
@@ -229,16 +230,8 @@ impl Turn {
             known,
             remote,
             ahead: None,
+            patience: self.rest.patience(job, notes.now),
         }))
-    }
-
-    /// Returns how much longer a file that no event told of has to rest. Times in the future count as now's.
-    fn unsettled(&self, stat: &Stat, now: Now) -> Option<Duration> {
-        let newest = stat.mtime_ns.max(stat.ctime_ns);
-        let rested = u64::try_from(now.wall_ns.saturating_sub(newest)).ok()?;
-        self.scan_settle
-            .checked_sub(Duration::from_nanos(rested))
-            .filter(|left| !left.is_zero())
     }
 
     fn gone(&self, path: &RelPath, known: Option<Entry>, notes: &mut Notes) -> Seen {
