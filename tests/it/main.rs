@@ -14,6 +14,7 @@ mod config;
 mod demo;
 mod manifest;
 mod process;
+mod reads;
 mod sim;
 mod status;
 mod store;
