@@ -203,3 +203,103 @@ impl<'a> Reading<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::stat::Kind;
+    use std::io;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// When reads begin here, wall clock, nanoseconds.
+    const NOW_NS: i64 = 1_000 * RESTED_NS;
+
+    /// What a fake file answers.
+    #[derive(Clone, Copy)]
+    enum Says {
+        /// Held for so many looks.
+        Held(u32),
+        Busy,
+        BusyUnstamped,
+        Unavailable,
+    }
+
+    struct Fake {
+        says: Says,
+        newest_ns: i64,
+        looks: AtomicU32,
+    }
+
+    struct FakeHold<'a>(&'a Fake, u32);
+
+    impl Hold for FakeHold<'_> {
+        fn is_held(&self) -> bool {
+            self.0.looks.fetch_add(1, Ordering::Relaxed) < self.1
+        }
+    }
+
+    impl OpenFile for Fake {
+        fn stat(&self) -> io::Result<Stat> {
+            Ok(Stat {
+                kind: Kind::File,
+                size: 2 * PIECE as u64 + 1,
+                mtime_ns: 1,
+                ctime_ns: self.newest_ns,
+                dev: 1,
+                ino: 1,
+                mode: 0o644,
+                uid: 0,
+                gid: 0,
+                nlink: 1,
+            })
+        }
+
+        fn read_at(&self, _offset: u64, into: &mut [u8]) -> io::Result<usize> {
+            Ok(into.len())
+        }
+
+        fn lease(&self) -> Lease<'_> {
+            match self.says {
+                Says::Held(looks) => Lease::Held(Box::new(FakeHold(self, looks))),
+                Says::Busy => Lease::Busy { is_stamped: true },
+                Says::BusyUnstamped => Lease::Busy { is_stamped: false },
+                Says::Unavailable => Lease::Unavailable,
+            }
+        }
+    }
+
+    #[test]
+    fn a_read_is_certain_under_a_lease_and_else_only_of_what_has_rested() {
+        let (young, rested) = (NOW_NS - 1_000_000_000, NOW_NS - RESTED_NS);
+        let table = [
+            (Says::Held(u32::MAX), young, Some(false)),
+            (Says::Held(u32::MAX), rested, Some(false)),
+            // A look after each of three pieces, and one at the end.
+            (Says::Held(4), young, Some(false)),
+            (Says::Held(3), young, None),
+            (Says::Held(0), rested, None),
+            (Says::Unavailable, young, Some(true)),
+            (Says::Unavailable, rested, Some(false)),
+            (Says::Unavailable, rested + 1, Some(true)),
+            // A stamp in the future is now's.
+            (Says::Unavailable, i64::MAX, Some(true)),
+            (Says::Busy, young, None),
+            (Says::Busy, rested, Some(true)),
+            (Says::BusyUnstamped, rested, None),
+        ];
+        for (at, (says, newest_ns, expected)) in table.into_iter().enumerate() {
+            let file = Fake {
+                says,
+                newest_ns,
+                looks: AtomicU32::new(0),
+            };
+            let read = whole(&file, 1 << 30, &Pool::new(0), NOW_NS);
+            let doubtful = match read {
+                Ok(whole) => Some(whole.doubtful),
+                Err(ReadError::Moving) => None,
+                Err(error) => panic!("row {at}: {error}"),
+            };
+            assert_eq!(doubtful, expected, "row {at}");
+        }
+    }
+}

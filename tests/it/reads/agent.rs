@@ -10,7 +10,7 @@ use rustix::fs::{FlockOperation, flock};
 use tidewatch::agent::Mode;
 use tidewatch::base::snapshot::What;
 
-use crate::reads::bench::{Bench, Restless, is_of_one_piece, open_to_write, until};
+use crate::reads::bench::{Bench, Restless, is_of_one_piece, now_ns, open_to_write, say, until};
 use crate::support::mapping::Mapping;
 
 /// The size of a file that is rewritten as a whole: large enough to be met half written.
@@ -34,7 +34,7 @@ async fn never_torn(bench: &Bench, writer: impl FnMut(u8) + Send + 'static) {
     };
     // Not every machine lets so many reads through beside such a writer; those that it does must be whole.
     let few = tokio::time::timeout(Duration::from_secs(10), looking).await;
-    println!("versions met in time: {}", few.is_ok());
+    say(&format!("versions met in time: {}", few.is_ok()));
     tokio::task::spawn_blocking(|| writer.stop()).await.unwrap();
     agent.level(bench, "f").await;
     assert!(is_of_one_piece(&bench.object("f").unwrap()));
@@ -96,7 +96,7 @@ async fn a_run_that_ends_leaves_a_doubtful_row_to_the_next_one() {
     let first = bench.content("f").unwrap();
     assert!(first.doubtful);
     until("two seconds later", || {
-        bench.now_ns() >= first.read_at_ns + 2_100_000_000
+        now_ns() >= first.read_at_ns + 2_100_000_000
     })
     .await;
     let opened = bench.opened();
@@ -112,7 +112,7 @@ async fn a_run_that_ends_leaves_a_doubtful_row_to_the_next_one() {
 async fn w49_an_event_after_a_read_leads_to_another_read_though_the_stat_is_equal() {
     let mut bench = Bench::new(None);
     // An hour old, whatever is done to it.
-    bench.eyes.frozen_ns = Some(bench.now_ns() - 3_600_000_000_000);
+    bench.eyes.frozen_ns = Some(now_ns() - 3_600_000_000_000);
     bench.write("f", b"old");
     let mut agent = bench.start(Mode::Forever);
     agent.level(&bench, "f").await;
@@ -224,7 +224,7 @@ pub async fn same_inode_same_second(bench: &Bench) {
     fs::remove_file(bench.at("f")).unwrap();
     bench.write("f", b"new");
     let after = fs::metadata(bench.at("f")).unwrap().ino();
-    println!("the same inode: {}", before == after);
+    say(&format!("the same inode: {}", before == after));
     assert!(bench.sync().await.last.level);
     assert_eq!(bench.object("f").unwrap(), b"new");
 }

@@ -77,7 +77,7 @@ pub struct Agent {
 impl Bench {
     /// Makes a bench in a new folder below `within`, or in the usual place.
     pub fn new(within: Option<&Path>) -> Self {
-        let dir = within.map_or_else(tempfile::tempdir, |path| tempfile::tempdir_in(path));
+        let dir = within.map_or_else(tempfile::tempdir, tempfile::tempdir_in);
         let dir = dir.unwrap();
         let path = dir.path().canonicalize().unwrap();
         let (root, state) = (path.join("root"), path.join("state"));
@@ -187,11 +187,6 @@ impl Bench {
         entries.unwrap().remove(0)?.stored
     }
 
-    /// Returns the wall clock, nanoseconds since the epoch.
-    pub fn now_ns(&self) -> i64 {
-        Clock::Real.now().wall_ns
-    }
-
     pub fn opened(&self) -> u64 {
         self.eyes.opened.load(Ordering::SeqCst)
     }
@@ -245,6 +240,20 @@ pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
         }
     };
     assert!(timeout(PATIENCE, waiting).await.is_ok(), "never: {what}");
+}
+
+/// Tells who runs the tests what a green test does not show.
+#[expect(
+    clippy::print_stdout,
+    reason = "shown with --nocapture, and of a failure"
+)]
+pub fn say(what: &str) {
+    println!("{what}");
+}
+
+/// Returns the wall clock, nanoseconds since the epoch.
+pub fn now_ns() -> i64 {
+    Clock::Real.now().wall_ns
 }
 
 pub fn path(name: &str) -> RelPath {

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tidewatch::agent::Mode;
 
 use crate::reads::agent::same_inode_same_second;
-use crate::reads::bench::{Bench, Restless, is_of_one_piece};
+use crate::reads::bench::{Bench, Restless, is_of_one_piece, say};
 
 /// A filesystem in a file, mounted.
 struct Image {
@@ -37,11 +37,11 @@ impl Image {
                 Ok(output) if output.status.success() => {}
                 Ok(output) => {
                     let why = String::from_utf8_lossy(&output.stderr).into_owned();
-                    println!("not run: {step:?}: {why}");
+                    say(&format!("not run: {step:?}: {why}"));
                     return None;
                 }
                 Err(error) => {
-                    println!("not run: {step:?}: {error}");
+                    say(&format!("not run: {step:?}: {error}"));
                     return None;
                 }
             }
@@ -54,7 +54,7 @@ impl Drop for Image {
     fn drop(&mut self) {
         let unmounted = Command::new("umount").arg("-l").arg(&self.at).status();
         if !unmounted.is_ok_and(|status| status.success()) {
-            println!("could not unmount {}", self.at.display());
+            say(&format!("could not unmount {}", self.at.display()));
         }
     }
 }
@@ -85,7 +85,7 @@ async fn w62_the_last_of_two_writes_within_one_tick_is_there_in_the_end() {
         assert_eq!(bench.object(&name).unwrap(), b"new", "round {round}");
         equal_stamps += u32::from(first == stamps(bench.content(&name)));
     }
-    println!("rounds within one tick: {equal_stamps}");
+    say(&format!("rounds within one tick: {equal_stamps}"));
 }
 
 /// WATCHING 63, where stamps are of whole seconds.

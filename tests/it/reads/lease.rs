@@ -16,7 +16,7 @@ use tidewatch::base::path::RelPath;
 use tidewatch::tree::real::RealTree;
 use tidewatch::tree::{Lease, ReadError, Reading, Tree, Whole, read_whole};
 
-use crate::reads::bench::{Restless, is_of_one_piece, open_to_write, path};
+use crate::reads::bench::{Restless, is_of_one_piece, open_to_write, path, say};
 use crate::support::mapping::Mapping;
 
 /// The size of a file that is rewritten as a whole: large enough to be met half written.
@@ -64,7 +64,7 @@ impl Place {
         let file = self.tree.open(&path("f")).unwrap();
         let has = matches!(file.lease(), Lease::Held(_));
         if !has {
-            println!("not run: no leases below {}", self.root.display());
+            say(&format!("not run: no leases below {}", self.root.display()));
         }
         has
     }
@@ -114,7 +114,10 @@ fn w46_a_file_that_is_rewritten_by_one_write_is_never_read_torn() {
             open_to_write(&at).write_all(&vec![byte; SIZE]).unwrap();
         });
         let completed = place.race(writer);
-        println!("{completed} reads completed below {}", parent.display());
+        say(&format!(
+            "{completed} reads completed below {}",
+            parent.display()
+        ));
     }
 }
 
@@ -137,7 +140,10 @@ fn w47_a_file_that_is_rewritten_through_a_mapping_is_never_read_torn() {
             mapping.fill(byte);
         });
         let completed = place.race(writer);
-        println!("{completed} reads completed below {}", parent.display());
+        say(&format!(
+            "{completed} reads completed below {}",
+            parent.display()
+        ));
     }
 }
 
@@ -160,7 +166,7 @@ fn w48_a_file_of_another_user_is_read_without_a_lease_and_in_doubt() {
             set_capabilities(None, have).unwrap();
             return Some((whole, place.tree.reads()));
         }
-        println!("not run: only root can make a file that is not ours");
+        say("not run: only root can make a file that is not ours");
         None
     });
     if let Some((whole, counts)) = read.join().unwrap() {
@@ -183,7 +189,7 @@ fn w50_a_writer_that_opens_what_we_read_waits_for_one_piece_and_voids_our_read()
     for _ in 0..20 {
         let file = place.tree.open(&path("f")).unwrap();
         let reading = Reading::begin(&*file, Clock::Real.now().wall_ns).unwrap();
-        let (began, beginning) = mpsc::channel();
+        let (began, beginning) = mpsc::sync_channel(1);
         let at = at.clone();
         let writer = thread::spawn(move || {
             began.send(()).unwrap();
@@ -271,8 +277,8 @@ fn two_readers_of_one_file_do_not_disturb_each_other() {
     let second = Reading::begin(&*other, at_ns).unwrap();
     assert!(!first.end().unwrap());
     // Somebody who writes under either name is seen under both.
-    let writer = open_to_write(place.root.join("g"));
     drop(second);
+    let writer = open_to_write(place.root.join("g"));
     assert!(is_moving(&Reading::begin(&*one, at_ns).map(drop)));
     drop(writer);
     assert!(Reading::begin(&*one, at_ns).is_ok());
