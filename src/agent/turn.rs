@@ -17,7 +17,7 @@ use crate::sync::queue::{End, Job};
 use crate::tree::filter::Filter;
 use crate::tree::scan::Depth;
 
-/// How long after a racy read the file is looked at again: longer than the coarsest filesystem clock (2 s).
+/// How long after a racy or doubtful read the file is looked at again: longer than the coarsest filesystem clock (2 s).
 const AFTER_RACE: Duration = Duration::from_millis(2_100);
 
 /// What turns work with.

@@ -5,7 +5,7 @@
 //! opens without blocking is refused meanwhile). Only the owner of a file and who has `CAP_LEASE` gets one.
 //!
 //! The kernel tells of a break by SIGIO, whose default ends the process: it is ignored, for the whole process and for
-//! good, before the first lease is taken. We look instead of being told.
+//! good, before the first lease is taken (children inherit that). We look instead of being told.
 //!
 //! Believed only where they were seen to be right in every case (`take` names them): an overlay does not see a mapping whose
 //! descriptor is closed, FUSE does not see another name of the same file.

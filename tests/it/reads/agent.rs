@@ -9,8 +9,12 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 use tidewatch::agent::Mode;
 use tidewatch::base::snapshot::What;
+use tidewatch::tree::real::RealTree;
+use tidewatch::tree::{Lease, Tree as _};
 
-use crate::reads::bench::{Bench, Restless, is_of_one_piece, now_ns, open_to_write, say, until};
+use crate::reads::bench::{
+    Bench, Restless, is_of_one_piece, now_ns, open_to_write, path, say, until,
+};
 use crate::support::mapping::Mapping;
 
 /// The size of a file that is rewritten as a whole: large enough to be met half written.
@@ -276,6 +280,49 @@ async fn w80_locking_a_file_or_opening_it_for_writing_sends_nothing() {
         puts + 1,
         "the probe's only"
     );
+    agent.stop().await;
+}
+
+/// A file that is sent by parts: each is read under a lease; without one the row is doubtful, and a second read that agrees
+/// sends nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_file_is_certain_under_leases_and_doubtful_without() {
+    let mut bench = Bench::new(None);
+    bench.write("f", &vec![1; 20 << 20]);
+    assert!(bench.sync().await.last.level);
+    assert_eq!(bench.content("f").unwrap().doubtful, !has_leases(&bench));
+    bench.eyes.leaseless = true;
+    bench.write("f", &vec![2; 20 << 20]);
+    let mut agent = bench.start(Mode::Forever);
+    let is_doubtful = || bench.content("f").is_some_and(|content| content.doubtful);
+    until("a doubtful row", is_doubtful).await;
+    let parts = bench.bucket.counts().of("UploadPart");
+    until("a doubt that ends", || !is_doubtful()).await;
+    agent.level(&bench, "f").await;
+    assert_eq!(bench.bucket.counts().of("UploadPart"), parts);
+    agent.stop().await;
+}
+
+fn has_leases(bench: &Bench) -> bool {
+    let tree = RealTree::open(&bench.root);
+    let file = tree.open(&path("f")).unwrap();
+    matches!(file.lease(), Lease::Held(_))
+}
+
+/// A large file that somebody has open for writing is not sent at all, and is sent once it is closed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_file_is_sent_when_its_writer_has_closed_it() {
+    let bench = Bench::new(None);
+    bench.write("f", &vec![1; 20 << 20]);
+    let has_leases = has_leases(&bench);
+    let file = open_to_write(bench.at("f"));
+    let mut agent = bench.start(Mode::Forever);
+    until("a look", || bench.opened() > 1).await;
+    if has_leases {
+        assert_eq!(bench.bucket.counts().of("UploadPart"), 0);
+    }
+    drop(file);
+    agent.level(&bench, "f").await;
     agent.stop().await;
 }
 

@@ -97,10 +97,9 @@ async fn w63_the_same_inode_size_and_second_with_coarse_stamps_is_read_anew() {
     same_inode_same_second(&Bench::new(Some(&image.at))).await;
 }
 
-/// Rule 22: after `max_wait` a clone is read, whole as it was at one instant.
+/// Rule 22: after `max_wait` a clone is read, whole as it was at one instant; by one put or by parts.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_never_closed_is_captured_where_clones_can_be_made() {
-    const SIZE: usize = 1 << 20;
     for (size_mib, mkfs) in [
         (320, &["mkfs.xfs", "-q", "-f"][..]),
         (256, &["mkfs.btrfs", "-q", "-f"][..]),
@@ -108,25 +107,30 @@ async fn a_file_that_is_never_closed_is_captured_where_clones_can_be_made() {
         let Some(image) = Image::new(size_mib, mkfs) else {
             continue;
         };
-        let bench = Bench::new(Some(&image.at));
-        bench.write("f", &vec![1; SIZE]);
-        let mut file = File::options().write(true).open(bench.at("f")).unwrap();
-        let writer = Restless::new(move |byte| {
-            file.seek(SeekFrom::Start(0)).unwrap();
-            file.write_all(&vec![byte; SIZE]).unwrap();
-        });
-        let mut agent = bench.start(Mode::Forever);
-        for _ in 0..2 {
-            agent.uploaded("f").await;
-            assert!(is_of_one_piece(&bench.object("f").unwrap()), "{mkfs:?}");
+        for size in [1 << 20, 17 << 20] {
+            captured(&Bench::new(Some(&image.at)), size).await;
         }
-        let content = bench.content("f").unwrap();
-        assert!(content.doubtful, "it is read again");
-        tokio::task::spawn_blocking(|| writer.stop()).await.unwrap();
-        agent.level(&bench, "f").await;
-        agent.stop().await;
-        assert!(is_empty(&bench.state), "a clone has no name");
     }
+}
+
+async fn captured(bench: &Bench, size: usize) {
+    bench.write("f", &vec![1; size]);
+    let mut file = File::options().write(true).open(bench.at("f")).unwrap();
+    let writer = Restless::new(move |byte| {
+        file.seek(SeekFrom::Start(0)).unwrap();
+        file.write_all(&vec![byte; size]).unwrap();
+    });
+    let mut agent = bench.start(Mode::Forever);
+    for _ in 0..2 {
+        agent.uploaded("f").await;
+        let object = bench.object("f").unwrap();
+        assert!(object.len() == size && is_of_one_piece(&object), "{size}");
+    }
+    assert!(bench.content("f").unwrap().doubtful, "it is read again");
+    tokio::task::spawn_blocking(|| writer.stop()).await.unwrap();
+    agent.level(bench, "f").await;
+    agent.stop().await;
+    assert!(is_empty(&bench.state), "a clone has no name");
 }
 
 fn is_empty(folder: &Path) -> bool {
