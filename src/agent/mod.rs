@@ -22,6 +22,7 @@ mod folder;
 mod jobs;
 mod outage;
 mod recall;
+mod rest;
 mod root;
 mod scans;
 mod tell;
@@ -60,6 +61,7 @@ pub use folder::{Ended, Folder, Mode, Reason, Settings};
 use contact::Contact;
 use deletes::Deletes;
 use outage::Outage;
+use rest::Rest;
 use scans::Scans;
 use tell::Teller;
 use trash::Trash;
@@ -194,7 +196,7 @@ impl Loop {
         let turner = Arc::new(Turn {
             ctx: ctx.clone(),
             filter: folder.filter,
-            scan_settle: settings.scan_settle,
+            rest: Rest::new(&settings, mode),
         });
         let (retry_base, retry_cap) = match mode {
             Mode::Forever => (Duration::from_secs(1), Duration::from_secs(300)),

@@ -443,6 +443,7 @@ impl Rows for ManifestRows {
 fn known(row: &Entry, now: Now) -> Known {
     let is_due_again = plan::is_due_again(row, now);
     let is_certain = matches!(row.state, State::Synced | State::Kept);
+    let is_doubtful = row.stored.as_ref().is_some_and(|content| content.doubtful);
     let held_seen = row.held.as_ref().and_then(|held| {
         let is_asked = matches!(held.what, HeldWhat::Overwrite | HeldWhat::Dropped);
         held.seen.clone().filter(|_| is_asked)
@@ -451,7 +452,7 @@ fn known(row: &Entry, now: Now) -> Known {
         path: row.path.clone(),
         stat: row.stored.as_ref().map(|content| content.stat),
         read_at_ns: row.stored.as_ref().map_or(0, |content| content.read_at_ns),
-        settled: is_certain && !is_due_again && row.failure.is_none(),
+        settled: is_certain && !is_due_again && !is_doubtful && row.failure.is_none(),
         kept: plan::is_old_news(row, now),
         held_seen,
     }

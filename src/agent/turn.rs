@@ -5,25 +5,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::agent::Pending;
+use crate::agent::rest::Rest;
 use crate::agent::weigh::{self, Weigh, Weighed};
 use crate::base::clock::Now;
 use crate::base::path::RelPath;
 use crate::base::policy::OnDelete;
 use crate::base::stat::{Identity, Kind, Stat};
 use crate::manifest::{self, Change, Entry, State};
-use crate::sync::file::{self, Aim, Ctx, Task};
+use crate::sync::file::{self, Aim, Ctx, Patience, Task};
 use crate::sync::plan::{self, Look};
 use crate::sync::queue::Job;
 use crate::tree::filter::Filter;
 
-/// How long after a racy read the file is looked at again: longer than the coarsest filesystem clock (2 s).
+/// How long after a racy or doubtful read the file is looked at again: longer than the coarsest filesystem clock (2 s).
 pub(super) const AFTER_RACE: Duration = Duration::from_millis(2_100);
 
 /// What turns work with.
 pub(super) struct Turn {
     pub ctx: Arc<Ctx>,
     pub filter: Arc<Filter>,
-    pub scan_settle: Duration,
+    pub rest: Rest,
 }
 
 /// What a turn is given.
@@ -229,7 +230,7 @@ impl Turn {
             }
             Look::Read => {}
         }
-        if let Some(left) = self.unsettled(&stat, notes.now) {
+        if let Some(left) = self.rest.unsettled(job, &stat, notes.now) {
             return Seen::Fresh(left);
         }
         let key = match self.ctx.keys.key(&job.path) {
@@ -266,16 +267,8 @@ impl Turn {
             known,
             remote,
             ahead: None,
+            patience: self.rest.patience(job, notes.now),
         }))
-    }
-
-    /// Returns how much longer a file that no event told of has to rest. Times in the future count as now's.
-    fn unsettled(&self, stat: &Stat, now: Now) -> Option<Duration> {
-        let newest = stat.mtime_ns.max(stat.ctime_ns);
-        let rested = u64::try_from(now.wall_ns.saturating_sub(newest)).ok()?;
-        self.scan_settle
-            .checked_sub(Duration::from_nanos(rested))
-            .filter(|left| !left.is_zero())
     }
 
     /// The file is not there. Under `keep` its row says so at once; else listings decide whether its object goes.
@@ -346,6 +339,7 @@ impl Turn {
             known: Some(entry),
             remote,
             ahead: None,
+            patience: Patience::Left,
         }))
     }
 }

@@ -160,6 +160,9 @@ impl Queue {
             }
             job.must_read |= touch >= Touch::Data;
             let due = self.quiet_at(touch, job.since, now);
+            if self.wakes(&job, touch, now) {
+                job.not_before = None;
+            }
             let due = job.not_before.map_or(due, |not_before| due.max(not_before));
             self.remove_held(&path);
             self.hold(job, due);
@@ -343,6 +346,9 @@ impl Queue {
         }
         job.must_read |= touch >= Touch::Data;
         let quiet = self.quiet_at(touch, job.since, now);
+        if self.wakes(&job, touch, now) {
+            job.not_before = None;
+        }
         // What failed, or would not rest, keeps its pause.
         let due = job
             .not_before
@@ -469,6 +475,13 @@ impl Queue {
     fn held(&self) -> impl Iterator<Item = &Job> {
         let held = |slot: &&Slot| matches!(slot.state, State::Held { .. });
         self.slots.values().filter(held).map(|slot| &slot.job)
+    }
+
+    /// Returns true if a touch ends the pause of a path that was found moving: the writer that was in the way has closed
+    /// it. One that has not rested for so long keeps its pause, or every close would be a try.
+    fn wakes(&self, job: &Job, touch: Touch, now: Now) -> bool {
+        let is_overdue = now.mono >= job.since.mono + self.settings.max_wait;
+        touch == Touch::Closed && job.failures == 0 && !is_overdue
     }
 
     fn quiet_at(&self, touch: Touch, since: Now, now: Now) -> Instant {
@@ -685,6 +698,29 @@ mod tests {
             b.wait(SETTLE * 2);
             assert_eq!(b.pop(), ["a"], "{end:?}");
         }
+    }
+
+    #[test]
+    fn a_close_ends_the_pause_of_a_path_that_was_found_moving() {
+        let mut b = bench();
+        b.touch("a", Touch::Scan);
+        b.pop();
+        b.finish("a", End::Moving);
+        b.wait(SETTLE * 2);
+        b.pop();
+        b.finish("a", End::Moving);
+        // Four times the settle time from here on, if nothing but writes comes.
+        b.touch("a", Touch::Data);
+        b.wait(SETTLE);
+        assert!(b.pop().is_empty());
+        b.touch("a", Touch::Closed);
+        b.wait(SETTLE / 5);
+        assert_eq!(b.pop(), ["a"]);
+        // And one that comes while the job runs.
+        b.touch("a", Touch::Closed);
+        b.finish("a", End::Moving);
+        b.wait(SETTLE / 5);
+        assert_eq!(b.pop(), ["a"]);
     }
 
     #[test]

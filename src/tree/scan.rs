@@ -53,7 +53,7 @@ pub struct Known {
     pub stat: Option<Stat>,
     /// Wall clock when that reading began, nanoseconds.
     pub read_at_ns: i64,
-    /// False for a row that has to be looked at whatever the disk says: open, unsent, ambiguous.
+    /// False for a row that has to be looked at whatever the disk says: open, unsent, ambiguous, doubtful.
     pub settled: bool,
     /// True if the file is known to be gone: missing is then no news, but being there is.
     pub kept: bool,

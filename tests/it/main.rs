@@ -15,6 +15,7 @@ mod deletes;
 mod demo;
 mod manifest;
 mod process;
+mod reads;
 mod sim;
 mod status;
 mod store;

@@ -392,6 +392,9 @@ fn run_seed(seed: u64, trace: bool) {
     world
         .tree
         .trouble(world.random.f64() * 0.3, world.random.f64() * 0.1);
+    if seed.is_multiple_of(3) {
+        world.tree.without_leases();
+    }
     for _ in 0..world.random.usize(..12) {
         world.change();
     }

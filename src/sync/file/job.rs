@@ -114,6 +114,17 @@ pub struct Task {
     pub remote: Option<Remote>,
     /// Its content, if it has been read already.
     pub ahead: Option<Ahead>,
+    /// Whether it may still come to rest.
+    pub patience: Patience,
+}
+
+/// Whether a file that is being written to is waited for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Patience {
+    /// It may come to rest by itself.
+    Left,
+    /// It has been waited for long enough: a clone of it is read, where one can be made.
+    Over,
 }
 
 /// What a job is to do.
@@ -158,6 +169,7 @@ impl Ctx {
             remote,
             ahead,
             aim,
+            patience,
             ..
         } = task;
         let is_doubtful = known
@@ -178,7 +190,20 @@ impl Ctx {
                 sharing,
                 now,
                 hold,
+                *patience,
             )));
+        }
+    }
+
+    fn read_whole(&self, path: &RelPath, patience: Patience) -> Result<Whole, ReadError> {
+        let (tree, buffers) = (&*self.tree, &self.buffers);
+        let read = tree::read_whole(tree, path, SINGLE_MOST, buffers, self.clock);
+        match (&read, patience) {
+            (Err(ReadError::Moving), Patience::Over) => {
+                let captured = tree::read_captured(tree, path, SINGLE_MOST, buffers, self.clock)?;
+                captured.map_or(read, Ok)
+            }
+            _ => read,
         }
     }
 
@@ -190,8 +215,9 @@ impl Ctx {
         sharing: Sharing,
         now: Now,
         hold: Permit,
+        patience: Patience,
     ) -> Result<Small, ReadError> {
-        let whole = tree::read_whole(&*self.tree, path, SINGLE_MOST, &self.buffers, self.clock)?;
+        let whole = self.read_whole(path, patience)?;
         let is_level = plan::step(known, whole.sha256, now) == Step::Refresh;
         // An empty file costs as much to copy as to put.
         if is_level || sharing == Sharing::Alone || whole.stat.size == 0 {
@@ -258,7 +284,7 @@ pub enum Outcome {
         how: How,
         /// Wall clock until which the key is ambiguous all the same, nanoseconds; 0: it is not.
         ambiguous_until_ns: i64,
-        /// Whether the file may have changed under the same stamps, so that it has to be read once more.
+        /// Whether the file may have changed under the same stamps, or while it was read, so that it has to be read once more.
         racy: bool,
     },
     /// The file is gone.

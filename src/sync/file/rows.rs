@@ -6,15 +6,14 @@ use crate::base::clock::Now;
 use crate::base::digest::Sha256;
 use crate::base::path::RelPath;
 use crate::base::policy::OnDelete;
-use crate::base::stat::Stat;
 use crate::manifest::{Change, Content, Entry, Failure, State};
 use crate::store::Stored;
 use crate::sync::file::{Doubt, How, Outcome, Stop, Way};
-use crate::sync::plan;
+use crate::sync::plan::{self, Read};
 use crate::tree::ReadError;
 
 impl Way {
-    pub(in crate::sync::file) fn refreshed(&mut self, stat: Stat, read_at_ns: i64) -> Outcome {
+    pub(in crate::sync::file) fn refreshed(&mut self, read: Read) -> Outcome {
         let mut row = self
             .known
             .clone()
@@ -22,19 +21,19 @@ impl Way {
         row.state = State::Synced;
         (row.failure, row.held) = (None, None);
         if let Some(content) = &mut row.stored {
-            (content.stat, content.read_at_ns) = (stat, read_at_ns);
+            content.doubtful = plan::is_still_doubtful(content, &read, self.task.job.must_read);
+            (content.stat, content.read_at_ns) = (read.stat, read.read_at_ns);
             content.synced_at_ns = self.started.wall_ns;
         }
-        self.synced(How::Noted, row, &stat, read_at_ns)
+        self.synced(How::Noted, row)
     }
 
     pub(in crate::sync::file) fn stored(
         &mut self,
         how: How,
         stored: Stored,
-        stat: Stat,
         sha256: Sha256,
-        read_at_ns: i64,
+        read: Read,
     ) -> Outcome {
         let now = self.ctx.clock.now();
         let mut row = self.blank(State::Synced);
@@ -50,24 +49,28 @@ impl Way {
             row.state = State::Synced;
         }
         row.stored = Some(Content {
-            stat,
-            read_at_ns,
+            stat: read.stat,
+            read_at_ns: read.read_at_ns,
             sha256,
             etag: stored.etag,
             version_id: stored.version_id,
             synced_at_ns: now.wall_ns,
-            doubtful: false,
+            doubtful: read.doubtful,
         });
-        self.synced(how, row, &stat, read_at_ns)
+        self.synced(how, row)
     }
 
-    fn synced(&mut self, how: How, row: Entry, stat: &Stat, read_at_ns: i64) -> Outcome {
+    fn synced(&mut self, how: How, row: Entry) -> Outcome {
         let ambiguous_until_ns = plan::doubt_until(&row);
+        let racy = row
+            .stored
+            .as_ref()
+            .is_some_and(|content| content.doubtful || content.stat.is_racy(content.read_at_ns));
         self.changes.push(Change::Put(row));
         Outcome::Synced {
             how,
             ambiguous_until_ns,
-            racy: stat.is_racy(read_at_ns),
+            racy,
         }
     }
 

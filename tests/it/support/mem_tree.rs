@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tidewatch::base::clock::Clock;
 use tidewatch::base::path::RelPath;
 use tidewatch::base::stat::{Kind, Stat};
-use tidewatch::tree::{Found, Hint, HintSender, Identity, OpenFile, ReadError, Touch, Tree};
+use tidewatch::tree::{
+    Found, Hint, HintSender, Hold, Identity, Lease, OpenFile, ReadError, Touch, Tree,
+};
 
 /// All changes within that share their stamps, nanoseconds.
 const GRAIN_NS: i64 = 10_000_000;
@@ -30,6 +32,7 @@ struct World {
     /// How likely somebody writes to a file between two reads of it.
     rude: f64,
     away: bool,
+    has_leases: bool,
     mount: Mount,
     /// Folders that may not be listed, nor anything below them looked at.
     closed: BTreeSet<RelPath>,
@@ -77,6 +80,7 @@ impl MemTree {
             closed: BTreeSet::new(),
             echo: 0.0,
             reads: 0,
+            has_leases: true,
         };
         let root = world.node(Kind::Folder, Vec::new());
         world.nodes.insert(RelPath::root(), root);
@@ -98,6 +102,11 @@ impl MemTree {
     pub fn trouble(&self, deaf: f64, rude: f64) {
         let mut world = self.lock();
         (world.deaf, world.rude) = (deaf, rude);
+    }
+
+    /// From now on there are no leases: the files are not ours.
+    pub fn without_leases(&self) {
+        self.lock().has_leases = false;
     }
 
     /// The root goes away, or comes back.
@@ -454,5 +463,31 @@ impl OpenFile for MemFile {
         let len = rest.len().min(into.len());
         into[..len].copy_from_slice(&rest[..len]);
         Ok(len)
+    }
+
+    fn lease(&self) -> Lease<'_> {
+        let world = self.tree.lock();
+        match self.node(&world) {
+            Ok(node) if world.has_leases => Lease::Held(Box::new(MemLease {
+                file: self,
+                content: node.content,
+            })),
+            _ => Lease::Unavailable,
+        }
+    }
+}
+
+/// A lease on a file in memory: writers do not wait, but break it.
+struct MemLease<'a> {
+    file: &'a MemFile,
+    content: Arc<Vec<u8>>,
+}
+
+impl Hold for MemLease<'_> {
+    fn is_held(&self) -> bool {
+        let world = self.file.tree.lock();
+        // What is gone by its name is not written to any more.
+        let node = self.file.node(&world);
+        node.map_or(true, |node| Arc::ptr_eq(&node.content, &self.content))
     }
 }
