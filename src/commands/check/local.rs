@@ -14,8 +14,10 @@ use crate::base::units::show_bytes;
 use crate::commands::check::{Finding, number, shown};
 use crate::config::Folder;
 use crate::manifest::{self, Manifest};
+use crate::tree::budget::Budget;
 use crate::tree::filter::Filter;
 use crate::tree::real::RealTree;
+use crate::tree::watch::Watch;
 use crate::tree::{self, Found, Tree as _};
 
 /// How long a folder is walked to count what is in it. What it has not seen by then, the line says.
@@ -199,10 +201,10 @@ fn count(tree: &RealTree, filter: &Filter, until: Instant) -> Counted {
 /// Looks whether the kernel lets so many folders be watched.
 pub(super) fn kernel(folders: u64) -> Vec<Finding> {
     let (hints, _kept) = tree::hints(1);
-    if let Err(error) = RealTree::watched(Path::new("/"), hints) {
+    if let Err(error) = Watch::new(Path::new("/"), hints, Budget::given(0)) {
         return vec![Finding::warn(format!(
             "no watcher can be started: {error}; raise it: sudo sysctl fs.inotify.max_user_instances=1024 \
-             (until then changes are found by the rescan alone)"
+             (until then folders are polled)"
         ))];
     }
     let text = std::fs::read_to_string(MAX_WATCHES).ok();
