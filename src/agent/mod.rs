@@ -18,6 +18,7 @@ mod contact;
 mod folder;
 mod jobs;
 mod outage;
+mod polls;
 mod recall;
 mod scans;
 mod tell;
