@@ -74,7 +74,9 @@ impl Loop {
         for (folder, depth) in self.ctx.tree.take_polled() {
             self.scans.polls.begin(folder, depth, now.mono);
         }
-        let news = differing.iter().filter(|(path, _)| !self.queue.has(path));
+        // What has been found and cannot be synced as it is differs for ever.
+        let is_known = |path: &RelPath| self.queue.has(path) || self.unsyncable.contains(path);
+        let news = differing.iter().filter(|(path, _)| !is_known(path));
         if !is_full {
             if let Some(polling) = &mut self.scans.polling
                 && news.count() > 0

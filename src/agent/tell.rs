@@ -225,7 +225,7 @@ impl Loop {
         let mut words = self.ctx.tree.watch_report().to_string();
         let unreadable = self.scans.unreadable();
         if unreadable > 0 {
-            let _ = write!(words, "; {unreadable} folders cannot be listed");
+            let _ = write!(words, "; unreadable: {unreadable}");
         }
         words
     }

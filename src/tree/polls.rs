@@ -22,11 +22,11 @@ const REST: u32 = 10;
 
 /// The schedule.
 ///
-/// Invariant: `due` holds each folder of `polls` that is not being looked at, under its own instant, and nothing else.
+/// Invariant: `due` holds each one of `folders` that is not being looked at, under its own instant, and nothing else.
 #[derive(Debug)]
 pub struct Polls {
     most: Duration,
-    polls: BTreeMap<RelPath, Poll>,
+    folders: BTreeMap<RelPath, Poll>,
     due: BTreeSet<(Instant, RelPath)>,
 }
 
@@ -51,7 +51,7 @@ impl Polls {
     pub fn new(most: Duration) -> Self {
         Self {
             most,
-            polls: BTreeMap::new(),
+            folders: BTreeMap::new(),
             due: BTreeSet::new(),
         }
     }
@@ -59,27 +59,27 @@ impl Polls {
     /// Begins to poll a folder.
     pub fn begin(&mut self, folder: RelPath, depth: Depth, now: Instant) {
         let pause = self.least();
-        if let Some(poll) = self.polls.get_mut(&folder) {
+        if let Some(poll) = self.folders.get_mut(&folder) {
             poll.depth = depth;
             return;
         }
         let due = now + pause;
         self.due.insert((due, folder.clone()));
-        self.polls.insert(folder, Poll { depth, pause, due });
+        self.folders.insert(folder, Poll { depth, pause, due });
     }
 
     /// Takes the folder that has been due longest; [`Polls::ended`] or [`Polls::end`] has to follow.
     pub fn pop_due(&mut self, now: Instant) -> Option<(RelPath, Depth)> {
         let first = self.due.first().filter(|(due, _)| *due <= now)?.1.clone();
         self.due.pop_first();
-        let depth = self.polls.get(&first)?.depth;
+        let depth = self.folders.get(&first)?.depth;
         Some((first, depth))
     }
 
     /// A look has ended: plans the next one.
     pub fn ended(&mut self, folder: &RelPath, looked: Looked, took: Duration, now: Instant) {
         let least = self.least().max(took * REST);
-        let Some(poll) = self.polls.get_mut(folder) else {
+        let Some(poll) = self.folders.get_mut(folder) else {
             return;
         };
         self.due.remove(&(poll.due, folder.clone()));
@@ -94,7 +94,7 @@ impl Polls {
 
     /// Polls a folder no longer.
     pub fn end(&mut self, folder: &RelPath) {
-        if let Some(poll) = self.polls.remove(folder) {
+        if let Some(poll) = self.folders.remove(folder) {
             self.due.remove(&(poll.due, folder.clone()));
         }
     }
@@ -104,7 +104,7 @@ impl Polls {
         let parent = path.parent();
         let mut above = parent.clone();
         while let Some(folder) = above {
-            match self.polls.get(&folder).map(|poll| poll.depth) {
+            match self.folders.get(&folder).map(|poll| poll.depth) {
                 Some(Depth::Full) => return true,
                 Some(Depth::NewFolders) if parent.as_ref() == Some(&folder) => return true,
                 _ => above = folder.parent(),
@@ -119,7 +119,7 @@ impl Polls {
     }
 
     fn least(&self) -> Duration {
-        let many = u32::try_from(self.polls.len()).unwrap_or(u32::MAX);
+        let many = u32::try_from(self.folders.len()).unwrap_or(u32::MAX);
         LEAST.max(EACH.saturating_mul(many)).min(self.most)
     }
 }

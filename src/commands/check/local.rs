@@ -219,7 +219,8 @@ fn watches(folders: u64, limit: Option<u64>) -> Finding {
             "folders to watch: {folders}; how many may be (fs.inotify.max_user_watches) is hidden here"
         ));
     };
-    if folders < limit {
+    // A fifth is left to other programs.
+    if folders < limit - limit / 5 {
         return Finding::ok(format!(
             "folders to watch: {folders}, {limit} may be (fs.inotify.max_user_watches)"
         ));
@@ -228,7 +229,7 @@ fn watches(folders: u64, limit: Option<u64>) -> Finding {
     let enough = folders.saturating_mul(2).next_power_of_two();
     Finding::warn(format!(
         "folders to watch: {folders}, and only {limit} may be; raise it: sudo sysctl \
-         fs.inotify.max_user_watches={enough} (until then changes in the others are found by the rescan alone)"
+         fs.inotify.max_user_watches={enough} (until then the others are polled)"
     ))
 }
 

@@ -131,10 +131,11 @@ impl RealTree {
         let was_there = root.handle.take().is_some();
         let handle = open(&self.path, FOLDER, Mode::empty())?;
         let identity = identity_of(&handle)?;
-        if root.was.is_some() && !(was_there && root.was == Some(identity)) {
-            if let Some(eyes) = &self.eyes {
-                eyes.start_over();
-            }
+        if let Some(eyes) = &self.eyes
+            && root.was.is_some()
+            && !(was_there && root.was == Some(identity))
+        {
+            eyes.start_over();
         }
         // Also when it is the same folder: it may have been mounted anew, and mounts inside it with it.
         let handle = Arc::new(handle);

@@ -16,8 +16,8 @@ use crate::base::path::RelPath;
 const TELLING: &[&str] = &[
     "aufs", "bcachefs", "btrfs", "devtmpfs", "ecryptfs", "erofs", "exfat", "ext2", "ext3", "ext4",
     "f2fs", "hfs", "hfsplus", "iso9660", "jffs2", "jfs", "minix", "msdos", "nilfs2", "ntfs",
-    "ntfs3", "overlay", "ramfs", "reiserfs", "squashfs", "tmpfs", "ubifs", "udf", "vfat", "xfs",
-    "zfs",
+    "ntfs3", "overlay", "ramfs", "rootfs", "reiserfs", "squashfs", "tmpfs", "ubifs", "udf", "vfat",
+    "xfs", "zfs",
 ];
 
 /// Filesystems that others change behind this kernel's back, or that make up their content when it is read.
@@ -132,15 +132,12 @@ fn unescaped(field: &[u8]) -> Vec<u8> {
     while let Some((first, behind)) = rest.split_first() {
         let octal = behind.get(..3).filter(|_| *first == b'\\');
         let octal = octal.and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &behind[3..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = behind;
-            }
+        if let Some(byte) = octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            bytes.push(byte);
+            rest = &behind[3..];
+        } else {
+            bytes.push(*first);
+            rest = behind;
         }
     }
     bytes
