@@ -31,6 +31,9 @@ impl Loop {
         {
             let took = now.mono.saturating_duration_since(started.mono);
             self.scans.polls.ended(folder, *looked, took, now.mono);
+            if *looked == Looked::Changed {
+                self.ctx.tree.prefer(folder);
+            }
         }
         let hint_first = last.is_some();
         let mut next = None;

@@ -2,6 +2,9 @@
 //!
 //! The kernel has one watch for each folder, whatever names it has: a folder that is mounted under a second name tells
 //! all its events under the name that was armed last. So the table knows all names of such a folder.
+//!
+//! Where there are fewer watches than folders, those that change should hold them: a polled folder that was found changed
+//! may take the watch of one that has told nothing since the hand of the clock passed it last.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
@@ -15,17 +18,30 @@ pub type Inode = (u64, u64);
 
 type Name = Arc<[u8]>;
 
+/// How many armed folders are asked for their watch before a hotter one goes without.
+const SWEEP: usize = 1_000;
+
+struct Armed {
+    inode: Inode,
+    /// It has told something since the hand passed it.
+    is_hot: bool,
+}
+
 /// Which folders are armed.
 ///
 /// Invariant: each name in `armed` is in `names` or, if its folder has several, in `aliases`, and none other is. What is in
 /// here may have lost its watch to a race; what is not may still have one. Both only cost a listing, see `watch`'s docs.
 pub(in crate::tree) struct Table {
-    armed: BTreeMap<Name, Inode>,
+    armed: BTreeMap<Name, Armed>,
     /// The name that each folder was armed under last: the one that the kernel's events bear.
     names: HashMap<Inode, Name>,
     /// All names of the folders that have more than one.
     aliases: HashMap<Inode, BTreeSet<Name>>,
     polled: BTreeSet<Name>,
+    /// Those of `polled` that were found changed.
+    preferred: BTreeSet<Name>,
+    /// Where the search for a cold folder goes on.
+    hand: Name,
     /// Folders that have come to be polled, and have not been told yet.
     news: Vec<RelPath>,
     /// How many armed folders have gone.
@@ -49,6 +65,8 @@ impl Table {
             names: HashMap::new(),
             aliases: HashMap::new(),
             polled: BTreeSet::new(),
+            preferred: BTreeSet::new(),
+            hand: Arc::from(&b""[..]),
             news: Vec::new(),
             removed: 0,
             budget,
@@ -69,7 +87,7 @@ impl Table {
     /// Returns true if `path` is armed as another folder than `inode`.
     pub fn is_another(&self, path: &RelPath, inode: Inode) -> bool {
         let armed = self.armed.get(path.as_bytes());
-        armed.is_some_and(|armed| *armed != inode)
+        armed.is_some_and(|armed| armed.inode != inode)
     }
 
     pub fn is_armed(&self, path: &RelPath) -> bool {
@@ -78,7 +96,8 @@ impl Table {
 
     /// Returns true if `path` is armed as the folder `inode`, or polled.
     pub fn is_looked_after(&self, path: &RelPath, inode: Inode) -> bool {
-        self.armed.get(path.as_bytes()) == Some(&inode) || self.is_polled(path)
+        let armed = self.armed.get(path.as_bytes());
+        armed.is_some_and(|armed| armed.inode == inode) || self.is_polled(path)
     }
 
     /// Returns the other names of the folder that is armed at `path`.
@@ -87,7 +106,7 @@ impl Table {
             return Vec::new();
         }
         let names = self.armed.get(path.as_bytes());
-        let names = names.and_then(|inode| self.aliases.get(inode));
+        let names = names.and_then(|armed| self.aliases.get(&armed.inode));
         let names = names.into_iter().flatten();
         names
             .filter(|name| &***name != path.as_bytes())
@@ -98,9 +117,13 @@ impl Table {
     /// Adds a name of a folder. Names of it that are not its own any more have to be taken out before.
     pub fn insert(&mut self, path: &RelPath, inode: Inode) {
         let name: Name = Arc::from(path.as_bytes());
-        match self.armed.insert(name.clone(), inode) {
+        let armed = Armed {
+            inode,
+            is_hot: true,
+        };
+        match self.armed.insert(name.clone(), armed) {
             None => self.budget.take(),
-            Some(before) if before != inode => drop(self.unlink(&name, before)),
+            Some(before) if before.inode != inode => drop(self.unlink(&name, before.inode)),
             Some(_) => {}
         }
         let last = self.names.insert(inode, name.clone());
@@ -112,9 +135,9 @@ impl Table {
 
     /// Takes one name out; returns another one of the same folder.
     pub fn remove(&mut self, path: &[u8]) -> Option<RelPath> {
-        let (name, inode) = self.armed.remove_entry(path)?;
+        let (name, armed) = self.armed.remove_entry(path)?;
         self.budget.give_back(1);
-        let other = self.unlink(&name, inode)?;
+        let other = self.unlink(&name, armed.inode)?;
         RelPath::new(&other)
     }
 
@@ -162,10 +185,10 @@ impl Table {
             .retain(|other| armed.contains_key(other.as_bytes()));
         self.removed += gone.names.len() as u64;
         let blind: Vec<_> = self.polled.range::<[u8], _>(below).cloned().collect();
-        for name in blind {
-            self.polled.remove(&name);
+        for name in blind.iter().map(|name| &**name).chain([path]) {
+            self.polled.remove(name);
+            self.preferred.remove(name);
         }
-        self.polled.remove(path);
         gone
     }
 
@@ -180,11 +203,47 @@ impl Table {
 
     /// Notes that the folder at `path` is armed; returns true if it was the last one that was polled.
     pub fn stop_polling(&mut self, path: &RelPath) -> bool {
+        self.preferred.remove(path.as_bytes());
         self.polled.remove(path.as_bytes()) && self.polled.is_empty()
     }
 
     pub fn is_polled(&self, path: &RelPath) -> bool {
         self.polled.contains(path.as_bytes())
+    }
+
+    /// Notes that the folder at `path` has told something.
+    pub fn heard(&mut self, path: &RelPath) {
+        if let Some(armed) = self.armed.get_mut(path.as_bytes()) {
+            armed.is_hot = true;
+        }
+    }
+
+    /// Notes that the polled folder at `path` was found changed.
+    pub fn prefer(&mut self, path: &RelPath) {
+        if let Some(name) = self.polled.get(path.as_bytes()) {
+            self.preferred.insert(name.clone());
+        }
+    }
+
+    /// Returns an armed folder that may give its watch to the one at `path`.
+    pub fn colder_than(&mut self, path: &RelPath) -> Option<RelPath> {
+        if !self.preferred.remove(path.as_bytes()) {
+            return None;
+        }
+        let mut cold = None;
+        let from = (Bound::Excluded(self.hand.clone()), Bound::Unbounded);
+        for (name, armed) in self.armed.range_mut::<Name, _>(from).take(SWEEP) {
+            self.hand = name.clone();
+            if !std::mem::take(&mut armed.is_hot) {
+                cold = RelPath::new(name);
+                break;
+            }
+        }
+        if cold.is_none() {
+            // From the beginning next time. The root, which tells of itself, keeps its watch.
+            self.hand = Arc::from(&b""[..]);
+        }
+        cold
     }
 
     /// Returns the folders that have come to be polled since it was asked last.
@@ -248,6 +307,33 @@ mod tests {
         assert!(table.aliases(&path("a")).is_empty() && table.aliases.is_empty());
         table.insert(&path("a"), (1, 2));
         assert_eq!((table.armed.len(), table.names.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_folder_that_changes_takes_the_watch_of_one_that_does_not() {
+        let mut table = table();
+        for (ino, name) in (1..).zip(["", "a", "b", "c"]) {
+            table.insert(&path(name), (0, ino));
+        }
+        table.poll(&path("x"));
+        assert_eq!(
+            table.colder_than(&path("x")),
+            None,
+            "nobody found it changed"
+        );
+        table.prefer(&path("x"));
+        assert_eq!(table.colder_than(&path("x")), None, "all are new");
+        table.heard(&path("a"));
+        table.prefer(&path("x"));
+        assert_eq!(table.colder_than(&path("x")), Some(path("b")));
+        table.prefer(&path("x"));
+        assert_eq!(
+            table.colder_than(&path("x")),
+            Some(path("c")),
+            "the hand goes on"
+        );
+        table.prefer(&path("y"));
+        assert_eq!(table.colder_than(&path("y")), None, "it is not polled");
     }
 
     #[test]

@@ -66,6 +66,11 @@ pub trait Tree: Send + Sync + 'static {
         None
     }
 
+    /// Takes note that a polled folder was found changed: watches are for those that change.
+    fn prefer(&self, folder: &RelPath) {
+        let _ = folder;
+    }
+
     /// Returns true if what belongs at `path` is on a filesystem that was mounted inside the tree and is not now: nothing
     /// there may be judged, in either direction.
     fn is_away(&self, path: &RelPath) -> bool {

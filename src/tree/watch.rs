@@ -91,11 +91,9 @@ impl Watch {
         inode: Inode,
         is_still: impl Fn(&RelPath) -> bool,
     ) -> Result<(), ArmError> {
+        self.make_room(path)?;
         let (other, is_another) = {
             let table = lock(&self.table);
-            if !table.has_room(path) {
-                return Err(ArmError::Limit);
-            }
             (table.other_name(path, inode), table.is_another(path, inode))
         };
         let mut stale: Vec<_> = other.filter(|other| !is_still(other)).into_iter().collect();
@@ -124,6 +122,27 @@ impl Watch {
                 kind => ArmError::Io(io::Error::other(format!("{kind:?}"))),
             }
         })
+    }
+
+    /// Sees to it that one more folder can be armed, by polling a colder one if need be.
+    fn make_room(&self, path: &RelPath) -> Result<(), ArmError> {
+        let cold = {
+            let mut table = lock(&self.table);
+            if table.has_room(path) {
+                return Ok(());
+            }
+            table.colder_than(path).ok_or(ArmError::Limit)?
+        };
+        // What it has told so far is not lost; what it will not tell, its polls find.
+        self.round_trip().map_err(ArmError::Io)?;
+        self.disarm(&cold);
+        self.poll(&cold);
+        Ok(())
+    }
+
+    /// Notes that the polled folder at `path` was found changed: it may take a colder folder's watch.
+    pub fn prefer(&self, path: &RelPath) {
+        lock(&self.table).prefer(path);
     }
 
     /// Takes the watch off `path`, if it has one.
@@ -258,6 +277,9 @@ impl Listener {
             let parent = path.parent();
             let known = |path: &RelPath| table.is_armed(path);
             let stranger = !known(&path) && parent.as_ref().is_some_and(|parent| !known(parent));
+            if let Some(parent) = &parent {
+                table.heard(parent);
+            }
             // A folder with two names tells under one of them: what is in it, and what it is itself, has two as well.
             let mut twins = table.aliases(&path);
             if let Some(parent) = &parent {

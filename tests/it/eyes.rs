@@ -117,6 +117,35 @@ fn beyond_the_budget_folders_are_polled_until_there_is_room() {
     assert!(polled.iter().all(|(at, _)| on.tree.polled(at).is_none()));
 }
 
+#[tokio::test]
+async fn a_polled_folder_that_changes_takes_the_watch_of_a_cold_one() {
+    let mut on = Watched::new(WatchMode::Auto, Budget::given(5));
+    make(&on.root, (0..6).map(|n| n.to_string()));
+    on.scan("");
+    let polled: Vec<_> = on
+        .tree
+        .take_polled()
+        .into_iter()
+        .map(|(at, _)| at)
+        .collect();
+    let hot = polled[0].clone();
+    // The first time round all are new; then only those that have told something are kept.
+    for _ in 0..2 {
+        on.tree.prefer(&hot);
+        on.tree.list(&hot).unwrap();
+    }
+    assert_eq!(on.tree.polled(&hot), None);
+    let cold = on.tree.take_polled();
+    assert_eq!(cold.len(), 1, "{cold:?}");
+    assert!(!polled.contains(&cold[0].0));
+    assert_eq!(on.tree.watch_report().watched, 4);
+    on.so_far().await;
+    fs::File::create(hot.under(&on.root).join("f")).unwrap();
+    assert!(!on.so_far().await.is_empty(), "it is watched now");
+    fs::File::create(cold[0].0.under(&on.root).join("f")).unwrap();
+    assert_eq!(on.so_far().await, [], "and the other one is not");
+}
+
 #[test]
 fn trees_share_their_budget_and_give_it_back() {
     let budget = Budget::given(5);

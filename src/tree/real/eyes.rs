@@ -275,6 +275,13 @@ impl Eyes {
         is_polled.then_some(Depth::NewFolders)
     }
 
+    /// The polled folder at `path` was found changed.
+    pub fn prefer(&self, path: &RelPath) {
+        if let Some(watch) = self.watch() {
+            watch.prefer(path);
+        }
+    }
+
     pub fn report(&self) -> WatchReport {
         let tells = self.tells(&RelPath::root());
         let state = self.state();

@@ -197,6 +197,12 @@ impl Tree for RealTree {
         self.eyes.as_ref()?.polled(folder)
     }
 
+    fn prefer(&self, folder: &RelPath) {
+        if let Some(eyes) = &self.eyes {
+            eyes.prefer(folder);
+        }
+    }
+
     fn is_away(&self, path: &RelPath) -> bool {
         self.eyes.as_ref().is_some_and(|eyes| eyes.is_away(path))
     }
