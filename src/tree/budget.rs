@@ -4,7 +4,7 @@
 //! kernel says in the end.
 
 use std::fs;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 
 /// The two limits, of the machine and of the user namespace: the smaller one holds.
@@ -24,6 +24,8 @@ const LIMITS: [(&str, &str); 2] = [
 pub struct Budget {
     source: Source,
     limit: AtomicU64,
+    /// Which of the two limits it is.
+    which: AtomicUsize,
     used: AtomicU64,
 }
 
@@ -53,6 +55,7 @@ impl Budget {
         Self {
             source,
             limit: AtomicU64::new(limit),
+            which: AtomicUsize::new(0),
             used: AtomicU64::new(0),
         }
     }
@@ -65,7 +68,8 @@ impl Budget {
     /// Reads the kernel's limit anew: it can be raised while we run.
     pub fn refresh(&self) {
         if self.source == Source::Kernel {
-            let (_, limit) = kernel_limit();
+            let (which, limit) = kernel_limit();
+            self.which.store(which, Ordering::Relaxed);
             self.set_limit(limit);
         }
     }
@@ -91,20 +95,20 @@ impl Budget {
         let limit = self.limit.load(Ordering::Relaxed);
         // Twice what is there now: folders are added, and other programs watch too.
         let wanted = (folders * 2).max(limit.saturating_add(without * 2));
-        let (name, _) = kernel_limit();
+        let (name, _) = LIMITS[self.which.load(Ordering::Relaxed)];
         format!("raise {name} to {wanted}")
     }
 }
 
-/// Returns the limit that holds, and its name; without any where both are hidden.
-fn kernel_limit() -> (&'static str, u64) {
-    let limits = LIMITS.iter().filter_map(|(name, path)| {
+/// Returns which limit holds, and how much it is; none where both are hidden.
+fn kernel_limit() -> (usize, u64) {
+    let limits = LIMITS.iter().enumerate().filter_map(|(which, (_, path))| {
         let text = fs::read_to_string(path).ok()?;
-        Some((*name, text.trim().parse().ok()?))
+        Some((which, text.trim().parse().ok()?))
     });
     limits
         .min_by_key(|(_, limit)| *limit)
-        .unwrap_or((LIMITS[0].0, u64::MAX))
+        .unwrap_or((0, u64::MAX))
 }
 
 #[cfg(test)]

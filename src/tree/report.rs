@@ -17,6 +17,8 @@ pub struct WatchReport {
     pub advice: Option<String>,
     /// Mounts inside that tell nothing, or not everything, and their filesystems.
     pub mounts: Vec<(RelPath, String)>,
+    /// Filesystems that are watched although they do not tell everything, because the config wants it so.
+    pub untold: Vec<String>,
     /// Mounts inside that were there and are not now: nothing below is judged.
     pub away: Vec<RelPath>,
 }
@@ -52,6 +54,9 @@ impl fmt::Display for WatchReport {
         }
         for (mount, filesystem) in &self.mounts {
             write!(f, "; `{mount}` is polled: {filesystem}")?;
+        }
+        for filesystem in &self.untold {
+            write!(f, "; {filesystem} does not tell of every change")?;
         }
         for mount in &self.away {
             write!(f, "; `{mount}` is not mounted")?;

@@ -48,7 +48,7 @@ pub enum ArmError {
     #[error("it is gone")]
     Gone,
     /// Our share of the watches is used up, or the user has none left.
-    #[error("no watches are left")]
+    #[error("no watches are left (sysctl fs.inotify.max_user_watches)")]
     Limit,
     /// The kernel refused otherwise.
     #[error("{0}")]

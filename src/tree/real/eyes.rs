@@ -297,6 +297,14 @@ impl Eyes {
             (None, _, Tells::Some) => Watching::Both(why()),
             (None, _, Tells::Few) => Watching::Polling(why()),
         };
+        let mut untold = Vec::new();
+        if self.mode == WatchMode::Native {
+            let all = state.mounts.at(&RelPath::root()).into_iter();
+            let all = all.chain(state.mounts.silent().map(|(_, mount)| mount));
+            untold.extend(all.filter(|on| on.tells() != Tells::All).map(filesystem));
+            untold.sort_unstable();
+            untold.dedup();
+        }
         let counts = state.watch.as_ref().map(|watch| watch.counts());
         let (watched, polled, _) = counts.unwrap_or_default();
         let (all, without) = ((watched + polled) as u64, polled as u64);
@@ -312,6 +320,7 @@ impl Eyes {
                     .collect(),
                 WatchMode::Native | WatchMode::Poll => Vec::new(),
             },
+            untold,
             away: state.mounts.away(),
         }
     }
