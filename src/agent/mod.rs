@@ -21,6 +21,7 @@ mod ends;
 mod folder;
 mod jobs;
 mod outage;
+mod polls;
 mod recall;
 mod rest;
 mod root;

@@ -15,6 +15,7 @@ use crate::base::buffers::Pool;
 use crate::base::clock::Clock;
 use crate::base::offload::Offload;
 use crate::base::path::{RelPath, escaped};
+use crate::base::policy::WatchMode;
 use crate::base::snapshot::{FolderSnapshot, Happening};
 use crate::commands::{Exit, settings};
 use crate::config::{self, Concurrency, Config, S3};
@@ -25,10 +26,14 @@ use crate::store::s3::{S3Store, Settings, SetupError};
 use crate::sync::limits::Limits;
 use crate::tree::filter::Filter;
 use crate::tree::real::RealTree;
+use crate::tree::report::Watching;
 use crate::tree::{HintReceiver, Tree, hints};
 
 /// Hints that wait for a folder's loop. Beyond it events count as lost, and a scan finds what they said.
 const HINTS: usize = 16_384;
+
+/// How changes are noticed.
+const WATCH: WatchMode = WatchMode::Auto;
 
 /// What the folders of one process share.
 #[derive(Debug)]
@@ -235,13 +240,17 @@ pub fn shown(path: &Path) -> String {
     escaped(path.as_os_str().as_encoded_bytes())
 }
 
-/// Opens a tree that is watched, or, where no watcher can be started, one that is not.
+/// Opens a tree that is watched, or, where not even a thread can be started, one that is not; says whether the kernel
+/// tells of all its changes.
 async fn eyes(config: &config::Folder, state_dir: &Path) -> (Arc<dyn Tree>, HintReceiver, bool) {
     let (sender, receiver) = hints(HINTS);
     let path = config.path.clone();
-    let opened = Offload::Pool.run(move || RealTree::watched(&path, sender));
+    let opened = Offload::Pool.run(move || RealTree::watched(&path, sender, WATCH));
     match opened.await {
-        Ok(tree) => (Arc::new(tree.with_captures(state_dir)), receiver, true),
+        Ok(tree) => {
+            let is_told = matches!(tree.watch_report().mode, Watching::Native);
+            (Arc::new(tree.with_captures(state_dir)), receiver, is_told)
+        }
         Err(error) => {
             let every = crate::base::units::show_duration(config.rescan);
             tracing::warn!(

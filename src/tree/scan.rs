@@ -18,7 +18,7 @@
 //! # What is left alone
 //!
 //! Rows below a folder that could not be listed (unknown is not missing), rows of paths that are left out (excluding
-//! never deletes), rows below a folder that is not entered.
+//! never deletes), rows below a folder that is not entered, and both sides of a filesystem that is not mounted.
 //!
 //! # Bounds
 //!
@@ -325,6 +325,12 @@ impl Scanner {
 
     /// Lists a folder and makes it the lowest on the way. One that is gone leaves its rows to be found without files.
     fn enter(&mut self, folder: RelPath, inode: (u64, u64), depth: Depth) {
+        if self.tree.is_away(&folder) {
+            self.rows.skip_below(&folder);
+            let error = io::Error::other("its filesystem is not mounted");
+            self.step.unreadable.push((folder, error));
+            return;
+        }
         let error = match self.tree.list(&folder) {
             Ok(names) => {
                 self.way.push(Level {
@@ -367,7 +373,8 @@ impl Scanner {
         if !passed {
             return Ok(false);
         }
-        if !row.kept && self.filter.excludes(&row.path, Kind::File).is_none() {
+        let is_judged = !row.kept && !self.tree.is_away(&row.path);
+        if is_judged && self.filter.excludes(&row.path, Kind::File).is_none() {
             let path = row.path.clone();
             let listed = self
                 .way

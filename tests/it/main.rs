@@ -13,6 +13,7 @@ mod check;
 mod config;
 mod deletes;
 mod demo;
+mod eyes;
 mod manifest;
 mod process;
 mod reads;

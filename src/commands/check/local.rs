@@ -14,8 +14,10 @@ use crate::base::units::show_bytes;
 use crate::commands::check::{Finding, number, shown};
 use crate::config::Folder;
 use crate::manifest::{self, Manifest};
+use crate::tree::budget::Budget;
 use crate::tree::filter::Filter;
 use crate::tree::real::RealTree;
+use crate::tree::watch::Watch;
 use crate::tree::{self, Found, Tree as _};
 
 /// How long a folder is walked to count what is in it. What it has not seen by then, the line says.
@@ -199,10 +201,10 @@ fn count(tree: &RealTree, filter: &Filter, until: Instant) -> Counted {
 /// Looks whether the kernel lets so many folders be watched.
 pub(super) fn kernel(folders: u64) -> Vec<Finding> {
     let (hints, _kept) = tree::hints(1);
-    if let Err(error) = RealTree::watched(Path::new("/"), hints) {
+    if let Err(error) = Watch::new(Path::new("/"), hints, Budget::given(0)) {
         return vec![Finding::warn(format!(
             "no watcher can be started: {error}; raise it: sudo sysctl fs.inotify.max_user_instances=1024 \
-             (until then changes are found by the rescan alone)"
+             (until then folders are polled)"
         ))];
     }
     let text = std::fs::read_to_string(MAX_WATCHES).ok();
@@ -217,7 +219,8 @@ fn watches(folders: u64, limit: Option<u64>) -> Finding {
             "folders to watch: {folders}; how many may be (fs.inotify.max_user_watches) is hidden here"
         ));
     };
-    if folders < limit {
+    // A fifth is left to other programs.
+    if folders < limit - limit / 5 {
         return Finding::ok(format!(
             "folders to watch: {folders}, {limit} may be (fs.inotify.max_user_watches)"
         ));
@@ -226,7 +229,7 @@ fn watches(folders: u64, limit: Option<u64>) -> Finding {
     let enough = folders.saturating_mul(2).next_power_of_two();
     Finding::warn(format!(
         "folders to watch: {folders}, and only {limit} may be; raise it: sudo sysctl \
-         fs.inotify.max_user_watches={enough} (until then changes in the others are found by the rescan alone)"
+         fs.inotify.max_user_watches={enough} (until then the others are polled)"
     ))
 }
 
