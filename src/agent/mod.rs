@@ -380,6 +380,7 @@ impl Loop {
     }
 
     fn hint(&mut self, hint: Hint, now: Now) {
+        self.scans.heard(&hint, now);
         match hint {
             Hint::Touched { path, touch } => {
                 if !self.queue.touch(path, touch, 0, now) {

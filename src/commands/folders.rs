@@ -23,7 +23,8 @@ use crate::report::out::note;
 use crate::store::key::KeyMap;
 use crate::store::s3::{S3Store, Settings, SetupError};
 use crate::sync::limits::Limits;
-use crate::tree::filter::Filter;
+use crate::tree::filter::reason::BadRule;
+use crate::tree::filter::{Bounds, Filter};
 use crate::tree::real::RealTree;
 use crate::tree::{HintReceiver, Tree, hints};
 
@@ -158,10 +159,10 @@ impl Shared {
             path: shown(&config.path),
             to: config.to.to_string(),
             row,
+            filter: Arc::new(filter.reading(tree.clone())),
             tree,
             store,
             manifest: self.manifest.clone(),
-            filter: Arc::new(filter),
             keys: KeyMap::new(&config.to.prefix),
             limits: self.limits.clone(),
             buffers: self.buffers.clone(),
@@ -200,10 +201,25 @@ pub fn folder_key(config: &config::Folder, store: &S3Store) -> FolderKey {
     }
 }
 
-/// Makes a folder's filter. The state folder, if it lies inside, is left out.
+/// Makes a filter of what the config says of a folder.
+pub fn rules(config: &config::Folder) -> Result<Filter, BadRule> {
+    let filter = Filter::new(&config.exclude, &config.include, config.builtin_ignores)?;
+    let filter = filter.with_bounds(Bounds {
+        max_size: config.max_size,
+        min_size: config.min_size,
+        min_age: config.min_age,
+        max_age: config.max_age,
+    });
+    Ok(if config.exclude_caches {
+        filter.without_caches()
+    } else {
+        filter
+    })
+}
+
+/// Makes a folder's filter, which reads no tree yet. The state folder, if it lies inside, is left out.
 pub fn filter(config: &config::Folder, state_dir: &Path) -> Result<Filter, String> {
-    let filter = Filter::new(&config.exclude, &config.include, config.builtin_ignores)
-        .map_err(|error| error.to_string())?;
+    let filter = rules(config).map_err(|error| error.to_string())?;
     let Some(hidden) = RelPath::below(&config.path, state_dir) else {
         return Ok(filter);
     };

@@ -44,6 +44,13 @@ pub trait Tree: Send + Sync + 'static {
         0
     }
 
+    /// Returns the other path under which this tree presents what is at `path`, if it does: an event that names the one
+    /// deserves a look at both.
+    fn alias(&self, path: &RelPath) -> Option<RelPath> {
+        let _ = path;
+        None
+    }
+
     /// Opens a regular file for reading.
     fn open(&self, path: &RelPath) -> Result<Box<dyn OpenFile>, ReadError>;
 }

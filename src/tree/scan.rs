@@ -27,7 +27,8 @@ use std::sync::Arc;
 
 use crate::base::path::RelPath;
 use crate::base::stat::{Kind, Stat};
-use crate::tree::filter::{Filter, Reason};
+use crate::tree::filter::Filter;
+use crate::tree::filter::reason::Reason;
 use crate::tree::{Found, Tree};
 
 /// How many names and rows one step looks at, about 20 ms of cold disk: a step can be waited for when stopping.
@@ -131,6 +132,8 @@ pub struct Step {
 pub struct Scanner {
     tree: Arc<dyn Tree>,
     filter: Arc<Filter>,
+    /// Wall clock that ages are judged by, nanoseconds.
+    now_ns: Option<i64>,
     scope: Scope,
     rows: Cursor,
     /// The folders on the way down, the lowest last. Empty before the first step and after the walk.
@@ -171,12 +174,20 @@ impl Scanner {
         Self {
             tree,
             filter,
+            now_ns: None,
             rows: Cursor::new(rows, scope.folder.clone()),
             scope,
             way: Vec::new(),
             stage: Stage::Begin,
             step: Step::default(),
         }
+    }
+
+    /// Judges ages as they are at this wall clock, nanoseconds. Without it no file is left out for its size or age.
+    #[must_use]
+    pub fn at(mut self, now_ns: i64) -> Self {
+        self.now_ns = Some(now_ns);
+        self
     }
 
     /// Returns what is scanned.
@@ -225,6 +236,12 @@ impl Scanner {
             above = path.parent();
         }
         self.way.reverse();
+        // A hint may have named a folder that is left out: it is neither watched nor walked.
+        if !folder.is_root() && self.filter.excludes(&folder, Kind::Folder).is_some() {
+            self.rows.skip_below(&folder);
+            self.step.excluded += 1;
+            return;
+        }
         let inode = self
             .tree
             .stat(&folder)
@@ -262,7 +279,11 @@ impl Scanner {
 
     /// Looks at a name; the rows before it have been gone through.
     fn look(&mut self, path: RelPath, found: &Found, row: Option<Known>, depth: Depth) {
-        match self.filter.excludes(&path, found.stat.kind) {
+        let reason = match self.now_ns {
+            Some(now_ns) => self.filter.leaves_out(&path, &found.stat, now_ns),
+            None => self.filter.excludes(&path, found.stat.kind),
+        };
+        match reason {
             Some(Reason::Reserved) => {
                 self.step.skipped.push((path, SkipReason::Reserved));
                 return;
@@ -300,6 +321,7 @@ impl Scanner {
     fn enter(&mut self, folder: RelPath, inode: (u64, u64), depth: Depth) {
         let error = match self.tree.list(&folder) {
             Ok(names) => {
+                self.filter.listed(&folder, &names);
                 self.way.push(Level {
                     folder,
                     inode,

@@ -12,6 +12,7 @@ mod agent;
 mod check;
 mod config;
 mod demo;
+mod filter;
 mod manifest;
 mod process;
 mod sim;
