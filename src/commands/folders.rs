@@ -252,8 +252,9 @@ pub fn shown(path: &Path) -> String {
 /// Opens a tree that is watched, or, where no watcher can be started, one that is not.
 async fn eyes(config: &config::Folder) -> (Arc<dyn Tree>, HintReceiver, bool) {
     let (sender, receiver) = hints(HINTS);
-    let path = config.path.clone();
-    let opened = Offload::Pool.run(move || RealTree::watched(&path, sender));
+    let (path, symlinks) = (config.path.clone(), config.symlinks);
+    let opened = Offload::Pool
+        .run(move || RealTree::watched(&path, sender).map(|tree| tree.with_symlinks(symlinks)));
     match opened.await {
         Ok(tree) => (Arc::new(tree), receiver, true),
         Err(error) => {
@@ -270,7 +271,8 @@ async fn eyes(config: &config::Folder) -> (Arc<dyn Tree>, HintReceiver, bool) {
 fn closed(config: &config::Folder) -> (Arc<dyn Tree>, HintReceiver, bool) {
     // The sender's end tells the loop that nothing will be heard.
     let (_, receiver) = hints(1);
-    (Arc::new(RealTree::open(&config.path)), receiver, false)
+    let tree = RealTree::open(&config.path).with_symlinks(config.symlinks);
+    (Arc::new(tree), receiver, false)
 }
 
 /// The clients of buckets: one for all folders that reach the same bucket in the same way.

@@ -91,6 +91,8 @@ pub enum Depth {
 pub enum SkipReason {
     /// A symbolic link; links are not followed.
     Symlink,
+    /// A symbolic link whose recorded name is another file's.
+    Collision,
     /// A FIFO, socket or device.
     Special,
     /// A top-level `.tidewatch`.
@@ -104,6 +106,7 @@ impl fmt::Display for SkipReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Symlink => "a symbolic link, which is not followed",
+            Self::Collision => "a symbolic link, and a file has the name that would record it",
             Self::Special => "a FIFO, socket or device",
             Self::Reserved => "`.tidewatch` at the top is the agent's own name",
             Self::Loop => "a folder that contains itself",
@@ -299,7 +302,16 @@ impl Scanner {
                 self.step.unchanged += 1;
             }
             Kind::File => self.step.differing.push((path, found.stat.size)),
-            Kind::Symlink => self.step.skipped.push((path, SkipReason::Symlink)),
+            Kind::Symlink => {
+                // A tree that presents links under another name leaves only those that cannot be.
+                let is_recorded = self.tree.alias(&path).is_some();
+                let why = if is_recorded {
+                    SkipReason::Collision
+                } else {
+                    SkipReason::Symlink
+                };
+                self.step.skipped.push((path, why));
+            }
             Kind::Special => self.step.skipped.push((path, SkipReason::Special)),
             Kind::Folder if depth == Depth::NewFolders && found.armed => {
                 self.rows.skip_below(&path);

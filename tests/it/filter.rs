@@ -1,4 +1,8 @@
 //! What is left out, and by what, on real folders: rules that lie in the tree, sizes, ages, caches, names, links.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "these are the user's files, not the agent's state"
+)]
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -12,6 +16,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use tempfile::TempDir;
 use tidewatch::base::clock::Clock;
 use tidewatch::base::path::RelPath;
+use tidewatch::base::policy::Symlinks;
 use tidewatch::base::stat::{Kind, Stat};
 use tidewatch::tree::filter::reason::{Reason, RuleOf};
 use tidewatch::tree::filter::{Bounds, Filter};
@@ -79,13 +84,13 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
-        Self::with(|path| RealTree::open(path), |filter| filter)
+        Self::with(RealTree::open, |filter| filter)
     }
 
     fn excluding(rules: &[&str]) -> Self {
         let rules: Vec<String> = rules.iter().map(ToString::to_string).collect();
         let filter = Filter::new(&rules, &[], true).expect("good rules");
-        Self::with(|path| RealTree::open(path), |_| filter)
+        Self::with(RealTree::open, |_| filter)
     }
 
     fn with(open: impl FnOnce(&Path) -> RealTree, filter: impl FnOnce(Filter) -> Filter) -> Self {
@@ -246,7 +251,7 @@ fn a_folder_that_a_file_in_the_tree_leaves_out_is_not_opened_again_below() {
 fn a_config_that_takes_in_again_opens_a_folder_that_the_tree_leaves_out() {
     let include = ["n/keep".to_owned()];
     let filter = Filter::new(&[], &include, true).expect("good rules");
-    let place = Place::with(|path| RealTree::open(path), |_| filter);
+    let place = Place::with(RealTree::open, |_| filter);
     place.write(".tidewatchignore", "n/\n");
     place.write("n/keep", "x");
     place.write("n/other", "x");
@@ -345,10 +350,7 @@ fn a_file_is_left_out_by_its_length_whatever_it_takes_on_the_disk() {
         min_size: Some(2),
         ..Bounds::default()
     };
-    let place = Place::with(
-        |path| RealTree::open(path),
-        |filter| filter.with_bounds(bounds),
-    );
+    let place = Place::with(RealTree::open, |filter| filter.with_bounds(bounds));
     place.write("short", "x");
     place.write("right", "xx");
     let sparse = fs::File::create(place.at("sparse")).expect("a file");
@@ -377,10 +379,7 @@ fn a_file_comes_of_age_and_grows_too_old() {
         max_age: Some(10 * DAY),
         ..Bounds::default()
     };
-    let place = Place::with(
-        |path| RealTree::open(path),
-        |filter| filter.with_bounds(bounds),
-    );
+    let place = Place::with(RealTree::open, |filter| filter.with_bounds(bounds));
     place.write("a", "x");
     let stat = place.tree.stat(&path("a")).expect("a file");
     let reason_after = |age: Duration| {
@@ -411,7 +410,7 @@ fn a_file_comes_of_age_and_grows_too_old() {
 
 #[test]
 fn a_cache_is_left_out_but_for_its_tag() {
-    let place = Place::with(|path| RealTree::open(path), Filter::without_caches);
+    let place = Place::with(RealTree::open, Filter::without_caches);
     let tag = "Signature: 8a477f597d28d172789f06886806bc55\n# made by a test\n";
     place.write("CACHEDIR.TAG", tag);
     place.write("c/CACHEDIR.TAG", tag);
@@ -457,7 +456,7 @@ fn what_is_left_out_is_never_missing() {
         .with_bounds(bounds)
         .without_caches()
         .with_hidden(path("state"));
-    let mut place = Place::with(|path| RealTree::open(path), |_| filter);
+    let mut place = Place::with(RealTree::open, |_| filter);
     place.write(".tidewatchignore", "gone-*\nn/\n");
     place.write(
         "cache/CACHEDIR.TAG",
@@ -585,4 +584,203 @@ fn what_is_no_regular_file_is_counted_and_never_opened() {
         ("socket", SkipReason::Special),
     ];
     assert_eq!(skipped, expected.map(|(name, why)| (name.to_owned(), why)));
+}
+
+fn skipped(step: &Step) -> Vec<(String, SkipReason)> {
+    let shown = |(path, why): &(RelPath, SkipReason)| (path.to_string(), *why);
+    step.skipped.iter().map(shown).collect()
+}
+
+fn link(place: &Place, target: impl AsRef<Path>, at: &str) {
+    std::os::unix::fs::symlink(target, place.at(at)).expect("a link");
+}
+
+fn content(tree: &dyn Tree, at: &str) -> Vec<u8> {
+    let file = tree.open(&path(at)).expect("a file");
+    let stat = file.stat().expect("a stat");
+    assert_eq!(stat, tree.stat(&path(at)).expect("a stat"), "{at}");
+    let mut bytes = vec![0; 64];
+    let len = file.read_at(0, &mut bytes).expect("read");
+    assert_eq!(len as u64, stat.size, "{at}");
+    bytes.truncate(len);
+    bytes
+}
+
+/// Test 73, with links followed: nothing from outside, no hang, everything counted.
+#[test]
+fn a_link_is_followed_as_far_as_it_stays_inside() {
+    let place = Place::with(
+        |path| RealTree::open(path).with_symlinks(Symlinks::Follow),
+        |filter| filter,
+    );
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    fs::write(elsewhere.path().join("secret"), "x").expect("a file");
+    place.write("d/sub/x", "inside");
+    place.write("d/f", "file");
+    link(&place, "../d/f", "d/up");
+    link(&place, "d/f", "file");
+    link(&place, "file", "twice");
+    link(&place, "d", "folder");
+    link(&place, "../..", "d/sub/top");
+    link(&place, "sub", "d/below");
+    let inside = place.at("d/f").canonicalize().expect("a path");
+    for (target, at) in [
+        (Path::new("nowhere"), "bad-dangling"),
+        (Path::new("bad-loop"), "bad-loop"),
+        (Path::new("../../etc/passwd"), "bad-out"),
+        (elsewhere.path(), "bad-out-folder"),
+        (&inside, "bad-absolute"),
+    ] {
+        link(&place, target, at);
+    }
+    let step = place.step();
+    let taken: Vec<_> = step
+        .differing
+        .iter()
+        .map(|(at, _)| at.to_string())
+        .collect();
+    let expected = [
+        "d/below/x",
+        "d/f",
+        "d/sub/x",
+        "d/up",
+        "file",
+        "folder/f",
+        "folder/sub/x",
+        "folder/up",
+        "twice",
+    ];
+    assert_eq!(taken, expected);
+    assert!(step.unreadable.is_empty(), "{:?}", step.unreadable);
+    let bad = SkipReason::Symlink;
+    let expected = [
+        ("bad-absolute", bad),
+        ("bad-dangling", bad),
+        ("bad-loop", bad),
+        ("bad-out", bad),
+        ("bad-out-folder", bad),
+        // The way down goes through a link already.
+        ("d/below/top", bad),
+        ("d/sub/top", SkipReason::Loop),
+        ("folder/below", bad),
+        ("folder/sub/top", bad),
+    ];
+    assert_eq!(
+        skipped(&step),
+        expected.map(|(at, why)| (at.to_owned(), why))
+    );
+    let tree = &*place.tree;
+    for (at, text) in [
+        ("twice", "file"),
+        ("d/up", "file"),
+        ("folder/sub/x", "inside"),
+    ] {
+        assert_eq!(content(tree, at), text.as_bytes(), "{at}");
+        assert_eq!(tree.stat(&path(at)).expect("a stat").kind, Kind::File);
+    }
+    for at in ["bad-dangling", "bad-loop", "bad-out", "bad-absolute"] {
+        assert_eq!(tree.stat(&path(at)).expect("itself").kind, Kind::Symlink);
+        assert!(tree.open(&path(at)).is_err(), "{at}");
+    }
+    for at in ["bad-out-folder/secret", "bad-loop/x"] {
+        let error = tree.stat(&path(at)).expect_err("nothing");
+        assert_eq!(error.kind(), io::ErrorKind::NotFound, "{at}");
+    }
+}
+
+#[test]
+fn a_followed_link_is_never_a_way_out_while_it_is_swapped() {
+    let place = Place::with(
+        |path| RealTree::open(path).with_symlinks(Symlinks::Follow),
+        |filter| filter,
+    );
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    fs::write(elsewhere.path().join("f"), "secret").expect("a file");
+    place.write("d/f", "inside");
+    let (at, next) = (place.at("l"), place.at("next"));
+    let outside = elsewhere.path().to_path_buf();
+    let swapping = std::thread::spawn(move || {
+        for _ in 0..2_000 {
+            for target in [Path::new("d"), outside.as_path()] {
+                std::os::unix::fs::symlink(target, &next).expect("a link");
+                fs::rename(&next, &at).expect("renamed");
+            }
+        }
+    });
+    let mut read = 0;
+    while !swapping.is_finished() {
+        if let Ok(file) = place.tree.open(&path("l/f")) {
+            let mut bytes = [0; 6];
+            file.read_at(0, &mut bytes).expect("read");
+            assert_eq!(&bytes, b"inside");
+            read += 1;
+        }
+    }
+    swapping.join().expect("swapped");
+    assert!(read > 0);
+}
+
+#[test]
+fn a_recorded_link_is_a_small_file_with_its_target() {
+    let place = Place::with(
+        |path| RealTree::open(path).with_symlinks(Symlinks::Record),
+        |filter| filter,
+    );
+    place.write("d/x", "x");
+    place.write("taken.rclonelink", "mine");
+    let long = "n".repeat(255);
+    for (target, at) in [
+        ("/somewhere/else", "out"),
+        ("d", "folder"),
+        ("x", "taken"),
+        ("x", "twice.rclonelink"),
+        ("y", &*long),
+    ] {
+        link(&place, target, at);
+    }
+    let step = place.step();
+    let taken: Vec<_> = step
+        .differing
+        .iter()
+        .map(|(at, _)| at.to_string())
+        .collect();
+    let recorded_long = format!("{long}.rclonelink");
+    let expected = [
+        "d/x",
+        "folder.rclonelink",
+        &recorded_long,
+        "out.rclonelink",
+        "taken.rclonelink",
+        "twice.rclonelink.rclonelink",
+    ];
+    assert_eq!(taken, expected);
+    assert_eq!(
+        skipped(&step),
+        [("taken".to_owned(), SkipReason::Collision)]
+    );
+    let tree = &*place.tree;
+    assert_eq!(content(tree, "out.rclonelink"), b"/somewhere/else");
+    assert_eq!(content(tree, &recorded_long), b"y");
+    assert_eq!(content(tree, "taken.rclonelink"), b"mine");
+    assert_eq!(content(tree, "twice.rclonelink.rclonelink"), b"x");
+    // A listing and a stat are of one mind, also about what is not there.
+    for found in tree.list(&RelPath::root()).expect("a listing") {
+        let at = RelPath::root().join(&found.name);
+        assert_eq!(tree.stat(&at).expect("listed"), found.stat, "{at}");
+    }
+    let longer = format!("{recorded_long}.rclonelink");
+    for at in [
+        "out",
+        "folder",
+        "folder/x",
+        "twice.rclonelink",
+        "d/x.rclonelink",
+        &longer,
+    ] {
+        let error = tree.stat(&path(at)).expect_err("nothing");
+        assert_eq!(error.kind(), io::ErrorKind::NotFound, "{at}");
+        assert!(tree.open(&path(at)).is_err(), "{at}");
+    }
+    assert_eq!(tree.alias(&path("d/x")), Some(path("d/x.rclonelink")));
+    assert_eq!(RealTree::open(place.dir.path()).alias(&path("d/x")), None);
 }

@@ -98,7 +98,7 @@ fn room(place: &Path, name: &str) -> Option<Finding> {
 /// Looks whether a folder can be read, and returns how many folders are in it, as far as they were counted.
 pub(super) fn folder(folder: &Folder, state_dir: &Path) -> (Vec<Finding>, u64) {
     let name = shown(folder);
-    let tree = Arc::new(RealTree::open(&folder.path));
+    let tree = Arc::new(RealTree::open(&folder.path).with_symlinks(folder.symlinks));
     let filter = match rules(folder) {
         Ok(filter) => filter.reading(tree.clone()),
         Err(error) => return (vec![Finding::here(format!("could not {error}"))], 0),

@@ -227,7 +227,8 @@ enum Fate {
 
 impl Walk {
     fn new(folder: &config::Folder, known: Option<(Manifest, FolderRow)>, filter: Filter) -> Self {
-        let tree: Arc<dyn Tree> = Arc::new(RealTree::open(&folder.path));
+        let tree: Arc<dyn Tree> =
+            Arc::new(RealTree::open(&folder.path).with_symlinks(folder.symlinks));
         let filter = Arc::new(filter.reading(tree.clone()));
         let now = Clock::Real.now();
         let rows: Box<dyn Rows> = match &known {

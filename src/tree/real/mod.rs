@@ -1,7 +1,8 @@
 //! The real tree: everything beneath the root, by handle.
 //!
 //! The root is one open folder; what is below it is reached by `openat2` with `BENEATH`, `NO_SYMLINKS` and
-//! `NO_MAGICLINKS`, so that no link and no `..` leads out, whatever others do to the tree meanwhile. Nothing that could block or act when it
+//! `NO_MAGICLINKS`, so that no link and no `..` leads out, whatever others do to the tree meanwhile. Links are themselves,
+//! unless they are to be followed or recorded (`links`). Nothing that could block or act when it
 //! is opened (FIFO, socket, device) is opened. Mounts inside the tree are crossed. Needs Linux 5.6.
 //!
 //! A path that meets a link or a file where a folder was is *gone*: it is not there as it was. Any other failure is an
@@ -11,6 +12,7 @@
 
 mod beneath;
 mod file;
+mod links;
 mod listing;
 
 use std::fs::File;
@@ -25,8 +27,11 @@ use rustix::io::Errno;
 use tracing::{info, warn};
 
 use crate::base::path::{RelPath, escaped};
+use crate::base::policy::Symlinks;
 use crate::base::stat::{Kind, Stat};
-use crate::tree::real::beneath::{NAME_ONLY, gone, open_beneath, open_quietly};
+use crate::tree::real::beneath::{
+    NAME_ONLY, follow_quietly, gone, open_beneath, open_following, open_quietly,
+};
 use crate::tree::real::file::RealFile;
 use crate::tree::real::listing::{identity_of, names, stat_of, stat_of_handle};
 use crate::tree::watch::{ArmError, Watch};
@@ -51,7 +56,11 @@ pub struct RealTree {
     root: Mutex<Root>,
     watching: Option<Watching>,
     turns: AtomicU64,
+    symlinks: Symlinks,
 }
+
+/// A way to open what is beneath a root.
+type Opening = fn(BorrowedFd<'_>, &RelPath, OFlags) -> rustix::io::Result<OwnedFd>;
 
 /// What is known of the root.
 #[derive(Default)]
@@ -74,6 +83,7 @@ impl RealTree {
             root: Mutex::default(),
             watching: None,
             turns: AtomicU64::new(0),
+            symlinks: Symlinks::Skip,
         }
     }
 
@@ -86,6 +96,13 @@ impl RealTree {
             watching: Some(Watching { hints, watch }),
             ..Self::open(root)
         })
+    }
+
+    /// Follows links, or records them, instead of leaving them as they are.
+    #[must_use]
+    pub fn with_symlinks(mut self, symlinks: Symlinks) -> Self {
+        self.symlinks = symlinks;
+        self
     }
 
     /// Waits until every event that the kernel had queued before the call has become a hint. Blocks.
@@ -203,8 +220,12 @@ impl RealTree {
     }
 
     fn list_open(&self, root: BorrowedFd<'_>, folder: &RelPath) -> io::Result<Vec<Found>> {
-        let handle = open_quietly(root, folder, FOLDER).map_err(gone)?;
-        let watch = self.watch();
+        let direct = open_quietly(root, folder, FOLDER);
+        let (handle, is_direct) = match self.symlinks {
+            Symlinks::Follow => links::open_folder(root, folder, direct, FOLDER).map_err(gone)?,
+            Symlinks::Skip | Symlinks::Record => (direct.map_err(gone)?, true),
+        };
+        let watch = self.watch().filter(|_| is_direct);
         if let Some(watch) = &watch {
             self.arm(watch, folder, &stat_of_handle(&handle)?)?;
         }
@@ -214,6 +235,11 @@ impl RealTree {
                 one.armed = one.stat.kind != Kind::Folder
                     || watch.is_armed(&folder.join(&one.name), (one.stat.dev, one.stat.ino));
             }
+        }
+        match self.symlinks {
+            Symlinks::Skip => {}
+            Symlinks::Follow => links::follow(root, folder, &mut found, is_direct),
+            Symlinks::Record => links::record(handle.as_fd(), &mut found),
         }
         found.sort_unstable_by(|a, b| a.order().cmp(b.order()));
         Ok(found)
@@ -252,8 +278,18 @@ impl Tree for RealTree {
 
     fn stat(&self, path: &RelPath) -> io::Result<Stat> {
         let root = self.handle()?;
+        match self.symlinks {
+            Symlinks::Skip => {}
+            Symlinks::Follow => return links::followed(root.as_fd(), path),
+            Symlinks::Record => return links::recorded(root.as_fd(), path),
+        }
         let named = open_beneath(root.as_fd(), path, NAME_ONLY).map_err(gone)?;
         stat_of_handle(&named)
+    }
+
+    fn alias(&self, path: &RelPath) -> Option<RelPath> {
+        let is_recorded = self.symlinks == Symlinks::Record;
+        is_recorded.then(|| links::recorded_path(path)).flatten()
     }
 
     fn open(&self, path: &RelPath) -> Result<Box<dyn OpenFile>, ReadError> {
@@ -268,11 +304,21 @@ impl Tree for RealTree {
             Errno::NXIO => ReadError::Kind(Kind::Special),
             error => ReadError::from_io(gone(error)),
         };
+        if self.symlinks == Symlinks::Record
+            && let Some(link) =
+                links::Recorded::open(root.as_fd(), path).map_err(ReadError::from_io)?
+        {
+            return Ok(Box::new(link));
+        }
+        let (named, open): (Opening, Opening) = match self.symlinks {
+            Symlinks::Follow => (open_following, follow_quietly),
+            Symlinks::Skip | Symlinks::Record => (open_beneath, open_quietly),
+        };
         // Opening a device can do something; so first a look at what the path names.
-        regular(&open_beneath(root.as_fd(), path, NAME_ONLY).map_err(failed)?)?;
+        regular(&named(root.as_fd(), path, NAME_ONLY).map_err(failed)?)?;
         let flags =
             OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let handle = open_quietly(root.as_fd(), path, flags).map_err(failed)?;
+        let handle = open(root.as_fd(), path, flags).map_err(failed)?;
         regular(&handle)?;
         Ok(Box::new(RealFile(File::from(handle))))
     }
