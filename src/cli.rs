@@ -15,6 +15,7 @@ use crate::cli::args::{Cli, Command};
 use crate::commands::check::{self, CheckOptions};
 #[cfg(feature = "demo")]
 use crate::commands::demo::{self, DemoOptions};
+use crate::commands::explain::{self, ExplainOptions};
 use crate::commands::init::{self, InitOptions};
 use crate::commands::status::{self, StatusOptions, states};
 use crate::commands::sync::{self, SyncOptions};
@@ -88,6 +89,15 @@ fn dispatch(cli: Cli, surroundings: &Surroundings) -> anyhow::Result<Exit> {
             folder: args.folder,
             json: args.json,
         }),
+        Command::Explain(args) => {
+            let named = args.config.config.as_deref();
+            explain::explain(&ExplainOptions {
+                states: states::find(named, args.state.state_dir, surroundings)?,
+                config: explain::config(named, surroundings),
+                path: args.path,
+                json: args.json,
+            })
+        }
         Command::Check(args) => {
             let options = Options {
                 state_dir: args.state.state_dir,

@@ -73,6 +73,18 @@ pub(in crate::cli) enum Command {
         tidewatch status s3://my-backups/photos")]
     Status(StatusArgs),
 
+    /// Say whether a file is safe, and if not, why (0 safe, 3 not)
+    #[command(
+        long_about = "Say whether a file is safe, and if not, why.\n\n\
+            Safe means that the bucket holds the file as it is on the disk now. Compares the \
+            disk, the rules and what is known of the file, and asks no bucket. Exits with 0 if \
+            the file is safe and with 3 if it is not.",
+        after_long_help = "Examples:\n  \
+            tidewatch explain ~/Photos/2026/beach.jpg\n  \
+            tidewatch explain draft.odt --json"
+    )]
+    Explain(ExplainArgs),
+
     /// Check config, rights, endpoint and kernel limits, and say what to fix
     #[command(
         long_about = "Check config, rights, endpoint and kernel limits, and say what to fix.\n\n\
@@ -201,6 +213,22 @@ pub(in crate::cli) struct StatusArgs {
     pub state: StateArg,
 
     /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct ExplainArgs {
+    /// The file
+    pub path: PathBuf,
+
+    #[command(flatten)]
+    pub config: ConfigArg,
+
+    #[command(flatten)]
+    pub state: StateArg,
+
+    /// Print one JSON object for each folder that holds the file
     #[arg(long)]
     pub json: bool,
 }

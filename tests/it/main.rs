@@ -12,6 +12,7 @@ mod agent;
 mod check;
 mod config;
 mod demo;
+mod explain;
 mod filter;
 mod manifest;
 mod process;
