@@ -21,7 +21,7 @@ use crate::sync::plan;
 use crate::tree::filter::Filter;
 use crate::tree::polls::Polls;
 use crate::tree::scan::{Depth, Known, Rows, Scanner, Scope, Step};
-use crate::tree::{Touch, Tree};
+use crate::tree::{Hint, Touch, Tree};
 
 /// Differing paths handed over at once.
 const BATCH: usize = 512;
@@ -130,6 +130,20 @@ impl Scans {
         }
     }
 
+    /// Takes from a hint what it says of the rules that lie in the tree: they are read again, and what they may have left
+    /// out or taken in is looked for.
+    pub fn heard(&mut self, hint: &Hint, now: Now) {
+        match hint {
+            Hint::Touched { path, .. } => {
+                if let Some(folder) = self.filter.touched(path) {
+                    self.want(folder, Depth::Full, now);
+                }
+            }
+            Hint::Folder(folder) => self.filter.forget(folder),
+            Hint::Lost => self.filter.forget(&RelPath::root()),
+        }
+    }
+
     /// Events were lost, or what they said could not be kept.
     pub fn lost(&mut self, now: Now) {
         self.is_blind = true;
@@ -218,6 +232,7 @@ impl Scans {
             self.filter.clone(),
             Scope { folder, depth },
         )
+        .at(now.wall_ns)
     }
 }
 

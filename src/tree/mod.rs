@@ -48,8 +48,10 @@ pub trait Tree: Send + Sync + 'static {
         0
     }
 
-    /// Returns the other path under which what `path` names is a file of this tree, if that is so: a link that is recorded.
-    fn alias(&self, _path: &RelPath) -> Option<RelPath> {
+    /// Returns the other path under which this tree presents what is at `path`, if it does: an event that names the one
+    /// deserves a look at both.
+    fn alias(&self, path: &RelPath) -> Option<RelPath> {
+        let _ = path;
         None
     }
 

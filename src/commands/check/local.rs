@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{Access, access, statvfs};
@@ -12,6 +13,7 @@ use crate::base::path::{RelPath, escaped};
 use crate::base::stat::Kind;
 use crate::base::units::show_bytes;
 use crate::commands::check::{Finding, number, shown};
+use crate::commands::folders::rules;
 use crate::config::Folder;
 use crate::manifest::{self, Manifest};
 use crate::tree::budget::Budget;
@@ -98,8 +100,9 @@ fn room(place: &Path, name: &str) -> Option<Finding> {
 /// Looks whether a folder can be read, and returns how many folders are in it, as far as they were counted.
 pub(super) fn folder(folder: &Folder, state_dir: &Path) -> (Vec<Finding>, u64) {
     let name = shown(folder);
-    let filter = match Filter::new(&folder.exclude, &folder.include, folder.builtin_ignores) {
-        Ok(filter) => filter,
+    let tree = Arc::new(RealTree::open(&folder.path).with_symlinks(folder.symlinks));
+    let filter = match rules(folder) {
+        Ok(filter) => filter.reading(tree.clone()),
         Err(error) => return (vec![Finding::here(format!("could not {error}"))], 0),
     };
     // The agent leaves its own files out, so they are not counted either.
@@ -107,7 +110,6 @@ pub(super) fn folder(folder: &Folder, state_dir: &Path) -> (Vec<Finding>, u64) {
         Some(own) => filter.with_hidden(own),
         None => filter,
     };
-    let tree = RealTree::open(&folder.path);
     if let Err(error) = tree.identity().and_then(|_| tree.list(&RelPath::root())) {
         let mend = match error.raw_os_error() {
             Some(code) if code == rustix::io::Errno::NOSYS.raw_os_error() => {
@@ -159,6 +161,7 @@ impl Counted {
         folders: &mut Vec<RelPath>,
     ) {
         self.folders += 1;
+        filter.listed(folder, &listing);
         for found in listing {
             let path = folder.join(&found.name);
             if filter.excludes(&path, found.stat.kind).is_some() {

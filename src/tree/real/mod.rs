@@ -1,7 +1,8 @@
 //! The real tree: everything beneath the root, by handle.
 //!
 //! The root is one open folder; what is below it is reached by `openat2` with `BENEATH`, `NO_SYMLINKS` and
-//! `NO_MAGICLINKS`, so that no link and no `..` leads out, whatever others do to the tree meanwhile. Nothing that could block or act when it
+//! `NO_MAGICLINKS`, so that no link and no `..` leads out, whatever others do to the tree meanwhile. Links are themselves,
+//! unless they are to be followed or recorded (`links`). Nothing that could block or act when it
 //! is opened (FIFO, socket, device) is opened. Mounts inside the tree are crossed. Needs Linux 5.6.
 //!
 //! A path that meets a link or a file where a folder was is *gone*: it is not there as it was. Any other failure is an
@@ -14,6 +15,7 @@ mod capture;
 mod eyes;
 mod file;
 mod lease;
+mod links;
 mod listing;
 mod mount_watch;
 mod mounts;
@@ -30,10 +32,12 @@ use rustix::io::Errno;
 use tracing::warn;
 
 use crate::base::path::RelPath;
-use crate::base::policy::WatchMode;
+use crate::base::policy::{Symlinks, WatchMode};
 use crate::base::stat::{Kind, Stat};
 use crate::tree::budget::Budget;
-use crate::tree::real::beneath::{NAME_ONLY, gone, open_beneath, open_quietly};
+use crate::tree::real::beneath::{
+    NAME_ONLY, follow_quietly, gone, open_beneath, open_following, open_quietly,
+};
 use crate::tree::real::eyes::Eyes;
 use crate::tree::real::file::RealFile;
 use crate::tree::real::lease::Counters;
@@ -68,7 +72,11 @@ pub struct RealTree {
     counters: Arc<Counters>,
     /// Where clones of files that never rest may be made.
     captures: Option<PathBuf>,
+    symlinks: Symlinks,
 }
+
+/// A way to open what is beneath a root.
+type Opening = fn(BorrowedFd<'_>, &RelPath, OFlags) -> rustix::io::Result<OwnedFd>;
 
 /// What is known of the root.
 #[derive(Default)]
@@ -102,6 +110,7 @@ impl RealTree {
             turns: AtomicU64::new(0),
             counters: Arc::default(),
             captures: None,
+            symlinks: Symlinks::Skip,
         }
     }
 
@@ -132,11 +141,16 @@ impl RealTree {
 
     /// Lets files that never rest be cloned into `dir`, where that is on their filesystem. It must not be watched itself.
     #[must_use]
-    pub fn with_captures(self, dir: &Path) -> Self {
-        Self {
-            captures: Some(dir.to_path_buf()),
-            ..self
-        }
+    pub fn with_captures(mut self, dir: &Path) -> Self {
+        self.captures = Some(dir.to_path_buf());
+        self
+    }
+
+    /// Follows links, or records them, instead of leaving them as they are.
+    #[must_use]
+    pub fn with_symlinks(mut self, symlinks: Symlinks) -> Self {
+        self.symlinks = symlinks;
+        self
     }
 
     /// Waits until every event that the kernel had queued before the call has become a hint. Blocks.
@@ -214,18 +228,26 @@ impl RealTree {
             Errno::AGAIN => ReadError::Moving,
             error => ReadError::from_io(gone(error)),
         };
+        let (named, open): (Opening, Opening) = match self.symlinks {
+            Symlinks::Follow => (open_following, follow_quietly),
+            Symlinks::Skip | Symlinks::Record => (open_beneath, open_quietly),
+        };
         // Opening a device can do something; so first a look at what the path names.
-        regular(&open_beneath(root.as_fd(), path, NAME_ONLY).map_err(failed)?)?;
+        regular(&named(root.as_fd(), path, NAME_ONLY).map_err(failed)?)?;
         let flags =
             OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let handle = open_quietly(root.as_fd(), path, flags).map_err(failed)?;
+        let handle = open(root.as_fd(), path, flags).map_err(failed)?;
         regular(&handle)?;
         Ok(handle)
     }
 
     fn list_open(&self, root: BorrowedFd<'_>, folder: &RelPath) -> io::Result<Vec<Found>> {
-        let handle = open_quietly(root, folder, FOLDER).map_err(gone)?;
-        let eyes = self.eyes.as_ref();
+        let direct = open_quietly(root, folder, FOLDER);
+        let (handle, is_direct) = match self.symlinks {
+            Symlinks::Follow => links::open_folder(root, folder, direct, FOLDER).map_err(gone)?,
+            Symlinks::Skip | Symlinks::Record => (direct.map_err(gone)?, true),
+        };
+        let eyes = self.eyes.as_ref().filter(|_| is_direct);
         let watch = eyes.and_then(|eyes| Some((eyes, eyes.watch()?)));
         if let Some((eyes, watch)) = &watch {
             let open = stat_of_handle(&handle)?;
@@ -242,6 +264,11 @@ impl RealTree {
                 one.armed = one.stat.kind != Kind::Folder
                     || eyes.is_looked_after(watch, &folder.join(&one.name), &one.stat);
             }
+        }
+        match self.symlinks {
+            Symlinks::Skip => {}
+            Symlinks::Follow => links::follow(root, folder, &mut found, is_direct),
+            Symlinks::Record => links::record(handle.as_fd(), &mut found),
         }
         found.sort_unstable_by(|a, b| a.order().cmp(b.order()));
         Ok(found)
@@ -308,11 +335,27 @@ impl Tree for RealTree {
 
     fn stat(&self, path: &RelPath) -> io::Result<Stat> {
         let root = self.handle()?;
+        match self.symlinks {
+            Symlinks::Skip => {}
+            Symlinks::Follow => return links::followed(root.as_fd(), path),
+            Symlinks::Record => return links::recorded(root.as_fd(), path),
+        }
         let named = open_beneath(root.as_fd(), path, NAME_ONLY).map_err(gone)?;
         stat_of_handle(&named)
     }
 
+    fn alias(&self, path: &RelPath) -> Option<RelPath> {
+        let is_recorded = self.symlinks == Symlinks::Record;
+        is_recorded.then(|| links::recorded_path(path)).flatten()
+    }
+
     fn open(&self, path: &RelPath) -> Result<Box<dyn OpenFile>, ReadError> {
+        if self.symlinks == Symlinks::Record
+            && let Some(link) =
+                links::Recorded::open(self.handle()?.as_fd(), path).map_err(ReadError::from_io)?
+        {
+            return Ok(Box::new(link));
+        }
         Ok(Box::new(RealFile {
             file: File::from(self.open_regular(path)?),
             counters: self.counters.clone(),
