@@ -11,11 +11,13 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 
-use crate::cli::args::{Cli, Command};
+use crate::cli::args::{Cli, Command, FolderVerb, HeldVerb};
 use crate::commands::check::{self, CheckOptions};
 #[cfg(feature = "demo")]
 use crate::commands::demo::{self, DemoOptions};
 use crate::commands::explain::{self, ExplainOptions};
+use crate::commands::folder::{self, FolderCommand, FolderOptions};
+use crate::commands::held::{self, HeldCommand, HeldOptions};
 use crate::commands::init::{self, InitOptions};
 use crate::commands::status::{self, StatusOptions, states};
 use crate::commands::sync::{self, SyncOptions};
@@ -97,6 +99,39 @@ fn dispatch(cli: Cli, surroundings: &Surroundings) -> anyhow::Result<Exit> {
                 path: args.path,
                 json: args.json,
             })
+        }
+        Command::Held(args) => {
+            let (of, what) = match args.what {
+                HeldVerb::List { of, json } => (of, HeldCommand::List { json }),
+                HeldVerb::Release(of) => (of, HeldCommand::Release),
+                HeldVerb::Drop(of) => (of, HeldCommand::Drop),
+            };
+            let states = states::find(
+                of.config.config.as_deref(),
+                of.state.state_dir,
+                surroundings,
+            )?;
+            held::held(
+                &HeldOptions {
+                    states,
+                    folder: of.folder,
+                    what,
+                },
+                &mut out,
+            )
+        }
+        Command::Folder(args) => {
+            let (config, state, what) = match args.what {
+                FolderVerb::List { config, state } => (config, state, FolderCommand::List),
+                FolderVerb::Set {
+                    folder,
+                    config,
+                    state,
+                    accept_root: _,
+                } => (config, state, FolderCommand::AcceptRoot { folder }),
+            };
+            let states = states::find(config.config.as_deref(), state.state_dir, surroundings)?;
+            folder::folder(&FolderOptions { states, what }, &mut out)
         }
         Command::Check(args) => {
             let options = Options {

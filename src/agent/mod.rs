@@ -18,6 +18,7 @@ mod contact;
 mod control;
 mod deletes;
 mod ends;
+mod events;
 mod folder;
 mod jobs;
 mod outage;
@@ -48,7 +49,7 @@ use crate::base::stat::Identity;
 use crate::manifest::Change;
 use crate::store::ErrorKind;
 use crate::sync::Lane;
-use crate::sync::brake::{Brake, Verdict};
+use crate::sync::brake::Brake;
 use crate::sync::dedupe::Dedupe;
 use crate::sync::file::{Ctx, Done, Message, Policy};
 use crate::sync::queue::{self, Queue};
@@ -427,77 +428,6 @@ impl Loop {
             Event::Emptied(report) => self.emptied(report, now),
             Event::Control(asked) => self.asked(asked, now),
             Event::Told | Event::Tick => {}
-        }
-    }
-
-    fn hint(&mut self, hint: Hint, now: Now) {
-        self.scans.heard(&hint, now);
-        match hint {
-            Hint::Touched { path, touch } => {
-                // A link that is recorded is a file of another name.
-                let alias = self.ctx.tree.alias(&path);
-                if let Some(alias) = alias
-                    && !self.queue.touch(alias, touch, 0, now)
-                {
-                    self.scans.lost(now);
-                }
-                if !self.queue.touch(path, touch, 0, now) {
-                    self.scans.lost(now);
-                }
-            }
-            Hint::Folder(folder) => self.scans.want(folder, crate::tree::scan::Depth::Full, now),
-            Hint::Lost => {
-                tracing::info!(folder = %self.teller.name(), "events were lost; everything is looked at");
-                self.scans.lost(now);
-            }
-        }
-    }
-
-    fn message(&mut self, message: Message, now: Now) {
-        match message {
-            Message::Done(mut done) => {
-                let changes = std::mem::take(&mut done.changes);
-                self.trashed(&changes);
-                self.pending.push_back(Pending {
-                    changes,
-                    then: Then::Finish(done),
-                });
-            }
-            Message::Begun { upload, noted } => {
-                let changes = vec![Change::UploadBegun(upload)];
-                self.pending.push_back(Pending {
-                    changes,
-                    then: Then::Answer(noted),
-                });
-            }
-            Message::Ended(id) => {
-                let changes = vec![Change::UploadEnded(id)];
-                self.pending.push_back(Pending {
-                    changes,
-                    then: Then::Nothing,
-                });
-            }
-            Message::Overwrite { verdict } => {
-                let asked = self.overwrites.ask(1, 0, now.mono);
-                if asked == Verdict::Hold && self.deletes.held == 0 {
-                    tracing::warn!(folder = %self.teller.name(), "overwrites are held: more than the overwrite brake \
-                        allows; new contents wait in quarantine, see `tidewatch held list`, then release or drop them");
-                    self.deletes.held = 1;
-                    self.deletes.held_is_stale = true;
-                }
-                // An asker that has gone away overwrites nothing.
-                let _ = verdict.send(asked);
-            }
-            Message::Source { path, granted } => {
-                // A running copy holds its source; an asker that has gone away holds nothing.
-                if self.queue.hold_source(&path, now) {
-                    if granted.send(true).is_err() {
-                        self.queue.release_source(&path);
-                    }
-                } else {
-                    let _ = granted.send(false);
-                }
-            }
         }
     }
 

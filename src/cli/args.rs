@@ -30,7 +30,8 @@ use crate::report::log::Loudness;
         Exit codes:\n  \
         0  done, level            3  done, but a file could not be synced as it is\n  \
         1  some files failed      5  S3 cannot be reached, or a right is missing\n  \
-        2  wrong usage or config  6  another agent holds the state or the prefix"
+        2  wrong usage or config  6  another agent holds the state or the prefix\n  \
+        4  a brake holds deletes or overwrites: see `tidewatch held list`"
 )]
 pub(in crate::cli) struct Cli {
     #[command(flatten)]
@@ -84,6 +85,25 @@ pub(in crate::cli) enum Command {
             tidewatch explain draft.odt --json"
     )]
     Explain(ExplainArgs),
+
+    /// Show what a brake holds; let it go, or forget it
+    #[command(
+        long_about = "Show what a brake holds; let it go, or forget it.\n\n\
+            More deletes than `delete_brake` allows, or more overwrites than `overwrite_brake` \
+            allows, wait for a person. What is released is done after all; what is dropped is \
+            forgotten, and its objects stay as they are.",
+        after_long_help = "Examples:\n  \
+            tidewatch held list\n  \
+            tidewatch held release photos\n  \
+            tidewatch held drop s3://my-backups/photos"
+    )]
+    Held(HeldArgs),
+
+    /// List the folders that are known here, or accept a new root
+    #[command(after_long_help = "Examples:\n  \
+        tidewatch folder list\n  \
+        tidewatch folder set photos --accept-root")]
+    Folder(FolderArgs),
 
     /// Check config, rights, endpoint and kernel limits, and say what to fix
     #[command(
@@ -231,6 +251,67 @@ pub(in crate::cli) struct ExplainArgs {
     /// Print one JSON object for each folder that holds the file
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct HeldArgs {
+    #[command(subcommand)]
+    pub what: HeldVerb,
+}
+
+#[derive(Subcommand, Debug)]
+pub(in crate::cli) enum HeldVerb {
+    /// Show what is held
+    List {
+        #[command(flatten)]
+        of: HeldOf,
+        /// Print one JSON object for each path
+        #[arg(long)]
+        json: bool,
+    },
+    /// Do what is held after all
+    Release(HeldOf),
+    /// Forget what is held; the objects stay as they are
+    Drop(HeldOf),
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct HeldOf {
+    /// A folder's name, its path, or its s3:// URL; all of them if not given
+    pub folder: Option<String>,
+    #[command(flatten)]
+    pub config: ConfigArg,
+    #[command(flatten)]
+    pub state: StateArg,
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct FolderArgs {
+    #[command(subcommand)]
+    pub what: FolderVerb,
+}
+
+#[derive(Subcommand, Debug)]
+pub(in crate::cli) enum FolderVerb {
+    /// List the folders that are known here
+    List {
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        state: StateArg,
+    },
+    /// Change what is on record of a folder
+    Set {
+        /// A folder's name, its path, or its s3:// URL
+        folder: String,
+        /// Take what is at the folder's path now for the right folder
+        #[arg(long, required = true)]
+        accept_root: bool,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        state: StateArg,
+    },
 }
 
 #[derive(Args, Debug)]

@@ -3,6 +3,8 @@
 //! Sends nothing to a bucket. Trouble with one folder is that folder's: each one is set up in its own task.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,7 +20,7 @@ use crate::base::path::{RelPath, escaped};
 use crate::base::snapshot::{FolderSnapshot, Happening};
 use crate::commands::{Exit, settings};
 use crate::config::{self, Concurrency, Config, S3};
-use crate::manifest::{FolderKey, Manifest, OpenError};
+use crate::manifest::{FolderKey, FolderRow, Manifest, OpenError};
 use crate::report::out::note;
 use crate::store::key::KeyMap;
 use crate::store::s3::{S3Store, Settings, SetupError};
@@ -39,7 +41,8 @@ pub struct Shared {
     pub manifest: Manifest,
     /// Clients of buckets.
     pub stores: Stores,
-    state_dir: PathBuf,
+    /// The state folder, canonical.
+    pub state_dir: PathBuf,
     limits: Arc<Limits>,
     buffers: Pool,
     shutdown_grace: Duration,
@@ -60,6 +63,8 @@ pub struct Start {
     pub snapshots: watch::Sender<FolderSnapshot>,
     /// Where each thing that happens goes, if anybody wants it.
     pub happenings: Option<mpsc::Sender<Happening>>,
+    /// What people ask of the running folder.
+    pub control: Option<mpsc::Receiver<agent::Control>>,
 }
 
 /// Whether a tree is watched.
@@ -183,7 +188,7 @@ impl Shared {
                 history: config.history,
                 trash_keep: config.trash_keep,
             },
-            control: None,
+            control: start.control,
             mode: start.mode,
             snapshots: start.snapshots,
             happenings: start.happenings,
@@ -196,6 +201,11 @@ impl Shared {
         let manifest = self.manifest.clone();
         Offload::Pool.run(move || manifest.close()).await;
     }
+}
+
+/// Returns a folder's root as it is on record.
+pub fn root_of(row: &FolderRow) -> &OsStr {
+    OsStr::from_bytes(&row.key.path)
 }
 
 /// Returns what makes this folder the same one again.

@@ -1,10 +1,13 @@
 //! What the command line runs besides the agent.
 
 pub mod check;
+pub mod control;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod explain;
+pub mod folder;
 pub mod folders;
+pub mod held;
 pub mod init;
 pub mod pages;
 pub mod settings;

@@ -6,6 +6,7 @@
 //!
 //! With `--json` one object a state folder, each on a line; one that says that there is nothing where nothing is.
 
+pub mod meant;
 pub mod states;
 mod text;
 
@@ -22,7 +23,7 @@ use crate::base::clock::{Clock, rfc3339};
 use crate::base::path::{RelPath, escaped};
 use crate::base::snapshot::FolderSnapshot;
 use crate::commands::Exit;
-use crate::config::Target;
+use crate::commands::status::meant::Meant;
 use crate::manifest::{self, FolderRow, Manifest};
 use crate::report::out::{Out, note};
 use crate::report::status_file::{self, FolderStatus, StatusFile};
@@ -61,7 +62,7 @@ pub fn status(options: &StatusOptions) -> anyhow::Result<Exit> {
         let known: Vec<String> = states.iter().flat_map(State::known).collect();
         states.retain_mut(|state| state.keep(wanted));
         if states.is_empty() {
-            note(missing(wanted, &known));
+            note(meant::missing(wanted, &known));
             return Ok(Exit::Usage);
         }
     }
@@ -139,7 +140,8 @@ impl State {
     /// Drops every folder but those that `wanted` means; returns whether there is one.
     fn keep(&mut self, wanted: &str) -> bool {
         let meant = Meant::of(wanted);
-        self.folders.retain(|view| meant.is(&view.status));
+        self.folders
+            .retain(|view| meant.is(&view.status.name, &view.status.path, &view.status.to));
         !self.folders.is_empty()
     }
 
@@ -150,46 +152,6 @@ impl State {
         };
         self.folders.iter().map(line).collect()
     }
-}
-
-/// What a FOLDER argument can mean, in the forms in which folders are known.
-struct Meant {
-    name: String,
-    path: Option<String>,
-    url: Option<String>,
-}
-
-impl Meant {
-    fn of(wanted: &str) -> Self {
-        let shown = |path: &Path| escaped(path.as_os_str().as_encoded_bytes());
-        // The folder itself may be gone: then its name as it stands, without a slash behind it, is all there is.
-        let absolute = || Some(std::path::absolute(wanted).ok()?.components().collect());
-        let path = std::fs::canonicalize(wanted).ok().or_else(absolute);
-        Self {
-            name: wanted.to_owned(),
-            path: path.as_deref().map(shown),
-            url: Target::parse(wanted).ok().map(|target| target.to_string()),
-        }
-    }
-
-    fn is(&self, folder: &FolderStatus) -> bool {
-        folder.name == self.name
-            || self.path.as_ref() == Some(&folder.path)
-            || self.url.as_ref() == Some(&folder.to)
-    }
-}
-
-fn missing(wanted: &str, known: &[String]) -> String {
-    let wanted = escaped(wanted.as_bytes());
-    if known.is_empty() {
-        return format!(
-            "tidewatch: could not find the folder `{wanted}`: nothing is synced from here yet"
-        );
-    }
-    format!(
-        "tidewatch: could not find the folder `{wanted}`; there are (name, path, URL):\n{}",
-        known.join("\n")
-    )
 }
 
 /// Looks into one state folder; `None` if no agent ever used it.
@@ -321,9 +283,12 @@ impl Past<'_> {
         status.queued_files = counts.open;
         status.queued_bytes = 0;
         status.failed = counts.failed;
+        status.held = counts.held;
         status.ambiguous = counts.ambiguous;
         // Nobody has said it, but a complete scan that left nothing undone has shown it, as `sync` does.
-        let shown = row.last_scan_ns.map(|_| counts.open + counts.failed == 0);
+        let shown = row
+            .last_scan_ns
+            .map(|_| counts.open + counts.failed + counts.held == 0);
         Ok(View {
             status,
             last_known_level: folder.map(|folder| folder.level).or(shown),
@@ -383,7 +348,8 @@ fn unknown(row: &FolderRow) -> FolderStatus {
     })
 }
 
-fn target(row: &FolderRow) -> String {
+/// Returns where a folder goes, as a URL.
+pub fn target(row: &FolderRow) -> String {
     format!("s3://{}/{}", row.key.bucket, row.key.prefix)
 }
 

@@ -96,6 +96,7 @@ impl Run {
             let (publish, snapshot) = watch::channel(first_snapshot(folder));
             snapshots.push(snapshot);
             let start = Start {
+                control: None,
                 folder: folder.clone(),
                 mode: Mode::Once {
                     timeout: options.timeout,

@@ -12,11 +12,12 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::{Mode, Reason};
+use crate::agent::{Control, Mode, Reason};
 use crate::base::clock::Clock;
 use crate::base::offload::Offload;
 use crate::base::snapshot::{FolderSnapshot, Happening};
 use crate::commands::Exit;
+use crate::commands::control::{self, Door};
 use crate::commands::folders::{Eyes, Left, Shared, Start, Stores, first_snapshot, shown};
 use crate::commands::signals::Signals;
 use crate::config::{self, Config};
@@ -124,7 +125,7 @@ impl Service {
         let stop = CancellationToken::new();
         let news = Arc::new(Notify::new());
         let (mut tasks, mut listeners) = (JoinSet::new(), JoinSet::new());
-        let mut snapshots = Vec::new();
+        let (mut snapshots, mut doors) = (Vec::new(), Vec::new());
         for folder in &config.folders {
             let (publish, snapshot) = watch::channel(first_snapshot(folder));
             let (mut changes, wake) = (snapshot.clone(), news.clone());
@@ -138,7 +139,21 @@ impl Service {
             tracing::info!(folder = %folder.name, "watching {path} → {}", folder.to);
             let (shared, stop) = (shared.clone(), stop.clone());
             let (folder, happenings) = (folder.clone(), happenings.cloned());
-            tasks.spawn(async move { keep(&shared, folder, publish, happenings, stop).await });
+            let (asks, asked) = mpsc::channel(4);
+            doors.push(Door {
+                path: path.clone(),
+                to: folder.to.to_string(),
+                asks,
+            });
+            tasks.spawn(
+                async move { keep(&shared, folder, publish, happenings, asked, stop).await },
+            );
+        }
+        match control::listen(&shared.state_dir, doors) {
+            Ok(server) => drop(listeners.spawn(server)),
+            Err(error) => {
+                tracing::warn!("`tidewatch held` and `folder` will not reach this agent: {error}");
+            }
         }
         Self {
             state_dir: config.state_dir.clone(),
@@ -275,6 +290,7 @@ async fn keep(
     folder: config::Folder,
     snapshots: watch::Sender<FolderSnapshot>,
     happenings: Option<mpsc::Sender<Happening>>,
+    control: mpsc::Receiver<Control>,
     stop: CancellationToken,
 ) -> Left {
     let mut told = None;
@@ -305,6 +321,7 @@ async fn keep(
         tracing::info!(folder = %folder.name, "the bucket can be used now");
     }
     let start = Start {
+        control: Some(control),
         folder,
         mode: Mode::Forever,
         eyes: Eyes::Open,

@@ -55,6 +55,7 @@
 
 mod changes;
 mod connections;
+mod decode;
 mod error;
 mod open;
 mod rows;

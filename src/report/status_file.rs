@@ -82,7 +82,7 @@ impl FolderStatus {
             queued_files: snapshot.queued_files,
             queued_bytes: snapshot.queued_bytes,
             failed: snapshot.failed,
-            held: 0,
+            held: snapshot.held,
             watch: snapshot.watch.clone(),
             missed: snapshot.missed,
             last_scan: snapshot.last_scan_ns.and_then(when),

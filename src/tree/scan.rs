@@ -769,7 +769,7 @@ mod tests {
         let mut rows = level(&fake(&["a", "b", "c", "d"]));
         rows.get_mut(&path("d")).expect("a row").kept = true;
         let step = Run::of(&tree, rows).go();
-        assert_eq!(step.differing, [(path("c"), 0)]);
+        assert_eq!(step.missing, [(path("c"), RelPath::root())]);
     }
 
     #[test]

@@ -158,8 +158,11 @@ impl Place {
     /// Returns what a scan would have looked at.
     fn taken(&self) -> Vec<String> {
         let step = self.step();
-        let shown = |(path, _): (RelPath, u64)| path.to_string();
-        step.differing.into_iter().map(shown).collect()
+        let differing = step.differing.into_iter().map(|(path, _)| path);
+        let missing = step.missing.into_iter().map(|(path, _)| path);
+        let mut all: Vec<RelPath> = differing.chain(missing).collect();
+        all.sort();
+        all.iter().map(ToString::to_string).collect()
     }
 
     fn reason(&self, at: &str) -> Option<String> {

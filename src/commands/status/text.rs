@@ -76,7 +76,13 @@ fn folder(view: &View, agent: &Agent) -> String {
         add("skipped", &text);
     }
     if status.held > 0 {
-        add("held", &format!("{} wait for a person", files(status.held)));
+        add(
+            "held",
+            &format!(
+                "{} wait for a person: see `tidewatch held list`",
+                files(status.held)
+            ),
+        );
     }
     if let Some(since) = &status.outage_since {
         add("outage", &format!("since {since}"));

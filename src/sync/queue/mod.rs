@@ -4,6 +4,8 @@
 //! runs makes it held once more when it ends. A path that is the source of a running copy is not handed out until the
 //! copy has ended.
 
+mod job;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -14,6 +16,8 @@ use crate::base::clock::Now;
 use crate::base::path::RelPath;
 use crate::sync::Lane;
 use crate::tree::Touch;
+
+pub use job::{End, Job};
 
 /// Backlog held at most; beyond it the scan waits.
 pub const BACKLOG_MOST: usize = 10_000;
@@ -58,70 +62,6 @@ struct Slot {
 enum State {
     Held { due: Instant, parked: bool },
     Running { again: Option<(Touch, Now)> },
-}
-
-/// A path whose time has come.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Job {
-    /// The path.
-    pub path: RelPath,
-    /// Live, if the watcher has touched it since it was last done.
-    pub lane: Lane,
-    /// Whether its content may have changed without its stat saying so.
-    pub must_read: bool,
-    /// When it was first touched since it was last done: the age of the change.
-    pub since: Now,
-    /// Size in bytes when last looked at; 0 if unknown.
-    pub size: u64,
-    /// Failures since it was last done.
-    pub failures: u32,
-    /// How often it was found changing while it was read, since it was last done.
-    pub moves: u32,
-    /// It is level as far as anybody knows, and is only looked at once more.
-    pub is_check: bool,
-    /// Its file is proven gone, and its object is to go.
-    pub remove: bool,
-    /// Touches do not bring it forward before that: it failed, or would not rest.
-    not_before: Option<Instant>,
-}
-
-impl Job {
-    fn new(path: RelPath, since: Now) -> Self {
-        Self {
-            path,
-            lane: Lane::Backlog,
-            must_read: false,
-            since,
-            size: 0,
-            failures: 0,
-            moves: 0,
-            is_check: false,
-            remove: false,
-            not_before: None,
-        }
-    }
-
-    /// Returns true for work that is neither waiting because it failed or moved, nor a check: what a scan waits for.
-    fn is_fresh(&self) -> bool {
-        self.failures == 0 && self.moves == 0 && !self.is_check
-    }
-}
-
-/// How a job ended, as far as the queue cares.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum End {
-    /// Nothing more to do.
-    Done,
-    /// It is level, but has to be looked at again at that instant.
-    Again(Instant),
-    /// It changed while it was read.
-    Moving,
-    /// It was written to so lately that it has to rest until that instant.
-    Fresh(Instant),
-    /// It failed.
-    Failed,
-    /// It failed or moved too often for a run that has to end: it is not tried again.
-    GivenUp,
 }
 
 impl Queue {

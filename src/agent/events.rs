@@ -1,0 +1,81 @@
+//! What watchers and jobs say, taken in.
+
+use crate::agent::{Loop, Pending, Then};
+use crate::base::clock::Now;
+use crate::manifest::Change;
+use crate::sync::brake::Verdict;
+use crate::sync::file::Message;
+use crate::tree::Hint;
+
+impl Loop {
+    pub(super) fn hint(&mut self, hint: Hint, now: Now) {
+        self.scans.heard(&hint, now);
+        match hint {
+            Hint::Touched { path, touch } => {
+                // A link that is recorded is a file of another name.
+                let alias = self.ctx.tree.alias(&path);
+                if let Some(alias) = alias
+                    && !self.queue.touch(alias, touch, 0, now)
+                {
+                    self.scans.lost(now);
+                }
+                if !self.queue.touch(path, touch, 0, now) {
+                    self.scans.lost(now);
+                }
+            }
+            Hint::Folder(folder) => self.scans.want(folder, crate::tree::scan::Depth::Full, now),
+            Hint::Lost => {
+                tracing::info!(folder = %self.teller.name(), "events were lost; everything is looked at");
+                self.scans.lost(now);
+            }
+        }
+    }
+
+    pub(super) fn message(&mut self, message: Message, now: Now) {
+        match message {
+            Message::Done(mut done) => {
+                let changes = std::mem::take(&mut done.changes);
+                self.trashed(&changes);
+                self.pending.push_back(Pending {
+                    changes,
+                    then: Then::Finish(done),
+                });
+            }
+            Message::Begun { upload, noted } => {
+                let changes = vec![Change::UploadBegun(upload)];
+                self.pending.push_back(Pending {
+                    changes,
+                    then: Then::Answer(noted),
+                });
+            }
+            Message::Ended(id) => {
+                let changes = vec![Change::UploadEnded(id)];
+                self.pending.push_back(Pending {
+                    changes,
+                    then: Then::Nothing,
+                });
+            }
+            Message::Overwrite { verdict } => {
+                let asked = self.overwrites.ask(1, 0, now.mono);
+                if asked == Verdict::Hold && self.deletes.held == 0 {
+                    tracing::warn!(folder = %self.teller.name(), "overwrites are held: more than the overwrite brake \
+                        allows; new contents wait in quarantine, see `tidewatch held list`, then release or drop them");
+                    self.deletes.held = 1;
+                    self.deletes.held_is_stale = true;
+                }
+                // An asker that has gone away overwrites nothing.
+                let _ = verdict.send(asked);
+            }
+            Message::Source { path, granted } => {
+                // A running copy holds its source; an asker that has gone away holds nothing.
+                if self.queue.hold_source(&path, now) {
+                    if granted.send(true).is_err() {
+                        self.queue.release_source(&path);
+                    }
+                } else {
+                    let _ = granted.send(false);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Asking a running agent: a Unix socket in its state folder, one line of JSON each way.
+//!
+//! Who may enter the state folder (mode 0700) may ask; nobody else can reach the socket. A request names a folder by its
+//! path and URL as `status` shows them. Where no agent runs, the one who asks takes the lock and writes the decision into
+//! the manifest itself ([`decide`]).
+
+use std::fs::{self, File};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use crate::agent::{Control, Request};
+use crate::base::clock::Clock;
+use crate::commands::folders;
+use crate::manifest::{Change, FolderRow, Manifest, OpenError};
+use crate::tree::Tree as _;
+use crate::tree::real::RealTree;
+
+/// The socket's name in the state folder.
+const NAME: &str = "agent.sock";
+/// The longest line, bytes: a path and a URL of the longest kind, escaped.
+const LINE_MOST: u64 = 64 << 10;
+/// How long either side waits for the other: a release looks at every held row.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Askers at once.
+const ASKERS: usize = 8;
+
+/// How a folder is asked.
+#[derive(Clone, Debug)]
+pub struct Door {
+    /// Its path, as `status` shows it.
+    pub path: String,
+    /// Its URL.
+    pub to: String,
+    /// To its loop.
+    pub asks: mpsc::Sender<Control>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Line {
+    request: Verb,
+    path: String,
+    to: String,
+}
+
+/// What can be asked, in the words of the line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verb {
+    /// Let go what a brake holds.
+    Release,
+    /// Refuse what a brake holds.
+    Drop,
+    /// Take the root as it is for the right one.
+    AcceptRoot,
+}
+
+impl From<Verb> for Request {
+    fn from(verb: Verb) -> Self {
+        match verb {
+            Verb::Release => Self::Release,
+            Verb::Drop => Self::Drop,
+            Verb::AcceptRoot => Self::AcceptRoot,
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Reply {
+    count: Option<u64>,
+    error: Option<String>,
+}
+
+/// Makes a socket's path short enough for the kernel (108 bytes), however long the state folder's is.
+fn address(dir: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}/{NAME}", dir.as_raw_fd()))
+}
+
+/// Opens the socket; the future answers until it is dropped.
+pub fn listen(
+    state_dir: &Path,
+    doors: Vec<Door>,
+) -> io::Result<impl Future<Output = ()> + Send + use<>> {
+    let dir = File::open(state_dir)?;
+    let place = state_dir.join(NAME);
+    // The lock is ours: whoever made it is gone.
+    match fs::remove_file(&place) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(address(&dir))?;
+    Ok(async move {
+        let mut askers = JoinSet::new();
+        loop {
+            tokio::select! {
+                Some(_) = askers.join_next() => {}
+                accepted = listener.accept(), if askers.len() < ASKERS => match accepted {
+                    Ok((stream, _)) => {
+                        let doors = doors.clone();
+                        askers.spawn(async move {
+                            // Somebody who hangs up, or says nothing, has no answer coming.
+                            let _ = tokio::time::timeout(PATIENCE, answer(stream, &doors)).await;
+                        });
+                    }
+                    // Out of handles, perhaps: it passes.
+                    Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+                },
+            }
+        }
+    })
+}
+
+async fn answer(mut stream: tokio::net::UnixStream, doors: &[Door]) -> io::Result<()> {
+    let (read, mut write) = stream.split();
+    let mut text = String::new();
+    tokio::io::BufReader::new(read.take(LINE_MOST))
+        .read_line(&mut text)
+        .await?;
+    let reply = match serde_json::from_str::<Line>(&text) {
+        Ok(line) => pass_on(line, doors).await,
+        Err(error) => Err(format!("understand the request: {error}")),
+    };
+    let reply = match reply {
+        Ok(count) => Reply {
+            count: Some(count),
+            error: None,
+        },
+        Err(error) => Reply {
+            count: None,
+            error: Some(error),
+        },
+    };
+    let mut text = serde_json::to_vec(&reply)?;
+    text.push(b'\n');
+    write.write_all(&text).await
+}
+
+async fn pass_on(line: Line, doors: &[Door]) -> Result<u64, String> {
+    let door = doors
+        .iter()
+        .find(|door| door.path == line.path && door.to == line.to);
+    let door = door.ok_or("find that folder: this agent does not look after it")?;
+    let (answer, told) = oneshot::channel();
+    let asked = Control {
+        request: line.request.into(),
+        answer,
+    };
+    let gone = |_| "reach the folder's loop: it is stopping".to_owned();
+    door.asks
+        .send(asked)
+        .await
+        .map_err(|error| gone(error.to_string()))?;
+    told.await.map_err(|error| gone(error.to_string()))?
+}
+
+/// How a decision did not come about.
+#[derive(Debug, thiserror::Error)]
+pub enum DecideError {
+    /// Another command holds the state folder, and does not listen.
+    #[error("decide now: {0}; try again when it has ended")]
+    Taken(String),
+    /// The agent said no, or could not.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Has a decision carried out: by the agent that runs, else here. Returns how many paths it was about. Blocks.
+pub fn decide(state_dir: &Path, row: &FolderRow, verb: Verb) -> Result<u64, DecideError> {
+    let refused = |error: &dyn std::fmt::Display| DecideError::Refused(error.to_string());
+    if let Some(answer) = ask(state_dir, row, verb) {
+        return answer.map_err(|error| refused(&error));
+    }
+    let now = Clock::Real.now();
+    let (manifest, _) = Manifest::open(state_dir, now.wall_ns).map_err(|error| match error {
+        OpenError::Locked { .. } => DecideError::Taken(error.to_string()),
+        error => refused(&error),
+    })?;
+    let count = manifest
+        .count_held(row.id)
+        .map_err(|error| refused(&error))?;
+    let (change, count) = match verb {
+        Verb::Release => (Change::Release, count),
+        Verb::Drop => (Change::DropHeld, count),
+        Verb::AcceptRoot => {
+            let path = Path::new(folders::root_of(row));
+            let identity = RealTree::open(path)
+                .identity()
+                .map_err(|error| refused(&error))?;
+            (Change::Root(identity), 1)
+        }
+    };
+    let committed = manifest.commit(row.id, &[change]);
+    manifest.close();
+    committed.map(|()| count).map_err(|error| refused(&error))
+}
+
+/// Asks the agent; `None` if none listens.
+fn ask(state_dir: &Path, row: &FolderRow, verb: Verb) -> Option<Result<u64, String>> {
+    let dir = File::open(state_dir).ok()?;
+    let stream = UnixStream::connect(address(&dir)).ok()?;
+    Some(
+        converse(stream, row, verb)
+            .map_err(|error| format!("ask the agent: {error}"))
+            .and_then(|reply| match reply {
+                Reply {
+                    count: Some(count), ..
+                } => Ok(count),
+                Reply { error, .. } => {
+                    Err(error.unwrap_or_else(|| "ask the agent: it said nothing".to_owned()))
+                }
+            }),
+    )
+}
+
+fn converse(mut stream: UnixStream, row: &FolderRow, verb: Verb) -> io::Result<Reply> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let path = crate::base::path::escaped(&row.key.path);
+    let line = Line {
+        request: verb,
+        path,
+        to: crate::commands::status::target(row),
+    };
+    let mut text = serde_json::to_vec(&line)?;
+    text.push(b'\n');
+    stream.write_all(&text)?;
+    let mut answer = String::new();
+    BufReader::new(stream.take(LINE_MOST)).read_line(&mut answer)?;
+    Ok(serde_json::from_str(&answer)?)
+}

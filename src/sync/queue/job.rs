@@ -1,0 +1,71 @@
+//! A path whose time comes, and how its work can end.
+
+use tokio::time::Instant;
+
+use crate::base::clock::Now;
+use crate::base::path::RelPath;
+use crate::sync::Lane;
+
+/// A path whose time has come.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Job {
+    /// The path.
+    pub path: RelPath,
+    /// Live, if the watcher has touched it since it was last done.
+    pub lane: Lane,
+    /// Whether its content may have changed without its stat saying so.
+    pub must_read: bool,
+    /// When it was first touched since it was last done: the age of the change.
+    pub since: Now,
+    /// Size in bytes when last looked at; 0 if unknown.
+    pub size: u64,
+    /// Failures since it was last done.
+    pub failures: u32,
+    /// How often it was found changing while it was read, since it was last done.
+    pub moves: u32,
+    /// It is level as far as anybody knows, and is only looked at once more.
+    pub is_check: bool,
+    /// Its file is proven gone, and its object is to go.
+    pub remove: bool,
+    /// Touches do not bring it forward before that: it failed, or would not rest.
+    pub(in crate::sync::queue) not_before: Option<Instant>,
+}
+
+impl Job {
+    pub(in crate::sync::queue) fn new(path: RelPath, since: Now) -> Self {
+        Self {
+            path,
+            lane: Lane::Backlog,
+            must_read: false,
+            since,
+            size: 0,
+            failures: 0,
+            moves: 0,
+            is_check: false,
+            remove: false,
+            not_before: None,
+        }
+    }
+
+    /// Returns true for work that is neither waiting because it failed or moved, nor a check: what a scan waits for.
+    pub(in crate::sync::queue) fn is_fresh(&self) -> bool {
+        self.failures == 0 && self.moves == 0 && !self.is_check
+    }
+}
+
+/// How a job ended, as far as the queue cares.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// Nothing more to do.
+    Done,
+    /// It is level, but has to be looked at again at that instant.
+    Again(Instant),
+    /// It changed while it was read.
+    Moving,
+    /// It was written to so lately that it has to rest until that instant.
+    Fresh(Instant),
+    /// It failed.
+    Failed,
+    /// It failed or moved too often for a run that has to end: it is not tried again.
+    GivenUp,
+}
