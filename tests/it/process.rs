@@ -10,6 +10,7 @@
 )]
 
 mod again;
+mod deletes;
 mod exits;
 mod eyes;
 mod names;
