@@ -19,3 +19,4 @@ mod status;
 mod store;
 mod tidy;
 mod tree;
+mod watching;
