@@ -19,6 +19,9 @@ pub struct Program {
     pub endpoint: Endpoint,
     _runtime: Runtime,
     child: Option<Child>,
+    /// What it is told to watch: `tree`, or what leads there.
+    pub folder: PathBuf,
+    pub rescan: &'static str,
 }
 
 impl Program {
@@ -32,10 +35,12 @@ impl Program {
             .unwrap();
         let endpoint = runtime.block_on(Endpoint::start());
         Self {
+            folder: dir.path().join("tree"),
             dir,
             endpoint,
             _runtime: runtime,
             child: None,
+            rescan: "1h",
         }
     }
 
@@ -43,26 +48,33 @@ impl Program {
         self.dir.path().join("tree").join(path)
     }
 
-    pub fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tidewatch"));
-        command
-            .arg("watch")
-            .arg(self.at(""))
-            .args(["s3://tide/p", "--settle", "100ms"])
-            .args(["--endpoint-url", &self.endpoint.url()])
-            .arg("--state-dir")
-            .arg(self.dir.path().join("state"))
-            .env_clear()
-            .envs(self.endpoint.env())
-            .env("HOME", self.dir.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null());
+    fn command(&self) -> Command {
+        let config = self.dir.path().join("config.toml");
+        let text = format!(
+            "[agent]\nstate_dir = {:?}\n[s3]\nendpoint_url = {:?}\n\
+             [[folder]]\npath = {:?}\nto = \"s3://tide/p\"\nsettle = \"100ms\"\nrescan = {:?}\n",
+            self.dir.path().join("state"),
+            self.endpoint.url(),
+            self.folder,
+            self.rescan,
+        );
+        fs::write(&config, text).unwrap();
         let log = fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(self.log_file())
             .unwrap();
-        command.stderr(log);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidewatch"));
+        command
+            .arg("run")
+            .arg("--config")
+            .arg(config)
+            .env_clear()
+            .envs(self.endpoint.env())
+            .env("HOME", self.dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
         command
     }
 

@@ -3,6 +3,7 @@
 //! The test runs itself once more in that place. What it needs and the machine has not is written down, not guessed.
 //! Never writes a setting of the machine: the limits that are set belong to the new namespace.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::watching::table::Row;
@@ -21,6 +22,8 @@ pub enum Place {
     Nobody,
     /// A user namespace, whose limits are its own.
     Limits,
+    /// Root without the right to take leases on files of others.
+    NoLease,
 }
 
 impl Place {
@@ -34,6 +37,10 @@ impl Place {
             Self::Nobody => {
                 command = Command::new("setpriv");
                 command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]);
+            }
+            Self::NoLease => {
+                command = Command::new("setpriv");
+                command.args(["--bounding-set", "-lease", "--"]);
             }
             Self::Limits => {
                 command = Command::new("unshare");
@@ -132,4 +139,56 @@ pub fn run(program: &str, args: &[&str]) -> String {
 pub fn has(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
+/// Something mounted, which ends with this.
+pub struct Mounted(String);
+
+impl Mounted {
+    /// Mounts with the arguments of `mount(8)`, the last of which says where.
+    pub fn new(args: &[&str]) -> Self {
+        run("mount", args);
+        Self((*args.last().expect("a place")).to_owned())
+    }
+
+    /// Takes over what is mounted there.
+    pub fn at(place: &Path) -> Self {
+        Self(text(place).to_owned())
+    }
+
+    /// Makes an ext4 image of the size and mounts it. Stamps of 128-byte inodes are whole seconds.
+    pub fn image(file: &Path, at: &Path, inode_bytes: u32) -> Self {
+        let image = std::fs::File::create(file).unwrap();
+        image.set_len(64 << 20).unwrap();
+        let inodes = inode_bytes.to_string();
+        run("mkfs.ext4", &["-q", "-I", &inodes, text(file)]);
+        Self::new(&["-o", "loop", text(file), text(at)])
+    }
+
+    /// Takes the mount away, from under whoever still has something open there.
+    pub fn lazily(self) {
+        drop(self);
+    }
+
+    /// Tries to take the mount away as a person would.
+    pub fn unmount(self) -> Result<(), Self> {
+        let done = Command::new("umount").arg(&self.0).output().unwrap();
+        if done.status.success() {
+            std::mem::forget(self);
+            Ok(())
+        } else {
+            Err(self)
+        }
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").args(["-l", &self.0]).output();
+    }
+}
+
+/// Returns a path of our own making as text.
+pub fn text(path: &Path) -> &str {
+    path.to_str().expect("made of letters")
 }
