@@ -21,9 +21,9 @@ fn w09_an_overflow_is_noticed_and_made_good() {
     program.signal(Signal::STOP);
     // The kernel keeps 16,384 events; equal neighbours are one, so the files take turns.
     for n in 0..20_000 {
-        fs::write(program.at(format!("there/{}", n % 1_000)), n.to_string()).unwrap();
+        fs::write(program.at(format!("there/{}", n % 200)), n.to_string()).unwrap();
     }
-    for n in 0..400 {
+    for n in 0..scale(200, 400) {
         write(&program.at(format!("new/{n}/file")), n.to_string());
     }
     program.signal(Signal::CONT);
@@ -35,7 +35,7 @@ fn w09_an_overflow_is_noticed_and_made_good() {
 #[test]
 fn w10_files_in_new_folders_arrive_however_slow_the_hints_are() {
     let _row = row!();
-    let (folders, files) = scale((30, 50), (500, 100));
+    let (folders, files) = scale((25, 40), (500, 100));
     let mut rig = Rig::started(With {
         per_hint: ms(1),
         // So that nothing says that something was lost.
@@ -81,7 +81,7 @@ fn w11_a_rescan_causes_no_loss() {
 fn w12_a_loss_during_the_rescan_orders_one_more() {
     let _row = row!();
     let mut program = Program::new();
-    for n in 0..2_000 {
+    for n in 0..500 {
         fs::create_dir_all(program.at(format!("{}/{n}", n % 20))).unwrap();
     }
     program.start();
@@ -164,7 +164,7 @@ fn w15_rounds_of_new_folders_do_not_grow_the_memory() {
     program.start();
     program.until("a level status", Program::is_level);
     let mut used = Vec::new();
-    let folders = scale(3_000, 50_000);
+    let folders = scale(1_000, 50_000);
     for round in 0..5 {
         for n in 0..folders {
             fs::create_dir_all(program.at(format!("round/{}/{n}", n % 50))).unwrap();

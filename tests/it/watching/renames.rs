@@ -39,11 +39,12 @@ fn w18_a_write_behind_a_rename_is_found_under_the_new_name() {
         hints: 1 << 20,
         ..With::default()
     });
-    for n in 0..20 {
+    let folders = scale(8, 20);
+    for n in 0..folders {
         rig.write(format!("{n}/sub/file"), "there before");
     }
     rig.level();
-    for n in 0..20 {
+    for n in 0..folders {
         for busy in 0..50 {
             rig.write(format!("{n}/{busy}"), format!("{busy}"));
         }
@@ -51,7 +52,7 @@ fn w18_a_write_behind_a_rename_is_found_under_the_new_name() {
         fs::write(rig.at(format!("new-{n}/sub/behind")), format!("behind {n}")).unwrap();
     }
     rig.level();
-    for n in 0..20 {
+    for n in 0..folders {
         let found = rig.object(&format!("new-{n}/sub/behind"));
         assert_eq!(found, Some(format!("behind {n}").into_bytes()));
     }
@@ -131,8 +132,7 @@ fn w22_a_ring_of_renames_ends_level() {
         rig.write(format!("d{name}/file"), format!("below d{name}"));
     }
     rig.level();
-    for round in 0..10 {
-        let _ = round;
+    for _ in 0..scale(4, 10) {
         for prefix in ["", "d"] {
             for (from, to) in [("a", "t"), ("c", "a"), ("b", "c"), ("t", "b")] {
                 fs::rename(

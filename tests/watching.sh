@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Runs the 85 rows of how changes get lost, and tells which ran and which could not, and why.
+#
+#   tests/watching.sh [ARGUMENT OF CARGO TEST...]
+#
+# TIDEWATCH_FULL=1 runs the full counts. A row that could not run is told, not failed: what it needs (root, a mount
+# namespace, bindfs) is not everywhere. A row that left no word is a failure.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+target=$(cargo metadata --locked --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+rows=$target/tmp/watching
+rm -rf "$rows"
+failed=0
+cargo test --locked "$@" --test it -- watching:: || failed=1
+
+ran=0
+missing=0
+printf '\n%s\n' "watching: the rows that did not run"
+for number in $(seq -w 1 85); do
+    if [ ! -e "$rows/$number" ]; then
+        echo "$number. left no word"
+        missing=$((missing + 1))
+    elif grep -q ': ran$' "$rows/$number"; then
+        ran=$((ran + 1))
+    else
+        cat "$rows/$number"
+    fi
+done
+printf '%s\n' "watching: $ran of 85 rows ran"
+[ "$failed" -eq 0 ] && [ "$missing" -eq 0 ]
