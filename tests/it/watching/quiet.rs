@@ -173,7 +173,7 @@ fn w83_what_changed_while_stopped_is_found_and_the_rest_not_read() {
 fn w84_killed_in_the_first_walk_it_is_level_after_the_next_start() {
     let _row = row!();
     let mut program = Program::new();
-    for n in 0..3_000 {
+    for n in 0..1_200 {
         let folder = program.at(format!("{}", n % 60));
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join(n.to_string()), format!("content {n}")).unwrap();
