@@ -2,6 +2,7 @@
 # Runs the 85 rows of how changes get lost, and tells which ran and which could not, and why.
 #
 #   tests/watching.sh [ARGUMENT OF CARGO TEST...]
+#   tests/watching.sh --told    only tells what the last run of the tests left
 #
 # TIDEWATCH_FULL=1 runs the full counts. A row that could not run is told, not failed: what it needs (root, a mount
 # namespace, bindfs) is not everywhere. A row that left no word is a failure.
@@ -10,9 +11,11 @@ cd "$(dirname "$0")/.."
 
 target=$(cargo metadata --locked --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 rows=$target/tmp/watching
-rm -rf "$rows"
 failed=0
-cargo test --locked "$@" --test it -- watching:: || failed=1
+if [ "${1:-}" != --told ]; then
+    rm -rf "$rows"
+    cargo test --locked "$@" --test it -- watching:: || failed=1
+fi
 
 ran=0
 missing=0

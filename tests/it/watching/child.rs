@@ -51,11 +51,11 @@ impl Program {
     fn command(&self) -> Command {
         let config = self.dir.path().join("config.toml");
         let text = format!(
-            "[agent]\nstate_dir = {:?}\n[s3]\nendpoint_url = {:?}\n\
-             [[folder]]\npath = {:?}\nto = \"s3://tide/p\"\nsettle = \"100ms\"\nrescan = {:?}\n",
-            self.dir.path().join("state"),
+            "[agent]\nstate_dir = \"{}\"\n[s3]\nendpoint_url = \"{}\"\n\
+             [[folder]]\npath = \"{}\"\nto = \"s3://tide/p\"\nsettle = \"100ms\"\nrescan = \"{}\"\n",
+            self.dir.path().join("state").display(),
             self.endpoint.url(),
-            self.folder,
+            self.folder.display(),
             self.rescan,
         );
         fs::write(&config, text).unwrap();

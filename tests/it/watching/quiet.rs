@@ -43,7 +43,7 @@ impl Reads {
 
     /// Returns how many files were opened since the last time.
     pub fn seen(&self) -> usize {
-        let mut buffer = [MaybeUninit::uninit(); 65_536];
+        let mut buffer = vec![MaybeUninit::uninit(); 65_536];
         let mut reader = inotify::Reader::new(&self.0, &mut buffer);
         let mut count = 0;
         while let Ok(event) = reader.next() {

@@ -130,7 +130,7 @@ fn w49_an_event_is_believed_where_the_stat_says_nothing() {
 fn w50_a_writer_waits_little_and_voids_what_is_being_read() {
     let _row = row!();
     let mut rig = Rig::started(With::default());
-    let size = 128 * MIB;
+    let size = 48 * MIB;
     let file = fs::File::create(rig.at("big")).unwrap();
     file.set_len(size as u64).unwrap();
     drop(file);
