@@ -94,6 +94,9 @@ impl Row {
             if let Some((_, why)) = line.split_once("COULD NOT: ") {
                 self.could_not(why);
             }
+            if let Some((_, what)) = line.split_once("BUT NOT: ") {
+                self.but_not(what);
+            }
         }
         false
     }
@@ -162,6 +165,14 @@ impl Mounted {
         image.set_len(64 << 20).unwrap();
         let inodes = inode_bytes.to_string();
         run("mkfs.ext4", &["-q", "-I", &inodes, text(file)]);
+        Self::new(&["-o", "loop", text(file), text(at)])
+    }
+
+    /// Makes a btrfs image and mounts it.
+    pub fn btrfs(file: &Path, at: &Path) -> Self {
+        let image = std::fs::File::create(file).unwrap();
+        image.set_len(256 << 20).unwrap();
+        run("mkfs.btrfs", &["-q", text(file)]);
         Self::new(&["-o", "loop", text(file), text(at)])
     }
 

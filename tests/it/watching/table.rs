@@ -136,6 +136,14 @@ impl Row {
         }
     }
 
+    /// Writes down which part of a row that ran cannot be tried here.
+    pub fn but_not(&mut self, what: &str) {
+        self.outcome = format!("ran, but not {what}");
+        if place::is_inside() {
+            say(&format!("BUT NOT: {what}"));
+        }
+    }
+
     fn note(&self, outcome: &str) {
         // The run outside writes it down.
         if place::is_inside() {
