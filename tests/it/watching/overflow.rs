@@ -8,6 +8,7 @@ use std::thread;
 use rustix::process::Signal;
 
 use crate::watching::child::Program;
+use crate::watching::quiet::Looks;
 use crate::watching::rig::{Rig, With, ms, now, pace, scale, write};
 use crate::watching::table::row;
 
@@ -64,10 +65,9 @@ fn w11_a_rescan_causes_no_loss() {
         fs::create_dir_all(rig.at(format!("{}/{n}", n % 90))).unwrap();
     }
     rig.start();
-    let first = rig.snapshot().last_scan_ns;
-    rig.until("two more scans", |rig| {
-        let second = rig.snapshot().last_scan_ns;
-        second > first.map(|at| at + 1_500_000_000)
+    let looks = Looks::at(&rig.at("0/0"));
+    rig.until("two more scans, and the beginning of a third", |_| {
+        looks.seen() >= 3
     });
     assert_eq!(rig.lost(), 0);
     assert_eq!(

@@ -1,5 +1,6 @@
 //! Rows 81 to 85: silence when nothing happens, restarts, and a busy neighbour.
 
+use std::cell::Cell;
 use std::fs;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -53,6 +54,43 @@ impl Reads {
         }
         count
     }
+}
+
+/// Counts how often one folder is opened, which a scan does.
+pub struct Looks(OwnedFd, Cell<usize>);
+
+impl Looks {
+    pub fn at(folder: &Path) -> Self {
+        let flags = inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC;
+        let all = inotify::init(flags).unwrap();
+        inotify::add_watch(&all, folder, inotify::WatchFlags::OPEN).unwrap();
+        Self(all, Cell::new(0))
+    }
+
+    /// Returns how often since the beginning.
+    pub fn seen(&self) -> usize {
+        let mut buffer = vec![MaybeUninit::uninit(); 65_536];
+        let mut reader = inotify::Reader::new(&self.0, &mut buffer);
+        while let Ok(event) = reader.next() {
+            // Without a name it is the folder itself.
+            self.1
+                .set(self.1.get() + usize::from(event.file_name().is_none()));
+        }
+        self.1.get()
+    }
+}
+
+/// No row of the list: what the scans of an idle folder are worth to whoever reads the status.
+#[test]
+fn the_last_scan_is_told_also_when_it_found_nothing() {
+    let rig = Rig::started(With {
+        rescan: ms(500),
+        ..With::default()
+    });
+    let first = rig.snapshot().last_scan_ns;
+    rig.until("a later scan is told", |rig| {
+        rig.snapshot().last_scan_ns > first.map(|at| at + 2_000_000_000)
+    });
 }
 
 #[test]
