@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+use crate::agent::Control;
 use crate::base::buffers::Pool;
 use crate::base::clock::Clock;
 use crate::base::offload::Offload;
+use crate::base::policy::{Brake, History, OnDelete};
 use crate::base::snapshot::{FolderSnapshot, Happening};
 use crate::manifest::{FolderRow, Manifest};
 use crate::store::Store;
@@ -56,6 +58,8 @@ pub struct Folder {
     pub snapshots: watch::Sender<FolderSnapshot>,
     /// Where each thing that happens goes, if anybody wants it.
     pub happenings: Option<mpsc::Sender<Happening>>,
+    /// What people ask of the running loop.
+    pub control: Option<mpsc::Receiver<Control>>,
 }
 
 /// A folder's numbers.
@@ -71,6 +75,33 @@ pub struct Settings {
     pub rescan: Duration,
     /// Time for running jobs after a stop.
     pub shutdown_grace: Duration,
+    /// What becomes of the object of a file that is gone.
+    pub on_delete: OnDelete,
+    /// When deletes wait for a person.
+    pub delete_brake: Option<Brake>,
+    /// When overwrites wait for a person.
+    pub overwrite_brake: Option<Brake>,
+    /// What becomes of an object before it is overwritten.
+    pub history: History,
+    /// How long what was set aside is kept.
+    pub trash_keep: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            settle: Duration::from_secs(1),
+            scan_settle: Duration::ZERO,
+            max_wait: Duration::from_secs(5 * 60),
+            rescan: Duration::from_secs(10 * 60),
+            shutdown_grace: Duration::from_secs(30),
+            on_delete: OnDelete::Keep,
+            delete_brake: Some(Brake::DELETES),
+            overwrite_brake: None,
+            history: History::Off,
+            trash_keep: Duration::from_secs(30 * 24 * 3600),
+        }
+    }
 }
 
 /// Whether the loop ends by itself.

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::agent::turn::Turned;
+use crate::agent::turn::{Turned, Work};
+use crate::agent::weigh::Weigh;
 use crate::agent::{JOBS_AHEAD, Loop, Pending, Then};
 use crate::base::clock::Now;
 use crate::sync::Lane;
@@ -16,18 +17,37 @@ impl Loop {
             return;
         }
         let due = self.take_due(now);
-        if due.is_empty() && self.pending.is_empty() {
+        let weigh = if self.stopping.is_some() {
+            Weigh::default()
+        } else {
+            self.take_missing()
+        };
+        if due.is_empty()
+            && self.pending.is_empty()
+            && weigh.paths.is_empty()
+            && !self.deletes.held_is_stale
+        {
             return;
         }
         let pending: Vec<Pending> = self.pending.drain(..).collect();
+        let count_held = std::mem::take(&mut self.deletes.held_is_stale);
+        let work = Work {
+            due,
+            pending,
+            weigh,
+            root: self.root,
+            count_held,
+            now,
+        };
         let turner = self.turner.clone();
-        let offload = self.ctx.offload;
-        let work = offload.run(move || turner.run(due, pending, now));
+        let work = self.ctx.offload.run(move || turner.run(work));
         self.turns.spawn(work);
     }
 
     fn take_due(&mut self, now: Now) -> Vec<queue::Job> {
-        if self.stopping.is_some() || !self.contact.is_done() || self.teller.is_behind() {
+        let is_away = self.scans.away().is_some();
+        if self.stopping.is_some() || is_away || !self.contact.is_done() || self.teller.is_behind()
+        {
             return Vec::new();
         }
         if self.outage.is_on() {
@@ -61,9 +81,12 @@ impl Loop {
         let Turned {
             looked,
             pending,
+            weighed,
+            held,
             result,
         } = turned;
         if let Err(error) = result {
+            self.deletes.turn_failed();
             self.manifest_failures += 1;
             let pause = Duration::from_secs(1 << self.manifest_failures.min(5));
             self.turn_not_before = Some(now.mono + pause);
@@ -91,9 +114,14 @@ impl Loop {
                 Then::Finish(done) => self.finished(*done, now),
                 // An asker that has gone away needs no answer.
                 Then::Answer(noted) => drop(noted.send(())),
+                Then::Decided(answer, count) => drop(answer.send(Ok(count))),
                 Then::Contacted => self.contact.done(),
             }
         }
+        if let Some(held) = held {
+            self.deletes.held = held;
+        }
+        self.weighed(weighed, now);
         for (job, seen) in looked {
             self.looked(&job, seen, now);
         }

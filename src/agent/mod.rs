@@ -15,13 +15,20 @@
 //! - Does not protect against: two agents on one prefix.
 
 mod contact;
+mod control;
+mod deletes;
+mod ends;
 mod folder;
 mod jobs;
 mod outage;
 mod recall;
+mod rest;
+mod root;
 mod scans;
 mod tell;
+mod trash;
 mod turn;
+mod weigh;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -36,22 +43,28 @@ use tokio_util::sync::CancellationToken;
 use crate::base::clock::Now;
 use crate::base::path::RelPath;
 use crate::base::snapshot::{FolderSnapshot, Tally};
+use crate::base::stat::Identity;
 use crate::manifest::Change;
 use crate::store::ErrorKind;
 use crate::sync::Lane;
+use crate::sync::brake::{Brake, Verdict};
 use crate::sync::dedupe::Dedupe;
-use crate::sync::file::{Ctx, Done, Message};
+use crate::sync::file::{Ctx, Done, Message, Policy};
 use crate::sync::queue::{self, Queue};
 use crate::tree::{Hint, HintReceiver};
 
 pub use scans::ManifestRows;
 
+pub use control::{Answer, Control, Request};
 pub use folder::{Ended, Folder, Mode, Reason, Settings};
 
 use contact::Contact;
+use deletes::Deletes;
 use outage::Outage;
+use rest::Rest;
 use scans::Scans;
 use tell::Teller;
+use trash::Trash;
 use turn::{Turn, Turned};
 
 /// How often a path may fail, or be found moving, in a run that has to end.
@@ -72,6 +85,8 @@ enum Event {
     Scan(scans::Report),
     Contact(contact::Report),
     Probed(crate::store::Result<()>),
+    Emptied(trash::Report),
+    Control(Control),
     Told,
     Tick,
 }
@@ -86,6 +101,7 @@ enum Then {
     Nothing,
     Finish(Box<Done>),
     Answer(tokio::sync::oneshot::Sender<()>),
+    Decided(tokio::sync::oneshot::Sender<Answer>, u64),
     Contacted,
 }
 
@@ -108,6 +124,12 @@ struct Loop {
     scans: Scans,
     contact: Contact,
     outage: Outage,
+    deletes: Deletes,
+    overwrites: Brake,
+    trash: Trash,
+    /// The folder that the root was when it was last trusted.
+    root: Option<Identity>,
+    control: Option<mpsc::Receiver<Control>>,
     teller: Teller,
     /// Keys that are looked at again, and when (wall clock, nanoseconds).
     ambiguous: BTreeMap<RelPath, i64>,
@@ -161,6 +183,12 @@ impl Loop {
             buffers: folder.buffers,
             clock,
             offload,
+            policy: Policy {
+                on_delete: settings.on_delete,
+                history: settings.history,
+                asks_before_overwriting: settings.overwrite_brake.is_some(),
+                trash_keep: settings.trash_keep,
+            },
             sent_bytes: Arc::new(AtomicU64::new(0)),
             moved: Arc::new(AtomicU64::new(0)),
             to_loop,
@@ -168,7 +196,7 @@ impl Loop {
         let turner = Arc::new(Turn {
             ctx: ctx.clone(),
             filter: folder.filter,
-            scan_settle: settings.scan_settle,
+            rest: Rest::new(&settings, mode),
         });
         let (retry_base, retry_cap) = match mode {
             Mode::Forever => (Duration::from_secs(1), Duration::from_secs(300)),
@@ -187,6 +215,11 @@ impl Loop {
         Self {
             contact: Contact::new(row.contacted),
             outage: Outage::new(mode),
+            deletes: Deletes::new(settings.on_delete, settings.delete_brake, settings.settle),
+            overwrites: Brake::new(settings.overwrite_brake),
+            trash: Trash::new(row.trash_due_ns),
+            root: row.root,
+            control: folder.control,
             teller: Teller::new(snapshot, folder.snapshots, folder.happenings, now),
             settings,
             mode,
@@ -249,6 +282,9 @@ impl Loop {
             self.start_scans(now);
             self.start_contact();
             self.start_probe(now);
+            self.start_confirming(now);
+            self.decide_deletes(now);
+            self.start_emptying(now);
         }
         self.start_turn(now);
         let reason = self.ending(now);
@@ -279,8 +315,12 @@ impl Loop {
         if now.mono.saturating_duration_since(self.last_move) >= timeout {
             return Some(Reason::Store(self.silence(timeout)));
         }
-        let level =
-            !working && self.queue.is_empty() && self.scans.is_done() && !self.contact.is_running();
+        let level = !working
+            && self.queue.is_empty()
+            && self.scans.is_done()
+            && !self.contact.is_running()
+            && self.deletes.is_done()
+            && !self.trash.is_running();
         level.then_some(Reason::Finished)
     }
 
@@ -299,6 +339,8 @@ impl Loop {
             }
             Some(message) = self.messages.recv() => Event::Message(message),
             Some(probed) = self.outage.probes.join_next() => joined(probed).map_or(Event::Tick, Event::Probed),
+            Some(emptied) = self.trash.tasks.join_next() => joined(emptied).map_or(Event::Tick, Event::Emptied),
+            asked = control(&mut self.control), if takes_scans => Event::Control(asked),
             () = self.teller.told(), if self.teller.has_news() => Event::Told,
             hint = hint(&mut self.hints), if takes_scans => hint.map_or(Event::HintsEnded, Event::Hint),
             report = self.scans.report(full.0, full.1), if takes_scans => Event::Scan(report),
@@ -324,6 +366,7 @@ impl Loop {
         } else {
             let may_start = self.turns.is_empty()
                 && !self.outage.is_on()
+                && self.scans.away().is_none()
                 && self.contact.is_done()
                 && !self.teller.is_behind();
             for lane in [Lane::Live, Lane::Backlog] {
@@ -339,10 +382,14 @@ impl Loop {
                     .filter(|_| !self.pending.is_empty() && self.turns.is_empty()),
             );
             sooner(self.scans.next_at());
-            let may_try =
-                self.turns.is_empty() && self.contact.is_done() && !self.teller.is_behind();
+            let may_try = self.turns.is_empty()
+                && self.scans.away().is_none()
+                && self.contact.is_done()
+                && !self.teller.is_behind();
             let next_try = self.outage.next_at().filter(|_| may_try);
             sooner(next_try.map(|at| at.max(self.turn_not_before.unwrap_or(at))));
+            sooner(self.deletes.next_at());
+            sooner(self.trash.next_at(now));
             sooner(self.contact.next_at().filter(|_| !self.queue.is_empty()));
             sooner(self.teller.next_at());
             if let Mode::Once { timeout } = self.mode {
@@ -358,6 +405,7 @@ impl Loop {
                 self.stopping = Some(now.mono + self.settings.shutdown_grace);
                 self.scans.stop();
                 self.contact.stop();
+                self.trash.stop();
             }
             Event::GraceOver => {
                 self.dropped |= !self.jobs.is_empty();
@@ -375,6 +423,8 @@ impl Loop {
             Event::Scan(report) => self.scanned(report, now),
             Event::Contact(report) => self.contacted(report, now),
             Event::Probed(answer) => self.probed(answer, now),
+            Event::Emptied(report) => self.emptied(report, now),
+            Event::Control(asked) => self.asked(asked, now),
             Event::Told | Event::Tick => {}
         }
     }
@@ -382,6 +432,13 @@ impl Loop {
     fn hint(&mut self, hint: Hint, now: Now) {
         match hint {
             Hint::Touched { path, touch } => {
+                // A link that is recorded is a file of another name.
+                let alias = self.ctx.tree.alias(&path);
+                if let Some(alias) = alias
+                    && !self.queue.touch(alias, touch, 0, now)
+                {
+                    self.scans.lost(now);
+                }
                 if !self.queue.touch(path, touch, 0, now) {
                     self.scans.lost(now);
                 }
@@ -398,6 +455,7 @@ impl Loop {
         match message {
             Message::Done(mut done) => {
                 let changes = std::mem::take(&mut done.changes);
+                self.trashed(&changes);
                 self.pending.push_back(Pending {
                     changes,
                     then: Then::Finish(done),
@@ -416,6 +474,17 @@ impl Loop {
                     changes,
                     then: Then::Nothing,
                 });
+            }
+            Message::Overwrite { verdict } => {
+                let asked = self.overwrites.ask(1, 0, now.mono);
+                if asked == Verdict::Hold && self.deletes.held == 0 {
+                    tracing::warn!(folder = %self.teller.name(), "overwrites are held: more than the overwrite brake \
+                        allows; new contents wait in quarantine, see `tidewatch held list`, then release or drop them");
+                    self.deletes.held = 1;
+                    self.deletes.held_is_stale = true;
+                }
+                // An asker that has gone away overwrites nothing.
+                let _ = verdict.send(asked);
             }
             Message::Source { path, granted } => {
                 // A running copy holds its source; an asker that has gone away holds nothing.
@@ -475,6 +544,16 @@ fn joined<T>(ended: Result<T, tokio::task::JoinError>) -> Option<T> {
             Err(_) => None,
         },
     }
+}
+
+async fn control(control: &mut Option<mpsc::Receiver<Control>>) -> Control {
+    if let Some(receiver) = control {
+        if let Some(asked) = receiver.recv().await {
+            return asked;
+        }
+        *control = None;
+    }
+    std::future::pending().await
 }
 
 async fn hint(hints: &mut Option<HintReceiver>) -> Option<Hint> {

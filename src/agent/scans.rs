@@ -11,10 +11,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::agent::root::RootFound;
 use crate::agent::{Loop, Mode, Pending, Then};
 use crate::base::clock::Now;
 use crate::base::path::RelPath;
-use crate::manifest::{Change, Entry, FolderId, Manifest, State};
+use crate::manifest::{Change, Entry, FolderId, HeldWhat, Manifest, State};
 use crate::sync::plan;
 use crate::tree::filter::Filter;
 use crate::tree::scan::{Depth, Known, Rows, Scanner, Scope, Step};
@@ -53,6 +54,7 @@ pub(super) struct Scans {
 }
 
 struct Running {
+    scope: Scope,
     reports: mpsc::Receiver<Found>,
     started: Now,
     lost_meanwhile: bool,
@@ -61,6 +63,8 @@ struct Running {
 /// What a scan found, or why it could not go on.
 enum Found {
     Step(Step),
+    /// The root is to be trusted, and was not on record as it is.
+    Root(Vec<Change>),
     Away(String),
     Failed(String),
 }
@@ -128,6 +132,11 @@ impl Scans {
         self.next_full = Some(self.next_full.map_or(at, |next| next.min(at)));
     }
 
+    /// The root is looked at now.
+    pub fn look_now(&mut self, now: Now) {
+        (self.next_full, self.is_blind) = (Some(now.mono), true);
+    }
+
     pub fn away(&self) -> Option<&str> {
         self.away.as_deref()
     }
@@ -147,6 +156,14 @@ impl Scans {
             && self.full.is_none()
             && self.hinted.is_none()
             && self.wanted.is_empty()
+    }
+
+    /// Returns true while names may be found that nobody knows of yet.
+    pub fn is_looking(&self) -> bool {
+        self.full.is_some()
+            || self.hinted.is_some()
+            || !self.wanted.is_empty()
+            || self.completed.is_none()
     }
 
     /// Returns true if a complete scan began after the last loss of events, and no hint is left to be followed. A rescan
@@ -227,11 +244,22 @@ impl Loop {
 
     fn start_scan(&mut self, mut scanner: Scanner, started: Now) -> Running {
         let (sender, reports) = mpsc::channel(2);
-        let (offload, tree) = (self.ctx.offload, self.scans.tree.clone());
+        let offload = self.ctx.offload;
+        let scope = scanner.scope().clone();
+        let root = self.root_check();
         self.scans.tasks.spawn(async move {
-            if let Err(error) = offload.run(move || tree.identity()).await {
-                let _ = sender.send(Found::Away(error.to_string())).await;
-                return;
+            match offload.run(move || root.check()).await {
+                RootFound::Same => {}
+                RootFound::Moved(change) => {
+                    // It must be durable before anything below it is judged.
+                    if sender.send(Found::Root(change)).await.is_err() {
+                        return;
+                    }
+                }
+                RootFound::Away(why) => {
+                    let _ = sender.send(Found::Away(why)).await;
+                    return;
+                }
             }
             loop {
                 let step = offload.run(move || {
@@ -249,6 +277,7 @@ impl Loop {
             }
         });
         Running {
+            scope,
             reports,
             started,
             lost_meanwhile: false,
@@ -259,6 +288,7 @@ impl Loop {
         let Report { is_full, found } = report;
         let step = match found {
             Found::Step(step) => step,
+            Found::Root(changes) => return self.trust_root(changes),
             Found::Away(why) => return self.is_away(is_full, &why, now),
             Found::Failed(why) => {
                 self.scans.failures = (self.scans.failures.0 + 1, why.clone());
@@ -281,6 +311,13 @@ impl Loop {
                 self.scans.lost(now);
             }
         }
+        let running = if is_full {
+            &self.scans.full
+        } else {
+            &self.scans.hinted
+        };
+        let started = running.as_ref().map_or(now, |running| running.started);
+        self.found_missing(step.missing, started, now);
         if is_full && self.scans.completed.is_none() {
             self.tally().unchanged += step.unchanged;
         }
@@ -319,6 +356,8 @@ impl Loop {
         let Some(running) = self.forget_scan_running(is_full) else {
             return;
         };
+        let Scope { folder, depth } = &running.scope;
+        self.deletes.scanned(folder, *depth, running.started.mono);
         if !is_full {
             return;
         }
@@ -397,18 +436,24 @@ impl Rows for ManifestRows {
         limit: usize,
     ) -> anyhow::Result<Vec<Known>> {
         let rows = self.manifest.page(self.folder, within, after, limit)?;
-        Ok(rows.into_iter().map(|row| known(row, self.now)).collect())
+        Ok(rows.iter().map(|row| known(row, self.now)).collect())
     }
 }
 
-fn known(row: Entry, now: Now) -> Known {
-    let is_due_again = plan::is_due_again(&row, now);
+fn known(row: &Entry, now: Now) -> Known {
+    let is_due_again = plan::is_due_again(row, now);
     let is_certain = matches!(row.state, State::Synced | State::Kept);
+    let is_doubtful = row.stored.as_ref().is_some_and(|content| content.doubtful);
+    let held_seen = row.held.as_ref().and_then(|held| {
+        let is_asked = matches!(held.what, HeldWhat::Overwrite | HeldWhat::Dropped);
+        held.seen.clone().filter(|_| is_asked)
+    });
     Known {
-        path: row.path,
+        path: row.path.clone(),
         stat: row.stored.as_ref().map(|content| content.stat),
         read_at_ns: row.stored.as_ref().map_or(0, |content| content.read_at_ns),
-        settled: is_certain && !is_due_again && row.failure.is_none(),
-        kept: row.state == State::Kept,
+        settled: is_certain && !is_due_again && !is_doubtful && row.failure.is_none(),
+        kept: plan::is_old_news(row, now),
+        held_seen,
     }
 }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::agent::Loop;
 use crate::base::clock::Now;
 use crate::base::path::RelPath;
+use crate::base::policy::OnDelete;
 use crate::base::snapshot::{FolderSnapshot, Happening, Tally, What};
 use crate::store::ErrorKind;
 use crate::sync::queue::{End, Job};
@@ -179,6 +180,12 @@ impl Loop {
         snapshot.sent_bytes = self.ctx.sent_bytes.load(Ordering::Relaxed);
         snapshot.failed = self.failing.len() as u64 + self.scans.unreadable();
         snapshot.unsyncable = self.unsyncable.len() as u64;
+        snapshot.held = self.deletes.held;
+        snapshot.deletes = if self.settings.on_delete == OnDelete::Keep {
+            0
+        } else {
+            self.deletes.waiting()
+        };
         snapshot.ambiguous = self.ambiguous.len() as u64;
         snapshot.ambiguous_until_ns = self.ambiguous.values().copied().max().unwrap_or(0);
         snapshot.outage = self.outage.since();
@@ -189,7 +196,9 @@ impl Loop {
             && self.pending.is_empty()
             && self.jobs.is_empty()
             && snapshot.failed == 0
-            && snapshot.unsyncable == 0;
+            && snapshot.unsyncable == 0
+            && snapshot.held == 0
+            && self.deletes.is_done();
         if !is_complete {
             // A change that no event told is as old as the last scan that would have found it, at most.
             oldest = oldest.min(snapshot.last_scan_ns.unwrap_or(self.teller.started.wall_ns));

@@ -68,3 +68,15 @@ pub fn rfc3339(wall_ns: i64) -> String {
     let seconds = u64::try_from(wall_ns / 1_000_000_000).unwrap_or(0);
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
 }
+
+/// Returns a wall-clock stamp as RFC 3339 in UTC, to the millisecond.
+pub fn rfc3339_millis(wall_ns: i64) -> String {
+    let millis = u64::try_from(wall_ns / 1_000_000).unwrap_or(0);
+    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(millis)).to_string()
+}
+
+/// Reads what [`rfc3339`] and [`rfc3339_millis`] write, as nanoseconds since the epoch.
+pub fn parse_rfc3339(text: &str) -> Option<i64> {
+    let time = humantime::parse_rfc3339(text).ok()?;
+    i64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_nanos()).ok()
+}

@@ -26,6 +26,10 @@ pub enum What {
     Uploaded,
     /// The object was made by a server-side copy.
     Copied,
+    /// The object was removed: its file is gone.
+    Deleted,
+    /// A brake holds it for a person.
+    Held,
     /// It did not work; it is tried again.
     Failed,
     /// It is not for the bucket: no possible key, or not a regular file.
@@ -40,6 +44,8 @@ impl What {
         match self {
             Self::Uploaded => Some("uploaded"),
             Self::Copied => Some("copied"),
+            Self::Deleted => Some("deleted"),
+            Self::Held => Some("held"),
             Self::Failed => Some("failed"),
             Self::Skipped => Some("skipped"),
             Self::Noted => None,
@@ -56,6 +62,8 @@ pub struct Tally {
     pub uploaded: u64,
     /// Files that became a server-side copy.
     pub copied: u64,
+    /// Objects that were removed, their files being gone.
+    pub deleted: u64,
     /// Names that are not for the bucket.
     pub skipped: u64,
     /// Objects of others that were moved into trash before their key was written.
@@ -87,6 +95,10 @@ pub struct FolderSnapshot {
     pub failed: u64,
     /// Files inside the filter that have no possible key or never rest.
     pub unsyncable: u64,
+    /// Deletes and overwrites that a brake holds for a person.
+    pub held: u64,
+    /// Objects that are to go, because their files are gone, and have not gone yet.
+    pub deletes: u64,
     /// Keys that are looked at again after the request horizon.
     pub ambiguous: u64,
     /// When the last of them is looked at, wall clock, nanoseconds; 0 for none.

@@ -50,6 +50,20 @@ pub struct Identity {
 }
 
 impl Stat {
+    /// The stat of a file of which nothing is known.
+    pub const NONE: Self = Self {
+        kind: Kind::File,
+        size: 0,
+        mtime_ns: 0,
+        ctime_ns: 0,
+        dev: 0,
+        ino: 0,
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        nlink: 0,
+    };
+
     /// Returns true if nothing says that the content may differ: same file, size, mtime and ctime.
     ///
     /// ctime is compared because mtime can be set back by anyone; inode and device because a replacement by rename can

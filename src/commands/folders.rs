@@ -146,8 +146,8 @@ impl Shared {
         let row = row.await.map_err(|error| error.to_string())?;
         let filter = filter(&config, &self.state_dir)?;
         let (tree, hints, is_watched) = match start.eyes {
-            Eyes::Open => eyes(&config).await,
-            Eyes::Closed => closed(&config),
+            Eyes::Open => eyes(&config, &self.state_dir).await,
+            Eyes::Closed => closed(&config, &self.state_dir),
         };
         // Where no event tells that a file is being written, its stamps do.
         let scan_settle = match start.eyes {
@@ -175,7 +175,9 @@ impl Shared {
                 max_wait: config.max_wait,
                 rescan: config.rescan,
                 shutdown_grace: self.shutdown_grace,
+                ..agent::Settings::default()
             },
+            control: None,
             mode: start.mode,
             snapshots: start.snapshots,
             happenings: start.happenings,
@@ -234,27 +236,28 @@ pub fn shown(path: &Path) -> String {
 }
 
 /// Opens a tree that is watched, or, where no watcher can be started, one that is not.
-async fn eyes(config: &config::Folder) -> (Arc<dyn Tree>, HintReceiver, bool) {
+async fn eyes(config: &config::Folder, state_dir: &Path) -> (Arc<dyn Tree>, HintReceiver, bool) {
     let (sender, receiver) = hints(HINTS);
     let path = config.path.clone();
     let opened = Offload::Pool.run(move || RealTree::watched(&path, sender));
     match opened.await {
-        Ok(tree) => (Arc::new(tree), receiver, true),
+        Ok(tree) => (Arc::new(tree.with_captures(state_dir)), receiver, true),
         Err(error) => {
             let every = crate::base::units::show_duration(config.rescan);
             tracing::warn!(
                 folder = %config.name,
                 "the folder cannot be watched: {error}; changes are only found by the scan every {every}"
             );
-            closed(config)
+            closed(config, state_dir)
         }
     }
 }
 
-fn closed(config: &config::Folder) -> (Arc<dyn Tree>, HintReceiver, bool) {
+fn closed(config: &config::Folder, state_dir: &Path) -> (Arc<dyn Tree>, HintReceiver, bool) {
     // The sender's end tells the loop that nothing will be heard.
     let (_, receiver) = hints(1);
-    (Arc::new(RealTree::open(&config.path)), receiver, false)
+    let tree = RealTree::open(&config.path).with_captures(state_dir);
+    (Arc::new(tree), receiver, false)
 }
 
 /// The clients of buckets: one for all folders that reach the same bucket in the same way.

@@ -207,6 +207,7 @@ fn folder_exit(folder: &config::Folder, left: Option<&Left>, asked: Option<Asked
         Reason::Away(why) => complain(why, Exit::Failed),
         Reason::Manifest(why) => complain(&format_args!("could not {why}"), Exit::Failed),
         Reason::Finished if ended.last.failed > 0 => Exit::Failed,
+        Reason::Finished if ended.last.held > 0 => Exit::Held,
         Reason::Finished if ended.last.unsyncable > 0 => Exit::Different,
         Reason::Finished => Exit::Level,
     }

@@ -43,9 +43,15 @@ const DROP_DELETES: &str =
     held = NULL, held_at_ns = NULL, held_seen = NULL WHERE folder_id = ?1 AND held = 'delete'";
 const DROP_OVERWRITES: &str =
     "UPDATE files SET held = 'dropped' WHERE folder_id = ?1 AND held = 'overwrite'";
+const HOLD_DELETE: &str = "UPDATE files SET held = 'delete', held_at_ns = ?3, held_seen = NULL
+    WHERE folder_id = ?1 AND path = ?2";
+const TRASHED: &str =
+    "UPDATE folders SET trash_due_ns = coalesce(min(trash_due_ns, ?2), ?2) WHERE id = ?1";
+const TRASH_DUE: &str = "UPDATE folders SET trash_due_ns = ?2 WHERE id = ?1";
+const RENUMBERED: &str = "UPDATE files SET dev = ?3 WHERE folder_id = ?1 AND dev = ?2";
 
 /// Every statement of this file.
-pub(super) const ALL: [&str; 13] = [
+pub(super) const ALL: [&str; 17] = [
     PUT,
     INTEND,
     FORGET,
@@ -59,6 +65,10 @@ pub(super) const ALL: [&str; 13] = [
     RELEASE,
     DROP_DELETES,
     DROP_OVERWRITES,
+    HOLD_DELETE,
+    TRASHED,
+    TRASH_DUE,
+    RENUMBERED,
 ];
 
 impl Manifest {
@@ -111,6 +121,16 @@ fn apply(connection: &Connection, folder: FolderId, change: &Change) -> rusqlite
             ];
             run(ROOT, bits).and_then(the_folder)
         }
+        Change::HoldDelete(path, at_ns) => {
+            run(HOLD_DELETE, params![folder.0, path.as_bytes(), at_ns]).map(drop)
+        }
+        Change::Trashed(due_ns) => run(TRASHED, params![folder.0, due_ns]).and_then(the_folder),
+        Change::TrashDue(due_ns) => run(TRASH_DUE, params![folder.0, due_ns]).and_then(the_folder),
+        Change::Renumbered { from, to } => run(
+            RENUMBERED,
+            params![folder.0, from.cast_signed(), to.cast_signed()],
+        )
+        .map(drop),
         Change::Release => run(RELEASE, params![folder.0]).map(drop),
         Change::DropHeld => {
             run(DROP_DELETES, params![folder.0])?;

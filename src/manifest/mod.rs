@@ -101,6 +101,8 @@ pub struct FolderRow {
     pub last_scan_ns: Option<i64>,
     /// Which folder the root was when it was last trusted; `None` before the first scan.
     pub root: Option<Identity>,
+    /// Wall clock when the trash has to be gone through, nanoseconds; `None` if nothing is in it.
+    pub trash_due_ns: Option<i64>,
 }
 
 /// What is known of one path.
@@ -160,6 +162,13 @@ pub enum HeldWhat {
     Released,
     /// A person has refused it: the object stays as it is until the file changes again.
     Dropped,
+}
+
+impl HeldWhat {
+    /// Returns true for what waits for a person.
+    pub fn is_waiting(self) -> bool {
+        matches!(self, Self::Delete | Self::Overwrite)
+    }
 }
 
 /// What a row claims.
@@ -251,6 +260,19 @@ pub enum Change {
     Scanned(i64),
     /// The root is this folder, and is trusted.
     Root(Identity),
+    /// A brake holds the removal of this path's object; wall clock, nanoseconds.
+    HoldDelete(RelPath, i64),
+    /// Something was set aside that is to be kept until then (wall clock, nanoseconds).
+    Trashed(i64),
+    /// The trash has been gone through; when it has to be next, or `None` if it is empty.
+    TrashDue(Option<i64>),
+    /// The root has another device number than before, and is the same folder all the same: so are its files.
+    Renumbered {
+        /// The device number in the rows.
+        from: u64,
+        /// What it is now.
+        to: u64,
+    },
     /// A person lets everything go that a brake holds.
     Release,
     /// A person refuses everything that a brake holds: objects stay as they are.

@@ -97,6 +97,7 @@ INSERT INTO meta (k, v) VALUES ('agent_id', lower(hex(randomblob(16)))), ('clean
 ALTER TABLE folders ADD COLUMN root_dev INTEGER;
 ALTER TABLE folders ADD COLUMN root_ino INTEGER;
 ALTER TABLE folders ADD COLUMN root_fsid INTEGER;
+ALTER TABLE folders ADD COLUMN trash_due_ns INTEGER;
 ALTER TABLE files ADD COLUMN doubtful INTEGER NOT NULL DEFAULT 0 CHECK (doubtful IN (0, 1));
 ALTER TABLE files ADD COLUMN held TEXT CHECK (held IN ('delete', 'overwrite', 'released', 'dropped'));
 ALTER TABLE files ADD COLUMN held_at_ns INTEGER;

@@ -84,13 +84,13 @@ pub struct Summary {
     pub uploaded: u64,
     /// Files that became a server-side copy.
     pub copied: u64,
-    /// Objects that were deleted: none, as objects are kept.
+    /// Objects that were removed, their files being gone.
     pub deleted: u64,
     /// Names that are not for the bucket, and files that have no possible key.
     pub skipped: u64,
     /// Files that could not be synced, this time.
     pub failed: u64,
-    /// What waits for a person: nothing, as nothing is deleted.
+    /// Deletes and overwrites that wait for a person.
     pub held: u64,
     /// Objects of others that were moved into trash before their key was written.
     pub set_aside: u64,
@@ -116,10 +116,10 @@ impl Summary {
             unchanged: sum(|last| last.tally.unchanged),
             uploaded: sum(|last| last.tally.uploaded),
             copied: sum(|last| last.tally.copied),
-            deleted: 0,
+            deleted: sum(|last| last.tally.deleted),
             skipped: sum(|last| last.tally.skipped + last.unsyncable),
             failed: sum(|last| last.failed),
-            held: 0,
+            held: sum(|last| last.held),
             set_aside: sum(|last| last.tally.set_aside),
             bytes: sum(|last| last.tally.bytes),
             seconds: took.as_millis() as f64 / 1000.0,

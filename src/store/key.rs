@@ -30,6 +30,9 @@ pub const CATALOG: &str = "catalog/";
 /// The reserved folder of what a delete or an overwrite set aside.
 pub const TRASH: &str = "trash/";
 
+/// The reserved folder of new contents that a brake keeps from overwriting.
+pub const QUARANTINE: &str = "quarantine/";
+
 /// What marks an escaped byte.
 const MARK: char = '\u{201b}';
 
@@ -107,6 +110,17 @@ impl KeyMap {
     pub fn trash_key(&self, utc: &str, path: &RelPath) -> Result<String, KeyError> {
         debug_assert!(!utc.is_empty() && !utc.contains('/'));
         self.join(&format!("{RESERVED}/{TRASH}{utc}/"), path)
+    }
+
+    /// Returns what the keys of everything that was set aside begin with.
+    pub fn trash_prefix(&self) -> String {
+        format!("{}{RESERVED}/{TRASH}", self.prefix)
+    }
+
+    /// Returns where new content of `path` waits while a person is asked whether it may overwrite the old:
+    /// `PREFIX.tidewatch/quarantine/path`.
+    pub fn quarantine_key(&self, path: &RelPath) -> Result<String, KeyError> {
+        self.join(&format!("{RESERVED}/{QUARANTINE}"), path)
     }
 
     fn join(&self, folder: &str, path: &RelPath) -> Result<String, KeyError> {

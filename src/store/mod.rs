@@ -40,7 +40,7 @@ pub trait Store: Send + Sync + 'static {
     async fn copy(&self, from: &str, etag: &str, to: &str, meta: &Meta) -> Result<Stored>;
 
     /// Removes an object; absent is success.
-    async fn delete(&self, key: &str) -> Result<()>;
+    async fn delete(&self, key: &str) -> Result<Removed>;
 
     /// Begins a multipart upload and returns its id.
     async fn create_multipart(&self, key: &str, meta: &Meta) -> Result<String>;
@@ -99,6 +99,13 @@ pub struct Stored {
     pub etag: String,
     /// The version, in a versioned bucket.
     pub version_id: Option<String>,
+    /// Whether an earlier attempt of the same request was not answered, and may still land.
+    pub is_outstanding: bool,
+}
+
+/// A removal that was answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Removed {
     /// Whether an earlier attempt of the same request was not answered, and may still land.
     pub is_outstanding: bool,
 }

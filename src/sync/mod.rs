@@ -3,6 +3,7 @@
 //! [`file`](mod@file) is the straight function and the only one that names its siblings; the others are parts that can be read and
 //! tested alone.
 
+pub mod brake;
 pub mod dedupe;
 pub mod file;
 pub mod limits;

@@ -3,11 +3,16 @@
 use crate::base::clock::Now;
 use crate::base::digest::Sha256;
 use crate::base::stat::Stat;
-use crate::manifest::{Content, Entry, State};
+use crate::manifest::{Content, Entry, Held, HeldWhat, State};
+use crate::tree::Whole;
 
 /// How long a request whose answer is missing may still take effect: a signed request may start up to 15 minutes after it
 /// was signed (Signature Version 4).
 pub const HORIZON_NS: i64 = 15 * 60 * 1_000_000_000;
+
+/// How far two reads of a doubtful content have to lie apart to agree for good, nanoseconds: the coarsest filesystem
+/// clock's grain, and longer than any write is seen half done by both.
+const APART_NS: i64 = 2_000_000_000;
 
 /// What a stat says before anything is read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,6 +34,7 @@ pub fn look(known: Option<&Entry>, seen: &Stat, must_read: bool, now: Now) -> Lo
         || is_due_again(entry, now)
         || !content.stat.same_content_as(seen)
         || content.stat.is_racy(content.read_at_ns)
+        || content.doubtful
     {
         return Look::Read;
     }
@@ -58,6 +64,38 @@ pub fn step(known: Option<&Entry>, sha256: Sha256, now: Now) -> Step {
     }
 }
 
+/// How a content was read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Read {
+    /// The file's stat, before and after.
+    pub stat: Stat,
+    /// Wall clock when it began, nanoseconds.
+    pub read_at_ns: i64,
+    /// Whether nobody can promise that no writer was at work meanwhile.
+    pub doubtful: bool,
+}
+
+impl Read {
+    /// Returns how a file that is in memory was read.
+    pub fn of(whole: &Whole) -> Self {
+        Self {
+            stat: whole.stat,
+            read_at_ns: whole.read_at_ns,
+            doubtful: whole.doubtful,
+        }
+    }
+}
+
+/// Returns whether a content that `again` has found unchanged is still doubtful. `must_read`: somebody wrote to the file
+/// between the two reads, so that they say nothing of each other.
+pub fn is_still_doubtful(before: &Content, again: &Read, must_read: bool) -> bool {
+    let agree = before.doubtful
+        && !must_read
+        && before.stat.same_content_as(&again.stat)
+        && again.read_at_ns.saturating_sub(before.read_at_ns) >= APART_NS;
+    again.doubtful && !agree
+}
+
 /// Returns the content that the key is known to hold; `None` after anything that may have changed it.
 pub fn certain(entry: &Entry) -> Option<(&Entry, &Content)> {
     let content = entry.stored.as_ref()?;
@@ -82,6 +120,31 @@ pub fn doubt_until(entry: &Entry) -> i64 {
 pub fn is_due_again(entry: &Entry, now: Now) -> bool {
     let until = doubt_until(entry);
     until != 0 && until <= now.wall_ns
+}
+
+/// Returns true if a missing file is no news: it is kept or held for that reason, or only waits for its horizon.
+pub fn is_old_news(entry: &Entry, now: Now) -> bool {
+    let waits = entry.state == State::Open
+        && entry.stored.is_none()
+        && entry.ambiguous_until_ns > now.wall_ns;
+    let is_held = entry
+        .held
+        .as_ref()
+        .is_some_and(|held| held.what == HeldWhat::Delete);
+    waits || is_held || entry.state == State::Kept
+}
+
+/// Returns true if nothing was ever sent for the row, so that without its file it can go.
+pub fn says_nothing(entry: &Entry, now: Now) -> bool {
+    entry.state == State::Unsent && entry.stored.is_none() && outstanding_until(entry, now) == 0
+}
+
+/// Returns true if a person is asked about this version of the file, or has refused it.
+pub fn is_held(entry: &Entry, seen: &Stat) -> bool {
+    let is_waiting = |held: &Held| matches!(held.what, HeldWhat::Overwrite | HeldWhat::Dropped);
+    let held = entry.held.as_ref().filter(|held| is_waiting(held));
+    held.and_then(|held| held.seen.as_ref())
+        .is_some_and(|version| *version == seen.fingerprint())
 }
 
 /// Returns until when an earlier request may still change the key (wall clock, nanoseconds); 0: none can.
@@ -177,6 +240,11 @@ mod tests {
             racy.stored.as_mut().expect("stored").read_at_ns = T + 5;
             racy
         };
+        let doubtful = {
+            let mut doubtful = entry(State::Synced);
+            doubtful.stored.as_mut().expect("stored").doubtful = true;
+            doubtful
+        };
         let due = Entry {
             ambiguous_until_ns: 5,
             ..entry(State::Synced)
@@ -196,6 +264,7 @@ mod tests {
             (Some(&synced), stat(T + 2), false, Look::Read),
             (Some(&synced), chmod, false, Look::Refresh),
             (Some(&racy), stat(T + 1), false, Look::Read),
+            (Some(&doubtful), stat(T + 1), false, Look::Read),
             (Some(&due), stat(T + 1), false, Look::Read),
             (Some(&later), stat(T + 1), false, Look::Nothing),
             (Some(&entry(State::Kept)), stat(T + 1), false, Look::Refresh),
@@ -204,6 +273,35 @@ mod tests {
         ];
         for (at, (known, seen, must_read, expected)) in table.into_iter().enumerate() {
             assert_eq!(look(known, &seen, must_read, now(T)), expected, "row {at}");
+        }
+    }
+
+    #[test]
+    fn two_reads_that_agree_two_seconds_apart_end_a_doubt_unless_somebody_wrote_between() {
+        let before = |doubtful| Content {
+            doubtful,
+            ..entry(State::Synced).stored.expect("stored")
+        };
+        let first_ns = before(true).read_at_ns;
+        let again = |stat, after_ns, doubtful| Read {
+            stat,
+            read_at_ns: first_ns + after_ns,
+            doubtful,
+        };
+        let same = stat(T + 1);
+        let table = [
+            (true, again(same, APART_NS, true), false, false),
+            (true, again(same, APART_NS - 1, true), false, true),
+            (true, again(same, APART_NS, true), true, true),
+            (true, again(stat(T + 2), APART_NS, true), false, true),
+            // The first of two.
+            (false, again(same, APART_NS, true), false, true),
+            // Under a lease one is enough.
+            (true, again(stat(T + 2), 1, false), true, false),
+        ];
+        for (at, (was, again, must_read, expected)) in table.into_iter().enumerate() {
+            let is = is_still_doubtful(&before(was), &again, must_read);
+            assert_eq!(is, expected, "row {at}");
         }
     }
 

@@ -79,6 +79,8 @@ pub struct Job {
     pub moves: u32,
     /// It is level as far as anybody knows, and is only looked at once more.
     pub is_check: bool,
+    /// Its file is proven gone, and its object is to go.
+    pub remove: bool,
     /// Touches do not bring it forward before that: it failed, or would not rest.
     not_before: Option<Instant>,
 }
@@ -94,6 +96,7 @@ impl Job {
             failures: 0,
             moves: 0,
             is_check: false,
+            remove: false,
             not_before: None,
         }
     }
@@ -157,6 +160,9 @@ impl Queue {
             }
             job.must_read |= touch >= Touch::Data;
             let due = self.quiet_at(touch, job.since, now);
+            if self.wakes(&job, touch, now) {
+                job.not_before = None;
+            }
             let due = job.not_before.map_or(due, |not_before| due.max(not_before));
             self.remove_held(&path);
             self.hold(job, due);
@@ -180,6 +186,51 @@ impl Queue {
         let due = self.quiet_at(touch, now, now);
         self.hold(job, due);
         true
+    }
+
+    /// Returns true if `path` is being worked on.
+    pub fn is_running(&self, path: &RelPath) -> bool {
+        let state = self.slots.get(path).map(|slot| &slot.state);
+        matches!(state, Some(State::Running { .. }))
+    }
+
+    /// Takes a path whose file is proven gone: it is due now. Returns false if it is running.
+    pub fn remove(&mut self, path: &RelPath, now: Now) -> bool {
+        let job = match self.slots.get(path) {
+            Some(Slot {
+                state: State::Running { .. },
+                ..
+            }) => return false,
+            Some(slot) => slot.job.clone(),
+            None => Job::new(path.clone(), now),
+        };
+        self.remove_held(path);
+        self.hold(
+            Job {
+                remove: true,
+                is_check: false,
+                ..job
+            },
+            now.mono,
+        );
+        true
+    }
+
+    /// Returns true if somebody has said that the content of `path` may have changed, and nobody has read it since.
+    pub fn was_written(&self, path: &RelPath) -> bool {
+        self.slots.get(path).is_some_and(|slot| {
+            let again = match slot.state {
+                State::Running { again } => again.is_some_and(|(touch, _)| touch >= Touch::Data),
+                State::Held { .. } => false,
+            };
+            slot.job.must_read || again
+        })
+    }
+
+    /// Returns true if work that is neither failing, nor a check, nor a removal has waited since `at` or longer.
+    pub fn has_work_since(&self, at: Instant) -> bool {
+        let mut jobs = self.slots.values().map(|slot| &slot.job);
+        jobs.any(|job| job.is_fresh() && !job.remove && job.since.mono <= at)
     }
 
     /// Holds a path until `due`, without a touch: a key that has to be looked at again.
@@ -295,6 +346,9 @@ impl Queue {
         }
         job.must_read |= touch >= Touch::Data;
         let quiet = self.quiet_at(touch, job.since, now);
+        if self.wakes(&job, touch, now) {
+            job.not_before = None;
+        }
         // What failed, or would not rest, keeps its pause.
         let due = job
             .not_before
@@ -423,12 +477,19 @@ impl Queue {
         self.slots.values().filter(held).map(|slot| &slot.job)
     }
 
+    /// Returns true if a touch ends the pause of a path that was found moving: the writer that was in the way has closed
+    /// it. One that has not rested for so long keeps its pause, or every close would be a try.
+    fn wakes(&self, job: &Job, touch: Touch, now: Now) -> bool {
+        let is_overdue = now.mono >= job.since.mono + self.settings.max_wait;
+        touch == Touch::Closed && job.failures == 0 && !is_overdue
+    }
+
     fn quiet_at(&self, touch: Touch, since: Now, now: Now) -> Instant {
         let quiet = match touch {
             Touch::Scan => return now.mono,
             Touch::Meta | Touch::Data => self.settings.settle,
             // The writer has let go of it; only a rename or a second writer is waited for.
-            Touch::Closed => self.settings.settle / 5,
+            Touch::Moved | Touch::Closed => self.settings.settle / 5,
         };
         (now.mono + quiet)
             .min(since.mono + self.settings.max_wait)
@@ -637,6 +698,29 @@ mod tests {
             b.wait(SETTLE * 2);
             assert_eq!(b.pop(), ["a"], "{end:?}");
         }
+    }
+
+    #[test]
+    fn a_close_ends_the_pause_of_a_path_that_was_found_moving() {
+        let mut b = bench();
+        b.touch("a", Touch::Scan);
+        b.pop();
+        b.finish("a", End::Moving);
+        b.wait(SETTLE * 2);
+        b.pop();
+        b.finish("a", End::Moving);
+        // Four times the settle time from here on, if nothing but writes comes.
+        b.touch("a", Touch::Data);
+        b.wait(SETTLE);
+        assert!(b.pop().is_empty());
+        b.touch("a", Touch::Closed);
+        b.wait(SETTLE / 5);
+        assert_eq!(b.pop(), ["a"]);
+        // And one that comes while the job runs.
+        b.touch("a", Touch::Closed);
+        b.finish("a", End::Moving);
+        b.wait(SETTLE / 5);
+        assert_eq!(b.pop(), ["a"]);
     }
 
     #[test]

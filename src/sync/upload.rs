@@ -2,6 +2,9 @@
 //!
 //! - Order: permit, request, answer checked. A multipart's id is durable before its first part, so that a crash leaves
 //!   nothing behind that nobody remembers. Parts are read in order, hashed in order, and sent side by side.
+//! - Consistency: each part is read under a lease of its own, which is given back before the part is sent, and between two
+//!   stats that are those of the beginning. Before the parts are joined there is one more such look: nobody writes now,
+//!   and nobody has since the beginning. Where there are no leases only the stats say so, and a young file is doubtful.
 //! - Errors and retries: the store repeats a request for blips; what comes back from here is the queue's to retry. A
 //!   complete whose answer was lost is settled by looking at the object.
 //! - Cancellation: dropping the future aborts the parts on their way; the upload's id stays in the manifest, and the next
@@ -19,7 +22,7 @@ use crate::base::digest::{Crc64, Hasher, Sha256, hex};
 use crate::base::offload::Offload;
 use crate::base::stat::Stat;
 use crate::store::{self, Body, ErrorKind, MAX_SINGLE, Meta, Part, Store, Stored};
-use crate::tree::{OpenFile, ReadError, read_full};
+use crate::tree::{OpenFile, ReadError, Reading};
 
 /// Up to here a file is read once into one buffer and sent with one request, bytes.
 pub const SINGLE_MOST: u64 = 16 << 20;
@@ -90,26 +93,57 @@ pub struct Source {
     pub file: Arc<dyn OpenFile>,
     /// Its stat when it was opened; the upload is completed only if it is the same at the end.
     pub stat: Stat,
+    /// Wall clock when it was opened, nanoseconds.
+    pub read_at_ns: i64,
+    /// What it was when it was hashed before: what is sent has to be the same.
+    pub expected: Option<Sha256>,
     /// Where reading and hashing run.
     pub offload: Offload,
     /// Where parts are read into.
     pub buffers: Pool,
 }
 
-/// Uploads a large file by parts; returns what was stored and the SHA-256 of what was sent.
+/// What was uploaded by parts.
+#[derive(Debug)]
+pub struct Uploaded {
+    /// What the store says of it.
+    pub stored: Stored,
+    /// The SHA-256 of what was sent.
+    pub sha256: Sha256,
+    /// Whether nobody can promise that no writer was at work while it was read.
+    pub doubtful: bool,
+}
+
+impl Source {
+    /// Begins to read if the file is still as it was when it was opened.
+    fn begin(&self) -> Result<Reading<'_>, ReadError> {
+        let reading = Reading::begin(&*self.file, self.read_at_ns)?;
+        if reading.stat.same_content_as(&self.stat) {
+            Ok(reading)
+        } else {
+            Err(ReadError::Moving)
+        }
+    }
+}
+
+/// Uploads a large file by parts.
 pub async fn multipart<G: Gate>(
     store: &Arc<dyn Store>,
     gate: &Arc<G>,
     key: &str,
     meta: &Meta,
     source: &Source,
-) -> Result<(Stored, Sha256), Stop> {
+) -> Result<Uploaded, Stop> {
     let upload = gate.send(0, store.create_multipart(key, meta)).await?;
     gate.begun(&upload).await;
     let sent = match send_parts(store, gate, key, &upload, source).await {
         Ok(sent) => complete(store, gate, key, &upload, &sent)
             .await
-            .map(|stored| (stored, sent.sha256)),
+            .map(|stored| Uploaded {
+                stored,
+                sha256: sent.sha256,
+                doubtful: sent.doubtful,
+            }),
         Err(stop) => Err(stop),
     };
     settled(store, gate, key, &upload, sent).await
@@ -144,6 +178,7 @@ struct Sent {
     parts: Vec<Part>,
     crc64: Option<Crc64>,
     sha256: Sha256,
+    doubtful: bool,
 }
 
 async fn send_parts<G: Gate>(
@@ -159,22 +194,25 @@ async fn send_parts<G: Gate>(
     let mut parts = Vec::new();
     let mut hasher = Hasher::default();
     let mut crc64: Option<Crc64> = None;
+    let mut doubtful = false;
     for (number, offset) in (1..).zip((0..size).step_by(part_size as usize)) {
         while running.len() >= PARTS_AT_ONCE {
             parts.extend(joined(&mut running).await?);
         }
         let len = part_size.min(size - offset);
         let hold = gate.memory(len).await;
-        let (file, buffers) = (source.file.clone(), source.buffers.clone());
+        let from = source.clone();
         let read = source.offload.run(move || {
-            let mut buffer = buffers.take(len as usize);
-            read_full(&*file, offset, &mut buffer)?;
+            let mut buffer = from.buffers.take(len as usize);
+            let reading = from.begin()?;
+            reading.fill(offset, &mut buffer)?;
+            let in_doubt = reading.end()?;
             hasher.update(buffer.as_ref());
             let crc64 = Crc64::of(buffer.as_ref());
-            Ok::<_, ReadError>((buffer.freeze(), crc64, hasher))
+            Ok::<_, ReadError>((buffer.freeze(), crc64, hasher, in_doubt))
         });
-        let (bytes, crc, so_far) = read.await?;
-        hasher = so_far;
+        let (bytes, crc, so_far, in_doubt) = read.await?;
+        (hasher, doubtful) = (so_far, doubtful | in_doubt);
         crc64 = Some(crc64.map_or(crc, |before| before.followed_by(crc, len)));
         let (store, gate) = (store.clone(), gate.clone());
         let (key, upload) = (key.to_owned(), upload.to_owned());
@@ -198,19 +236,17 @@ async fn send_parts<G: Gate>(
         parts.extend(joined(&mut running).await?);
     }
     parts.sort_by_key(|part: &Part| part.number);
-    let file = source.file.clone();
-    let after = source
-        .offload
-        .run(move || file.stat())
-        .await
-        .map_err(ReadError::from_io)?;
-    if !after.same_content_as(&source.stat) {
+    let (from, sha256) = (source.clone(), hasher.finish());
+    let look = source.offload.run(move || from.begin()?.end());
+    doubtful |= look.await?;
+    if source.expected.is_some_and(|expected| expected != sha256) {
         return Err(Stop::Read(ReadError::Moving));
     }
     Ok(Sent {
         parts,
         crc64,
-        sha256: hasher.finish(),
+        sha256,
+        doubtful,
     })
 }
 

@@ -3,6 +3,7 @@
 //! Never follows a link, never leaves the root, never believes an event.
 
 pub mod filter;
+mod read;
 pub mod real;
 pub mod scan;
 pub mod watch;
@@ -11,16 +12,13 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use crate::base::buffers::{Buffer, Pool};
-use crate::base::clock::Clock;
-use crate::base::digest::{Crc64, Sha256};
 use crate::base::path::RelPath;
 use crate::base::stat::{Kind, Stat};
 
 pub use crate::base::stat::Identity;
+pub use read::{Hold, Lease, ReadCounts, Reading, Whole, read_captured, read_whole};
 
 /// A folder's tree. Every method may block and is called through `offload`.
 pub trait Tree: Send + Sync + 'static {
@@ -44,8 +42,24 @@ pub trait Tree: Send + Sync + 'static {
         0
     }
 
+    /// Returns the other path under which what `path` names is a file of this tree, if that is so: a link that is recorded.
+    fn alias(&self, _path: &RelPath) -> Option<RelPath> {
+        None
+    }
+
     /// Opens a regular file for reading.
     fn open(&self, path: &RelPath) -> Result<Box<dyn OpenFile>, ReadError>;
+
+    /// Opens a clone of a regular file that never rests: its content at one instant, under the stat that it had just before,
+    /// with the clone's length. `None` where none can be made.
+    fn capture(&self, _path: &RelPath) -> Result<Option<Box<dyn OpenFile>>, ReadError> {
+        Ok(None)
+    }
+
+    /// Returns how reads went since the start.
+    fn reads(&self) -> ReadCounts {
+        ReadCounts::default()
+    }
 }
 
 /// A regular file, open. Everything known of it comes from the handle.
@@ -55,6 +69,11 @@ pub trait OpenFile: Send + Sync {
 
     /// Reads at `offset` until `into` is full or the file ends; returns how many bytes were read.
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize>;
+
+    /// Asks that nobody writes to the file until the lease is dropped.
+    fn lease(&self) -> Lease<'_> {
+        Lease::Unavailable
+    }
 }
 
 /// One name in a listing.
@@ -105,73 +124,6 @@ impl ReadError {
     }
 }
 
-/// A file that was read as a whole: stat, read and hash, stat, both equal.
-#[derive(Clone, Debug)]
-pub struct Whole {
-    /// The stat before and after.
-    pub stat: Stat,
-    /// The content.
-    pub bytes: Bytes,
-    /// Its name.
-    pub sha256: Sha256,
-    /// Its request checksum.
-    pub crc64: Crc64,
-    /// Wall clock when reading began, nanoseconds since the epoch: what [`Stat::is_racy`] is judged by.
-    pub read_at_ns: i64,
-}
-
-/// How much is read between two looks at the file, in bytes; also the largest piece that is hashed at once.
-const PIECE: usize = 1 << 20;
-
-/// Reads a file of at most `limit` bytes into one buffer: bytes and hash in one call.
-///
-/// A file that is longer than `limit` when it is opened counts as [`ReadError::Moving`]: it has grown since it was listed.
-pub fn read_whole(
-    tree: &dyn Tree,
-    path: &RelPath,
-    limit: u64,
-    buffers: &Pool,
-    clock: Clock,
-) -> Result<Whole, ReadError> {
-    let read_at_ns = clock.now().wall_ns;
-    let file = tree.open(path)?;
-    let stat = file.stat().map_err(ReadError::from_io)?;
-    if stat.size > limit {
-        return Err(ReadError::Moving);
-    }
-    let mut buffer = buffers.take(stat.size as usize);
-    read_full(&*file, 0, &mut buffer)?;
-    let bytes = buffer.freeze();
-    let sha256 = Sha256::of(&bytes);
-    let crc64 = Crc64::of(&bytes);
-    if !file
-        .stat()
-        .map_err(ReadError::from_io)?
-        .same_content_as(&stat)
-    {
-        return Err(ReadError::Moving);
-    }
-    Ok(Whole {
-        stat,
-        bytes,
-        sha256,
-        crc64,
-        read_at_ns,
-    })
-}
-
-/// Fills `buffer` from `offset` on; a file that ends before is [`ReadError::Moving`], never padding.
-pub fn read_full(file: &dyn OpenFile, offset: u64, buffer: &mut Buffer) -> Result<(), ReadError> {
-    let mut at = offset;
-    for piece in buffer.bytes_mut().chunks_mut(PIECE) {
-        if file.read_at(at, piece).map_err(ReadError::from_io)? != piece.len() {
-            return Err(ReadError::Moving);
-        }
-        at += piece.len() as u64;
-    }
-    Ok(())
-}
-
 /// What the watcher says. A hint only: where to look, never what happened.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Hint {
@@ -195,6 +147,8 @@ pub enum Touch {
     Scan,
     /// Its inode changed, or its name: the stat decides.
     Meta,
+    /// It was moved to this name, as complete as it ever was: the stat decides.
+    Moved,
     /// Its content may have changed: it is read whatever the stat says.
     Data,
     /// Its content may have changed, and the writer has closed it: it is quiet sooner.

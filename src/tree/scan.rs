@@ -7,8 +7,13 @@
 //! # What differs
 //!
 //! A file without a row, with a row that is not settled or is kept for a file that was gone, with another stat (owner and
-//! mode count: they are kept too), or with a row that was read too close to the file's last change. And a row without
-//! its file, unless it is kept for that reason already.
+//! mode count: they are kept too), or with a row that was read too close to the file's last change.
+//!
+//! # What is missing
+//!
+//! A row without its file, unless that is no news. It counts as missing only if the folder in which its name, or the
+//! name of a folder above it, should have been was listed without an error. Below a folder that went away on the way to
+//! it a row merely differs.
 //!
 //! # What is left alone
 //!
@@ -48,10 +53,12 @@ pub struct Known {
     pub stat: Option<Stat>,
     /// Wall clock when that reading began, nanoseconds.
     pub read_at_ns: i64,
-    /// False for a row that has to be looked at whatever the disk says: open, unsent, ambiguous.
+    /// False for a row that has to be looked at whatever the disk says: open, unsent, ambiguous, doubtful.
     pub settled: bool,
-    /// True if the file is known to be gone and its object stays: missing is then no news, but being there is.
+    /// True if the file is known to be gone: missing is then no news, but being there is.
     pub kept: bool,
+    /// The version of the file that a person is asked about, or has refused: it is no news either.
+    pub held_seen: Option<String>,
 }
 
 /// Where a scan takes rows from.
@@ -113,8 +120,10 @@ impl fmt::Display for SkipReason {
 /// What a step found.
 #[derive(Debug, Default)]
 pub struct Step {
-    /// The paths that differ, with the file's length in bytes; 0 for a file that is gone.
+    /// The paths that differ, with the file's length in bytes; 0 for one that could not be judged.
     pub differing: Vec<(RelPath, u64)>,
+    /// Rows whose file is missing from a clean listing, and the folder that was listed.
+    pub missing: Vec<(RelPath, RelPath)>,
     /// How many files are as the manifest knows them.
     pub unchanged: u64,
     /// How many names were left out by the filter.
@@ -136,6 +145,8 @@ pub struct Scanner {
     /// The folders on the way down, the lowest last. Empty before the first step and after the walk.
     way: Vec<Level>,
     stage: Stage,
+    /// The folder that went away last: what is below it was not listed. The walk is sorted, so one is enough.
+    vanished: Option<RelPath>,
     /// What has been found and not been returned yet: an error of the rows loses nothing.
     step: Step,
 }
@@ -156,6 +167,8 @@ struct Level {
     inode: (u64, u64),
     names: std::vec::IntoIter<Found>,
     depth: Depth,
+    /// False for the folders above the scope, which are not listed.
+    listed: bool,
     /// A name that was taken from `names` and waits for the rows before it to be gone through.
     next: Option<Found>,
 }
@@ -175,6 +188,7 @@ impl Scanner {
             scope,
             way: Vec::new(),
             stage: Stage::Begin,
+            vanished: None,
             step: Step::default(),
         }
     }
@@ -189,7 +203,10 @@ impl Scanner {
     /// The error is the rows'; the scan stands where it was and can be gone on with.
     pub fn step(&mut self, limit: usize) -> anyhow::Result<Step> {
         let mut work = 0;
-        while self.stage != Stage::Done && work < WORK && self.step.differing.len() < limit {
+        while self.stage != Stage::Done
+            && work < WORK
+            && self.step.differing.len() + self.step.missing.len() < limit
+        {
             work += 1;
             match self.stage {
                 Stage::Begin => self.begin(),
@@ -219,6 +236,7 @@ impl Scanner {
                     inode: (stat.dev, stat.ino),
                     names: Vec::new().into_iter(),
                     depth: Depth::NewFolders,
+                    listed: false,
                     next: None,
                 });
             }
@@ -239,7 +257,16 @@ impl Scanner {
             return Ok(());
         };
         let Some(found) = level.next.take().or_else(|| level.names.next()) else {
-            self.way.pop();
+            // The rows that belong behind its last name are its own to judge.
+            let folder = level.folder.clone();
+            if !(self
+                .rows
+                .peek()?
+                .is_some_and(|row| row.path.is_within(&folder))
+                && self.pass_row(None)?)
+            {
+                self.way.pop();
+            }
             return Ok(());
         };
         let path = level.folder.join(&found.name);
@@ -305,6 +332,7 @@ impl Scanner {
                     inode,
                     names: names.into_iter(),
                     depth,
+                    listed: true,
                     next: None,
                 });
                 return;
@@ -319,6 +347,8 @@ impl Scanner {
         if !is_gone || folder.is_root() {
             self.rows.skip_below(&folder);
             self.step.unreadable.push((folder, error));
+        } else {
+            self.vanished = Some(folder);
         }
     }
 
@@ -338,7 +368,19 @@ impl Scanner {
             return Ok(false);
         }
         if !row.kept && self.filter.excludes(&row.path, Kind::File).is_none() {
-            self.step.differing.push((row.path.clone(), 0));
+            let path = row.path.clone();
+            let listed = self
+                .way
+                .last()
+                .filter(|level| level.listed && path.is_within(&level.folder));
+            let vanished = self
+                .vanished
+                .as_ref()
+                .is_some_and(|folder| path.is_within(folder));
+            match listed {
+                Some(level) if !vanished => self.step.missing.push((path, level.folder.clone())),
+                _ => self.step.differing.push((path, 0)),
+            }
         }
         self.rows.drop_first();
         Ok(true)
@@ -350,6 +392,13 @@ fn is_level(row: &Known, now: &Stat) -> bool {
     let Some(stat) = &row.stat else {
         return false;
     };
+    if row
+        .held_seen
+        .as_ref()
+        .is_some_and(|seen| *seen == now.fingerprint())
+    {
+        return true;
+    }
     let same_inode_facts = (stat.mode, stat.uid, stat.gid) == (now.mode, now.uid, now.gid);
     row.settled
         && !row.kept
@@ -552,6 +601,7 @@ mod tests {
             read_at_ns: 1_000_000_000_000,
             settled: true,
             kept: false,
+            held_seen: None,
         }
     }
 
@@ -607,6 +657,7 @@ mod tests {
 
     fn add(all: &mut Step, step: Step) {
         all.differing.extend(step.differing);
+        all.missing.extend(step.missing);
         all.skipped.extend(step.skipped);
         all.unreadable.extend(step.unreadable);
         all.unchanged += step.unchanged;
@@ -615,8 +666,12 @@ mod tests {
     }
 
     fn names(step: &Step) -> Vec<String> {
-        let show = |(at, _): &(RelPath, u64)| at.to_string();
-        step.differing.iter().map(show).collect()
+        let differing = step.differing.iter().map(|(at, _)| at);
+        let mut all: Vec<_> = differing
+            .chain(step.missing.iter().map(|(at, _)| at))
+            .collect();
+        all.sort();
+        all.into_iter().map(ToString::to_string).collect()
     }
 
     const SOME: &[&str] = &[
@@ -750,6 +805,51 @@ mod tests {
     }
 
     #[test]
+    fn missing_is_what_a_clean_listing_does_not_have() {
+        let tree = fake(&["a/", "a/x", "b/", "b/y", "c"]);
+        let rows = level(&fake(&[
+            "a/",
+            "a/gone",
+            "a/gone.d/",
+            "a/gone.d/e",
+            "b/",
+            "b/gone",
+            "d",
+        ]));
+        let step = Run::of(&tree, rows.clone()).go();
+        let missing = |at: &str, listed: &str| {
+            let listed = if listed.is_empty() {
+                RelPath::root()
+            } else {
+                path(listed)
+            };
+            (path(at), listed)
+        };
+        let expected = [
+            missing("a/gone", "a"),
+            missing("a/gone.d/e", "a"),
+            missing("b/gone", "b"),
+            missing("d", ""),
+        ];
+        assert_eq!(step.missing, expected);
+        // A folder that goes away between its name and its listing proves nothing of what was in it.
+        let mut going = tree.clone();
+        going.refused.insert(path("a"), io::ErrorKind::NotFound);
+        let step = Run::of(&going, rows.clone()).go();
+        assert_eq!(step.missing, expected[2..]);
+        let of_a = [(path("a/gone"), 0), (path("a/gone.d/e"), 0)];
+        assert!(
+            of_a.iter().all(|one| step.differing.contains(one)),
+            "{step:?}"
+        );
+        // Nor does a scope that is gone itself.
+        let mut run = Run::of(&going, rows);
+        run.folder = path("a");
+        let step = run.go();
+        assert_eq!((step.missing.len(), step.differing.len()), (0, 2));
+    }
+
+    #[test]
     fn a_folder_that_contains_itself_is_not_entered() {
         let mut tree = fake(&["a/", "a/b/", "a/b/x", "z"]);
         let rows = level(&tree);
@@ -803,7 +903,7 @@ mod tests {
         assert_eq!((step.differing.len(), step.unchanged), (0, 1));
         tree.refused.clear();
         let step = Run::of(&tree, rows).go();
-        assert_eq!((step.differing.len(), step.unchanged), (3 * PAGE, 1));
+        assert_eq!((step.missing.len(), step.unchanged), (3 * PAGE, 1));
     }
 
     #[test]
@@ -813,7 +913,7 @@ mod tests {
         let mut all = Vec::new();
         loop {
             let step = scanner.step(1).expect("rows");
-            assert!(step.differing.len() <= 1);
+            assert!(step.differing.len() + step.missing.len() <= 1);
             all.extend(names(&step));
             if step.done {
                 break;

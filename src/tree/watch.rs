@@ -342,9 +342,8 @@ fn is_leaving(kind: EventKind) -> bool {
 /// Returns what kind of look an event deserves; `None` if it says nothing.
 fn touch_of(kind: EventKind) -> Option<Touch> {
     match kind {
-        // What was moved here is as complete as what was closed.
-        EventKind::Access(AccessKind::Close(AccessMode::Write))
-        | EventKind::Modify(ModifyKind::Name(RenameMode::To)) => Some(Touch::Closed),
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(Touch::Closed),
+        EventKind::Modify(ModifyKind::Name(RenameMode::To)) => Some(Touch::Moved),
         // Opening and reading, our own included. And a rename's summary: both halves have been told already.
         EventKind::Access(_) | EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => None,
         EventKind::Modify(ModifyKind::Name(_) | ModifyKind::Metadata(_)) | EventKind::Remove(_) => {
@@ -433,7 +432,7 @@ mod tests {
             ),
             (EventKind::Remove(RemoveKind::Folder), touched(Touch::Meta)),
             (name(RenameMode::From), touched(Touch::Meta)),
-            (name(RenameMode::To), touched(Touch::Closed)),
+            (name(RenameMode::To), touched(Touch::Moved)),
             (name(RenameMode::Both), vec![]),
         ];
         for (kind, expected) in table {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidewatch::agent::{self, Ended, Folder, Mode, Reason, Settings};
+use tidewatch::agent::{self, Control, Ended, Folder, Mode, Reason, Settings};
 use tidewatch::base::buffers::Pool;
 use tidewatch::base::clock::Clock;
 use tidewatch::base::offload::Offload;
@@ -24,34 +24,35 @@ use crate::support::faulty::{Fault, Faulty, Odds};
 use crate::support::mem_store::{Habits, MemStore};
 use crate::support::mem_tree::MemTree;
 
-const SETTLE: Duration = Duration::from_secs(1);
+pub const SETTLE: Duration = Duration::from_secs(1);
 
 /// A folder, a bucket and what lies between, before the agent starts.
-struct Bench {
-    tree: MemTree,
-    bucket: MemStore,
-    store: Faulty<MemStore>,
-    manifest: Manifest,
-    clock: Clock,
-    requests_at_once: usize,
-    scan_settle: Duration,
-    exclude: Vec<String>,
+pub struct Bench {
+    pub tree: MemTree,
+    pub bucket: MemStore,
+    pub store: Faulty<MemStore>,
+    pub manifest: Manifest,
+    pub clock: Clock,
+    pub requests_at_once: usize,
+    pub settings: Settings,
+    pub exclude: Vec<String>,
 }
 
 /// A running agent.
-struct Agent {
-    stop: CancellationToken,
-    snapshots: watch::Receiver<FolderSnapshot>,
-    happenings: mpsc::Receiver<Happening>,
-    task: JoinHandle<Ended>,
+pub struct Agent {
+    pub stop: CancellationToken,
+    pub snapshots: watch::Receiver<FolderSnapshot>,
+    pub happenings: mpsc::Receiver<Happening>,
+    pub control: mpsc::Sender<Control>,
+    pub task: JoinHandle<Ended>,
 }
 
 impl Bench {
-    fn new(odds: Odds) -> Self {
+    pub fn new(odds: Odds) -> Self {
         Self::with_habits(odds, Habits::default())
     }
 
-    fn with_habits(odds: Odds, habits: Habits) -> Self {
+    pub fn with_habits(odds: Odds, habits: Habits) -> Self {
         let wall_ns = 1_790_000_000_000_000_000;
         let clock = Clock::Virtual {
             since: Clock::Real.now().mono,
@@ -65,12 +66,15 @@ impl Bench {
             manifest: Manifest::in_memory().unwrap(),
             clock,
             requests_at_once: 4,
-            scan_settle: Duration::ZERO,
+            settings: Settings {
+                settle: SETTLE,
+                ..Settings::default()
+            },
             exclude: Vec::new(),
         }
     }
 
-    fn start(&self, mode: Mode) -> Agent {
+    pub fn start(&self, mode: Mode) -> Agent {
         let (sender, receiver) = hints(1024);
         self.tree
             .watch((mode == Mode::Forever).then_some(sender), self.clock);
@@ -81,6 +85,7 @@ impl Bench {
             bucket: "b".into(),
             prefix: "p/".into(),
         };
+        let (control, requests) = mpsc::channel(4);
         let (snapshot_sender, snapshots) = watch::channel(FolderSnapshot::default());
         let (happening_sender, happenings) = mpsc::channel(100_000);
         let folder = Folder {
@@ -99,13 +104,8 @@ impl Bench {
             offload: Offload::Inline,
             random: fastrand::Rng::with_seed(1),
             hints: receiver,
-            settings: Settings {
-                settle: SETTLE,
-                scan_settle: self.scan_settle,
-                max_wait: Duration::from_secs(300),
-                rescan: Duration::from_secs(600),
-                shutdown_grace: Duration::from_secs(30),
-            },
+            settings: self.settings,
+            control: Some(requests),
             mode,
             snapshots: snapshot_sender,
             happenings: Some(happening_sender),
@@ -120,11 +120,12 @@ impl Bench {
             stop,
             snapshots,
             happenings,
+            control,
             task,
         }
     }
 
-    async fn sync(&self) -> Ended {
+    pub async fn sync(&self) -> Ended {
         let mode = Mode::Once {
             timeout: Duration::from_secs(120),
         };
@@ -134,7 +135,7 @@ impl Bench {
             .unwrap()
     }
 
-    fn object(&self, name: &str) -> Option<Vec<u8>> {
+    pub fn object(&self, name: &str) -> Option<Vec<u8>> {
         Some(
             self.bucket
                 .objects()
@@ -147,7 +148,7 @@ impl Bench {
 
 impl Agent {
     /// Waits until a snapshot says level.
-    async fn level(&mut self) {
+    pub async fn level(&mut self) {
         let level = self.snapshots.wait_for(|snapshot| snapshot.level);
         timeout(Duration::from_secs(3600), level)
             .await
@@ -156,7 +157,7 @@ impl Agent {
     }
 
     /// Waits until a file is in the bucket; returns how long that took.
-    async fn until_uploaded(&mut self, name: &str) -> Duration {
+    pub async fn until_uploaded(&mut self, name: &str) -> Duration {
         let began = Clock::Real.now().mono;
         loop {
             let happening = timeout(Duration::from_secs(3600), self.happenings.recv()).await;
@@ -169,21 +170,21 @@ impl Agent {
         }
     }
 
-    async fn stop(self) -> Ended {
+    pub async fn stop(self) -> Ended {
         self.stop.cancel();
         self.task.await.unwrap()
     }
 }
 
-fn passed(since: tokio::time::Instant) -> Duration {
+pub fn passed(since: tokio::time::Instant) -> Duration {
     Clock::Real.now().mono - since
 }
 
-fn path(name: &str) -> RelPath {
+pub fn path(name: &str) -> RelPath {
     RelPath::new(name.as_bytes()).unwrap()
 }
 
-fn slow(latency_ms: u64) -> Odds {
+pub fn slow(latency_ms: u64) -> Odds {
     let latency = Duration::from_millis(latency_ms)..Duration::from_millis(latency_ms + 1);
     Odds {
         latency,
@@ -616,7 +617,7 @@ async fn a_file_that_went_while_its_put_was_in_doubt_does_not_keep_a_sync_busy()
 #[tokio::test(start_paused = true)]
 async fn a_sync_that_waits_for_rest_names_the_file_that_never_rests() {
     let mut bench = Bench::new(slow(5));
-    bench.scan_settle = Duration::from_secs(10);
+    bench.settings.scan_settle = Duration::from_secs(10);
     bench.tree.write(&path("log"), b"line");
     bench.tree.write(&path("quiet"), b"rests");
     let writer = async {

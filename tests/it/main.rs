@@ -11,9 +11,11 @@ mod agent;
 #[cfg(feature = "demo")]
 mod check;
 mod config;
+mod deletes;
 mod demo;
 mod manifest;
 mod process;
+mod reads;
 mod sim;
 mod status;
 mod store;

@@ -201,7 +201,9 @@ impl World {
                 max_wait: Duration::from_secs(30),
                 rescan: Duration::from_secs(60),
                 shutdown_grace: Duration::from_secs(5),
+                ..Settings::default()
             },
+            control: None,
             mode: Mode::Forever,
             snapshots,
             happenings: None,
@@ -390,6 +392,9 @@ fn run_seed(seed: u64, trace: bool) {
     world
         .tree
         .trouble(world.random.f64() * 0.3, world.random.f64() * 0.1);
+    if seed.is_multiple_of(3) {
+        world.tree.without_leases();
+    }
     for _ in 0..world.random.usize(..12) {
         world.change();
     }

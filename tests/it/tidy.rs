@@ -37,6 +37,7 @@ const KEPT: &[(&str, Match, &[&str])] = &[
     ("aws_", Match::Start, &["store/", "commands/demo"]),
     ("s3s", Match::Whole, &["commands/demo"]),
     ("notify", Match::Crate, &["tree/watch.rs"]),
+    ("libc", Match::Crate, &["tree/real/lease.rs"]),
     ("dashmap", Match::Whole, &["sync/dedupe.rs"]),
     ("DashMap", Match::Whole, &["sync/dedupe.rs"]),
 ];

@@ -302,7 +302,7 @@ async fn each_change_is_told_as_what_it_deserves() {
     fs::set_permissions(&f, fs::Permissions::from_mode(0o600)).unwrap();
     assert_eq!(on.touches("f").await, [Touch::Meta]);
     fs::rename(&f, on.root.join("g")).unwrap();
-    assert_eq!(on.touches("g").await, [Touch::Closed]);
+    assert_eq!(on.touches("g").await, [Touch::Moved]);
     fs::remove_file(on.root.join("g")).unwrap();
     assert_eq!(on.touches("g").await.last(), Some(&Touch::Meta));
     fs::create_dir(on.root.join("d")).unwrap();

@@ -195,6 +195,8 @@ fn line(happening: &Happening, passed: Duration) -> String {
     let rest = match what {
         What::Uploaded => format!("uploaded  {bytes} → bucket/{key}"),
         What::Copied => format!("copied inside the bucket  {bytes} → bucket/{key}"),
+        What::Deleted => format!("deleted from bucket/{key}"),
+        What::Held => "held: a person decides".to_owned(),
         What::Noted => "level already".to_owned(),
         What::Failed => format!("failed: {why}"),
         What::Skipped => format!("skipped: {why}"),

@@ -23,7 +23,7 @@ mod wire;
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
@@ -36,7 +36,9 @@ use crate::store::s3::classify::{Failure, Trouble, trouble};
 use crate::store::s3::wire::{
     bytes_range, decoded, length, quoted, returned, source, stored, user,
 };
-use crate::store::{Body, ErrorKind, Listed, Meta, Object, Page, Part, Result, Store, Stored};
+use crate::store::{
+    Body, ErrorKind, Listed, Meta, Object, Page, Part, Removed, Result, Store, Stored,
+};
 
 pub use crate::store::s3::connect::{Addressing, Patience, Settings, SetupError};
 
@@ -310,9 +312,11 @@ impl Store for S3Store {
         .map_err(|failure| failure.error)
     }
 
-    async fn delete(&self, key: &str) -> Result<()> {
+    async fn delete(&self, key: &str) -> Result<Removed> {
+        let earlier = AtomicBool::new(false);
         let result = self
             .run(Call::write("DeleteObject", key), |watch| async {
+                earlier.fetch_or(watch.is_outstanding, Ordering::Relaxed);
                 self.client
                     .delete_object()
                     .bucket(&self.bucket)
@@ -324,7 +328,10 @@ impl Store for S3Store {
                     .map_err(trouble)
             })
             .await;
-        unless_absent(result.map(drop))
+        unless_absent(result.map(drop))?;
+        Ok(Removed {
+            is_outstanding: earlier.into_inner(),
+        })
     }
 
     async fn create_multipart(&self, key: &str, meta: &Meta) -> Result<String> {

@@ -1,9 +1,9 @@
 //! Looking at a key before it is written: after doubt, and at first contact with what others left there.
 
-use crate::base::clock::rfc3339;
+use crate::base::clock::rfc3339_millis;
 use crate::base::digest::Sha256;
 use crate::manifest::{Change, Content, Entry, State};
-use crate::store::{self, ErrorKind, Meta, Object};
+use crate::store::{ErrorKind, Meta, Object};
 use crate::sync::file::{Stop, Way};
 use crate::sync::upload::{self, Original};
 use crate::sync::{meta, plan};
@@ -73,30 +73,25 @@ impl Way {
             return Ok(true);
         }
         self.move_aside(&object).await?;
+        tracing::info!(key = %self.task.key, "set an object aside that was there before us");
         self.changes.push(Change::RemoteTaken(remote.key));
         self.set_aside = true;
         Ok(false)
     }
 
-    pub(in crate::sync::file) async fn move_aside(&self, object: &Object) -> Result<(), Stop> {
+    pub(in crate::sync::file) async fn move_aside(&mut self, object: &Object) -> Result<(), Stop> {
         let from = Original {
             key: self.task.key.clone(),
             etag: object.etag.clone(),
             size: object.size,
         };
-        let stamp = rfc3339(self.started.wall_ns).replace(':', "-");
+        let stamp = rfc3339_millis(self.started.wall_ns).replace(':', "-");
         let to = self
             .ctx
             .keys
             .trash_key(&stamp, &self.task.job.path)
             .map_err(|error| {
-                Stop::Store(store::Error {
-                    kind: ErrorKind::TooLarge,
-                    operation: "CopyObject",
-                    key: self.task.key.clone(),
-                    effect: store::Effect::None,
-                    message: format!("another object is there and could not be set aside: {error}"),
-                })
+                self.no_room(&format!("the object there could not be set aside: {error}"))
             })?;
         let mut carried = Meta {
             user: Vec::new(),
@@ -116,13 +111,11 @@ impl Way {
             copied = upload::relay(store, &gate, &from, &to, &carried).await;
         }
         copied.map_err(|mut error| {
-            error.message = format!(
-                "another object is there and could not be set aside: {}",
-                error.message
-            );
+            error.message = format!("the object there could not be set aside: {}", error.message);
             Stop::Store(error)
         })?;
-        tracing::info!(key = %self.task.key, to, "set an object aside that was there before us");
+        tracing::debug!(key = %self.task.key, to, "set an object aside");
+        self.note_trash();
         Ok(())
     }
 }

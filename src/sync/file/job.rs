@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -9,12 +10,14 @@ use crate::base::buffers::Pool;
 use crate::base::clock::{Clock, Now};
 use crate::base::offload::Offload;
 use crate::base::path::RelPath;
+use crate::base::policy::{History, OnDelete};
 use crate::base::stat::{Kind, Stat};
 use crate::manifest::{self, Change, Entry, FolderId, Manifest, Remote};
 use crate::store::key::KeyMap;
 use crate::store::{self, ErrorKind, Object, Store};
+use crate::sync::brake::Verdict;
 use crate::sync::dedupe::{Claim, Dedupe, First};
-use crate::sync::limits::{Limits, Permit, Verdict};
+use crate::sync::limits::{self, Limits, Permit};
 use crate::sync::plan::{self, Step};
 use crate::sync::upload::SINGLE_MOST;
 use crate::sync::{Lane, queue, upload};
@@ -42,6 +45,8 @@ pub struct Ctx {
     pub clock: Clock,
     /// Where blocking work runs.
     pub offload: Offload,
+    /// What the folder's owner wants done with old objects.
+    pub policy: Policy,
     /// Counts what moves: bodies that were answered, pages of a first listing, pieces that were hashed. How the loop knows
     /// that waiting is worth while.
     pub moved: Arc<AtomicU64>,
@@ -49,6 +54,19 @@ pub struct Ctx {
     pub sent_bytes: Arc<AtomicU64>,
     /// To the folder's loop.
     pub to_loop: mpsc::Sender<Message>,
+}
+
+/// What the folder's owner wants done with old objects.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Policy {
+    /// With the object of a file that is gone.
+    pub on_delete: OnDelete,
+    /// With an object before it is overwritten.
+    pub history: History,
+    /// Whether the loop has to be asked before an object is overwritten.
+    pub asks_before_overwriting: bool,
+    /// How long what was set aside is kept.
+    pub trash_keep: Duration,
 }
 
 /// What a job tells or asks the folder's loop.
@@ -72,6 +90,11 @@ pub enum Message {
         /// The answer.
         granted: oneshot::Sender<bool>,
     },
+    /// May an object be overwritten with other content?
+    Overwrite {
+        /// The answer.
+        verdict: oneshot::Sender<Verdict>,
+    },
 }
 
 /// A job that may start: its intent is durable.
@@ -81,14 +104,43 @@ pub struct Task {
     pub job: queue::Job,
     /// Its key.
     pub key: String,
-    /// Its stat a moment ago.
+    /// Its stat a moment ago; before it was gone, for a removal.
     pub stat: Stat,
+    /// What is to be done.
+    pub aim: Aim,
     /// Its row before the intent.
     pub known: Option<Entry>,
     /// What first contact found under its key.
     pub remote: Option<Remote>,
     /// Its content, if it has been read already.
     pub ahead: Option<Ahead>,
+    /// Whether it may still come to rest.
+    pub patience: Patience,
+}
+
+/// Whether a file that is being written to is waited for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Patience {
+    /// It may come to rest by itself.
+    Left,
+    /// It has been waited for long enough: a clone of it is read, where one can be made.
+    Over,
+}
+
+/// What a job is to do.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Aim {
+    /// Bring the object to what the file has.
+    Store,
+    /// The same, for a file that had another name: by a copy of that name's object.
+    Rename {
+        /// The row of that name.
+        from: Box<Entry>,
+        /// Wall clock when the file's stat was taken, nanoseconds.
+        looked_at_ns: i64,
+    },
+    /// Remove the object: the file is proven gone.
+    Remove,
 }
 
 /// A file that was read before its job began.
@@ -116,12 +168,14 @@ impl Ctx {
             known,
             remote,
             ahead,
+            aim,
+            patience,
             ..
         } = task;
         let is_doubtful = known
             .as_ref()
             .is_some_and(|entry| plan::is_due_again(entry, now));
-        if stat.size > AHEAD_MOST || is_doubtful {
+        if stat.size > AHEAD_MOST || is_doubtful || *aim != Aim::Store {
             return;
         }
         if let Some(hold) = self.limits.try_memory(stat.size, job.lane) {
@@ -136,7 +190,20 @@ impl Ctx {
                 sharing,
                 now,
                 hold,
+                *patience,
             )));
+        }
+    }
+
+    fn read_whole(&self, path: &RelPath, patience: Patience) -> Result<Whole, ReadError> {
+        let (tree, buffers) = (&*self.tree, &self.buffers);
+        let read = tree::read_whole(tree, path, SINGLE_MOST, buffers, self.clock);
+        match (&read, patience) {
+            (Err(ReadError::Moving), Patience::Over) => {
+                let captured = tree::read_captured(tree, path, SINGLE_MOST, buffers, self.clock)?;
+                captured.map_or(read, Ok)
+            }
+            _ => read,
         }
     }
 
@@ -148,8 +215,9 @@ impl Ctx {
         sharing: Sharing,
         now: Now,
         hold: Permit,
+        patience: Patience,
     ) -> Result<Small, ReadError> {
-        let whole = tree::read_whole(&*self.tree, path, SINGLE_MOST, &self.buffers, self.clock)?;
+        let whole = self.read_whole(path, patience)?;
         let is_level = plan::step(known, whole.sha256, now) == Step::Refresh;
         // An empty file costs as much to copy as to put.
         if is_level || sharing == Sharing::Alone || whole.stat.size == 0 {
@@ -216,7 +284,7 @@ pub enum Outcome {
         how: How,
         /// Wall clock until which the key is ambiguous all the same, nanoseconds; 0: it is not.
         ambiguous_until_ns: i64,
-        /// Whether the file may have changed under the same stamps, so that it has to be read once more.
+        /// Whether the file may have changed under the same stamps, or while it was read, so that it has to be read once more.
         racy: bool,
     },
     /// The file is gone.
@@ -226,6 +294,15 @@ pub enum Outcome {
         /// Wall clock until which its key is ambiguous, nanoseconds; 0: it is not.
         ambiguous_until_ns: i64,
     },
+    /// The file is gone, and its object too.
+    Deleted {
+        /// Wall clock until which the key is ambiguous all the same, nanoseconds; 0: it is not.
+        ambiguous_until_ns: i64,
+    },
+    /// The file is gone, and the object under its key is not the one that we know: it was left alone.
+    Foreign,
+    /// The new content waits in quarantine until a person has decided.
+    Held,
     /// It changed while it was read.
     Moving,
     /// It did not work.
@@ -280,10 +357,10 @@ impl upload::Gate for JobGate {
         self.ctx.limits.began(self.ctx.clock.now().mono);
         let answer = request.await;
         let verdict = match &answer {
-            Ok(_) => Verdict::Done(bytes),
-            Err(error) if error.kind == ErrorKind::Busy => Verdict::Throttled,
-            Err(error) if error.kind == ErrorKind::Network => Verdict::TimedOut,
-            Err(_) => Verdict::Neither,
+            Ok(_) => limits::Verdict::Done(bytes),
+            Err(error) if error.kind == ErrorKind::Busy => limits::Verdict::Throttled,
+            Err(error) if error.kind == ErrorKind::Network => limits::Verdict::TimedOut,
+            Err(_) => limits::Verdict::Neither,
         };
         if answer.is_ok() {
             self.ctx.sent_bytes.fetch_add(bytes, Ordering::Relaxed);

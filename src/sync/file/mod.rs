@@ -5,31 +5,35 @@
 //!
 //! The only module here that names its siblings.
 
+mod aside;
 mod contact;
 mod job;
+mod large;
+mod remove;
 mod rows;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use md5::Digest as _;
 use tokio::sync::oneshot;
 
 use crate::base::clock::Now;
-use crate::base::digest::{Hasher, Sha256, hex};
+use crate::base::digest::{Sha256, hex};
 use crate::base::path::RelPath;
 use crate::base::stat::Stat;
 use crate::manifest::{Change, Entry};
 use crate::store::{self, Body, Effect, ErrorKind, Stored};
+use crate::sync::brake::Verdict;
 use crate::sync::dedupe::{Claim, First};
-use crate::sync::plan::{self, Step};
+use crate::sync::plan::{self, Read, Step};
 use crate::sync::upload::{self, Gate as _, Original, SINGLE_MOST};
 use crate::sync::{Lane, meta};
-use crate::tree::{self, OpenFile, ReadError, Whole};
+use crate::tree::{ReadError, Whole};
 
-pub use job::{Ahead, Ctx, Done, How, Message, Outcome, Task};
+pub use job::{Ahead, Aim, Ctx, Done, How, Message, Outcome, Patience, Policy, Task};
 pub use rows::{gone, read_error};
 
+use aside::Guard;
 use job::{JobGate, Sharing, Small};
 
 /// Why a job stopped short.
@@ -59,9 +63,11 @@ pub async fn sync(ctx: Arc<Ctx>, task: Task) -> Done {
         size: 0,
         set_aside: false,
         doubt: Doubt::None,
+        allowed: None,
+        old_is_safe: false,
     };
     let outcome = match way.run().await {
-        Ok(outcome) => outcome,
+        Ok(outcome) => way.after(outcome).await,
         Err(stop) => way.stopped(stop),
     };
     Done {
@@ -98,11 +104,21 @@ struct Way {
     set_aside: bool,
     /// A write of the key whose effect is unknown: of which content, where that is known.
     doubt: Doubt,
+    /// What the brake said of overwriting the object, if it was asked.
+    allowed: Option<Verdict>,
+    /// The object that is about to be overwritten has been set aside, or there is none.
+    old_is_safe: bool,
 }
 
 impl Way {
     async fn run(&mut self) -> Result<Outcome, Stop> {
+        if self.task.aim == Aim::Remove {
+            return self.remove().await;
+        }
         self.settle_doubt().await?;
+        if let Some(outcome) = self.renamed().await? {
+            return Ok(outcome);
+        }
         if self.task.stat.size <= SINGLE_MOST {
             self.small().await
         } else {
@@ -124,10 +140,24 @@ impl Way {
                 twins,
                 hold,
             } = self.read_small(sharing).await?;
-            let (stat, sha256, read_at_ns) = (whole.stat, whole.sha256, whole.read_at_ns);
+            let (read, stat, sha256) = (Read::of(&whole), whole.stat, whole.sha256);
             self.size = stat.size;
             if plan::step(self.known.as_ref(), sha256, self.started) == Step::Refresh {
-                return Ok(self.refreshed(stat, read_at_ns));
+                return Ok(self.refreshed(read));
+            }
+            match self.before_overwriting(sha256).await {
+                Guard::Go => {}
+                Guard::SetAside => {
+                    // No memory is held meanwhile, and nobody waits for these bytes.
+                    drop((whole, claim, hold));
+                    self.set_old_aside().await?;
+                    sharing = Sharing::Claim;
+                    continue;
+                }
+                Guard::Quarantine => {
+                    drop(claim);
+                    return self.quarantine_small(whole).await;
+                }
             }
             match claim {
                 Some(Claim::Later(waiter)) => {
@@ -136,7 +166,7 @@ impl Way {
                     if let Some(source) = waiter.wait().await
                         && let Some(stored) = self.copy_from(&source, sha256, &stat).await?
                     {
-                        return Ok(self.stored(How::Copied, stored, stat, sha256, read_at_ns));
+                        return Ok(self.stored(How::Copied, stored, sha256, read));
                     }
                     sharing = Sharing::Alone;
                     continue;
@@ -144,7 +174,7 @@ impl Way {
                 Some(Claim::First(first)) => {
                     self.first = Some(first);
                     if let Some(stored) = self.copy_from_any(twins, sha256, &stat).await? {
-                        return Ok(self.stored(How::Copied, stored, stat, sha256, read_at_ns));
+                        return Ok(self.stored(How::Copied, stored, sha256, read));
                     }
                 }
                 None if self.task.remote.is_some() => {
@@ -152,7 +182,7 @@ impl Way {
                     // Setting aside may need memory of its own; nobody waits for it with some in hand.
                     drop((whole, hold));
                     if self.contact(sha256, stat.size, || md5).await? {
-                        return Ok(self.refreshed(stat, read_at_ns));
+                        return Ok(self.refreshed(read));
                     }
                     sharing = Sharing::Claim;
                     continue;
@@ -175,12 +205,13 @@ impl Way {
             .await;
         let (ctx, path) = (self.ctx.clone(), self.task.job.path.clone());
         let (known, started) = (self.known.clone(), self.started);
-        let read = move || ctx.read_small(&path, known.as_ref(), sharing, started, hold);
+        let patience = self.task.patience;
+        let read = move || ctx.read_small(&path, known.as_ref(), sharing, started, hold, patience);
         Ok(self.ctx.offload.run(read).await?)
     }
 
     async fn send_small(&mut self, whole: Whole) -> Result<Outcome, Stop> {
-        let (stat, sha256) = (whole.stat, whole.sha256);
+        let (read, stat, sha256) = (Read::of(&whole), whole.stat, whole.sha256);
         let meta = meta::of(&self.task.job.path, &stat, Some(sha256));
         let body = Body {
             bytes: whole.bytes,
@@ -190,103 +221,7 @@ impl Way {
         let put = self.ctx.store.put(&self.task.key, body, &meta);
         let stored = self.gate().send(stat.size, put).await;
         let stored = stored.map_err(|error| self.unwritten(error, Some(sha256)))?;
-        Ok(self.stored(How::Uploaded, stored, stat, sha256, whole.read_at_ns))
-    }
-
-    async fn large(&mut self) -> Result<Outcome, Stop> {
-        let read_at_ns = self.ctx.clock.now().wall_ns;
-        let (source, digests) = self.open_large().await?;
-        let stat = source.stat;
-        self.size = stat.size;
-        let hashed = digests.as_ref().map(|digests| digests.sha256);
-        if let Some(Digests { sha256, md5 }) = digests {
-            if plan::step(self.known.as_ref(), sha256, self.started) == Step::Refresh
-                || self.contact(sha256, stat.size, || md5).await?
-            {
-                return Ok(self.refreshed(stat, read_at_ns));
-            }
-            if let Some(stored) = self.copy_large(sha256, &stat).await? {
-                return Ok(self.stored(How::Copied, stored, stat, sha256, read_at_ns));
-            }
-        }
-        let meta = meta::of(&self.task.job.path, &stat, hashed);
-        let sent = upload::multipart(
-            &self.ctx.store,
-            &self.gate(),
-            &self.task.key,
-            &meta,
-            &source,
-        )
-        .await;
-        let (stored, sha256) = sent.map_err(|stop| match stop {
-            upload::Stop::Read(error) => Stop::Read(error),
-            // Parts do not touch the key; only their joining does.
-            upload::Stop::Store(error) if error.operation != "CompleteMultipartUpload" => {
-                Stop::Store(error)
-            }
-            upload::Stop::Store(error) => self.unwritten(error, hashed),
-        })?;
-        Ok(self.stored(How::Uploaded, stored, stat, sha256, read_at_ns))
-    }
-
-    /// Opens a large file; hashes it first only when its content may be in the bucket already, by its size.
-    async fn open_large(&self) -> Result<(upload::Source, Option<Digests>), Stop> {
-        let (ctx, path) = (self.ctx.clone(), self.task.job.path.clone());
-        let own_size = self
-            .known
-            .as_ref()
-            .and_then(plan::certain)
-            .map(|(_, content)| content.stat.size);
-        let has_remote = self.task.remote.is_some();
-        let open = self.ctx.offload.run(move || {
-            let file: Arc<dyn OpenFile> = ctx.tree.open(&path)?.into();
-            let stat = file.stat().map_err(ReadError::from_io)?;
-            if stat.size <= SINGLE_MOST {
-                // It has shrunk since it was looked at: another road.
-                return Err(ReadError::Moving);
-            }
-            let known_elsewhere = ctx
-                .manifest
-                .knows_size(ctx.folder, stat.size, &path)
-                .unwrap_or(false);
-            let may_be_there = known_elsewhere || own_size == Some(stat.size) || has_remote;
-            let md5 = has_remote.then(md5::Md5::new);
-            let digests = if may_be_there {
-                Some(hash(&*file, &stat, &ctx, md5)?)
-            } else {
-                None
-            };
-            let (offload, buffers) = (ctx.offload, ctx.buffers.clone());
-            Ok((
-                upload::Source {
-                    file,
-                    stat,
-                    offload,
-                    buffers,
-                },
-                digests,
-            ))
-        });
-        Ok(open.await?)
-    }
-
-    async fn copy_large(&mut self, sha256: Sha256, stat: &Stat) -> Result<Option<Stored>, Stop> {
-        match self.ctx.dedupe.claim(sha256) {
-            Claim::First(first) => self.first = Some(first),
-            Claim::Later(waiter) => {
-                return match waiter.wait().await {
-                    Some(source) => self.copy_from(&source, sha256, stat).await,
-                    None => Ok(None),
-                };
-            }
-        }
-        let (ctx, path) = (self.ctx.clone(), self.task.job.path.clone());
-        let twins = self
-            .ctx
-            .offload
-            .run(move || ctx.twins(&path, &sha256))
-            .await;
-        self.copy_from_any(twins, sha256, stat).await
+        Ok(self.stored(How::Uploaded, stored, sha256, read))
     }
 
     async fn copy_from_any(
@@ -301,6 +236,37 @@ impl Way {
             }
         }
         Ok(None)
+    }
+
+    /// Makes the object of a renamed file by a copy of its former name's, without reading it. `None`: read it.
+    async fn renamed(&mut self) -> Result<Option<Outcome>, Stop> {
+        let Aim::Rename { from, looked_at_ns } = std::mem::replace(&mut self.task.aim, Aim::Store)
+        else {
+            return Ok(None);
+        };
+        let Some((_, content)) = plan::certain(&from) else {
+            return Ok(None);
+        };
+        let (stat, sha256) = (self.task.stat, content.sha256);
+        if self.task.remote.is_some()
+            || plan::step(self.known.as_ref(), sha256, self.started) == Step::Refresh
+        {
+            return Ok(None);
+        }
+        match self.before_overwriting(sha256).await {
+            Guard::Go => {}
+            Guard::SetAside => self.set_old_aside().await?,
+            Guard::Quarantine => return Ok(None),
+        }
+        self.size = stat.size;
+        let copied = self.copy_from(&from.path, sha256, &stat).await?;
+        // The content is certain by its former row; a later write gets other stamps than this look saw.
+        let read = Read {
+            stat,
+            read_at_ns: looked_at_ns,
+            doubtful: false,
+        };
+        Ok(copied.map(|stored| self.stored(How::Copied, stored, sha256, read)))
     }
 
     /// Makes the object by a server-side copy of `source`'s, if that is certain to have this content. `None`: send the
@@ -412,49 +378,4 @@ impl Ctx {
         twins.retain(|twin| twin.path != *path);
         twins
     }
-}
-
-/// The names of a large file's content.
-struct Digests {
-    sha256: Sha256,
-    /// What a single-part ETag of it would be; empty if nobody asked.
-    md5: String,
-}
-
-/// How much of a large file is hashed between two reads, bytes.
-const HASH_PIECE: u64 = 1 << 20;
-
-/// Reads a whole file through the hashes.
-fn hash(
-    file: &dyn OpenFile,
-    stat: &Stat,
-    ctx: &Ctx,
-    mut md5: Option<md5::Md5>,
-) -> Result<Digests, ReadError> {
-    let mut hasher = Hasher::default();
-    let mut offset = 0;
-    while offset < stat.size {
-        let mut piece = ctx
-            .buffers
-            .take(HASH_PIECE.min(stat.size - offset) as usize);
-        ctx.moved.fetch_add(1, Ordering::Relaxed);
-        tree::read_full(file, offset, &mut piece)?;
-        hasher.update(piece.as_ref());
-        if let Some(md5) = &mut md5 {
-            md5.update(piece.as_ref());
-        }
-        offset += piece.as_ref().len() as u64;
-    }
-    if !file
-        .stat()
-        .map_err(ReadError::from_io)?
-        .same_content_as(stat)
-    {
-        return Err(ReadError::Moving);
-    }
-    let md5 = md5.map_or_else(String::new, |md5| hex(&md5.finalize()));
-    Ok(Digests {
-        sha256: hasher.finish(),
-        md5,
-    })
 }

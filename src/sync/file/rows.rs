@@ -5,35 +5,35 @@ use std::io;
 use crate::base::clock::Now;
 use crate::base::digest::Sha256;
 use crate::base::path::RelPath;
-use crate::base::stat::Stat;
+use crate::base::policy::OnDelete;
 use crate::manifest::{Change, Content, Entry, Failure, State};
 use crate::store::Stored;
 use crate::sync::file::{Doubt, How, Outcome, Stop, Way};
-use crate::sync::plan;
+use crate::sync::plan::{self, Read};
 use crate::tree::ReadError;
 
 impl Way {
-    pub(in crate::sync::file) fn refreshed(&mut self, stat: Stat, read_at_ns: i64) -> Outcome {
+    pub(in crate::sync::file) fn refreshed(&mut self, read: Read) -> Outcome {
         let mut row = self
             .known
             .clone()
             .unwrap_or_else(|| self.blank(State::Synced));
         row.state = State::Synced;
-        row.failure = None;
+        (row.failure, row.held) = (None, None);
         if let Some(content) = &mut row.stored {
-            (content.stat, content.read_at_ns) = (stat, read_at_ns);
+            content.doubtful = plan::is_still_doubtful(content, &read, self.task.job.must_read);
+            (content.stat, content.read_at_ns) = (read.stat, read.read_at_ns);
             content.synced_at_ns = self.started.wall_ns;
         }
-        self.synced(How::Noted, row, &stat, read_at_ns)
+        self.synced(How::Noted, row)
     }
 
     pub(in crate::sync::file) fn stored(
         &mut self,
         how: How,
         stored: Stored,
-        stat: Stat,
         sha256: Sha256,
-        read_at_ns: i64,
+        read: Read,
     ) -> Outcome {
         let now = self.ctx.clock.now();
         let mut row = self.blank(State::Synced);
@@ -49,24 +49,28 @@ impl Way {
             row.state = State::Synced;
         }
         row.stored = Some(Content {
-            stat,
-            read_at_ns,
+            stat: read.stat,
+            read_at_ns: read.read_at_ns,
             sha256,
             etag: stored.etag,
             version_id: stored.version_id,
             synced_at_ns: now.wall_ns,
-            doubtful: false,
+            doubtful: read.doubtful,
         });
-        self.synced(how, row, &stat, read_at_ns)
+        self.synced(how, row)
     }
 
-    fn synced(&mut self, how: How, row: Entry, stat: &Stat, read_at_ns: i64) -> Outcome {
+    fn synced(&mut self, how: How, row: Entry) -> Outcome {
         let ambiguous_until_ns = plan::doubt_until(&row);
+        let racy = row
+            .stored
+            .as_ref()
+            .is_some_and(|content| content.doubtful || content.stat.is_racy(content.read_at_ns));
         self.changes.push(Change::Put(row));
         Outcome::Synced {
             how,
             ambiguous_until_ns,
-            racy: stat.is_racy(read_at_ns),
+            racy,
         }
     }
 
@@ -74,6 +78,21 @@ impl Way {
     pub(in crate::sync::file) fn stopped(&mut self, stop: Stop) -> Outcome {
         let path = self.task.job.path.clone();
         let (error, kind, is_everyones) = match stop {
+            Stop::Read(ReadError::Gone) if self.ctx.policy.on_delete != OnDelete::Keep => {
+                // Whether its object goes too, listings of its folder decide.
+                self.restore(None);
+                return Outcome::Gone {
+                    kind: None,
+                    ambiguous_until_ns: 0,
+                };
+            }
+            Stop::Read(ReadError::Kind(kind)) if self.ctx.policy.on_delete != OnDelete::Keep => {
+                self.restore(None);
+                return Outcome::Gone {
+                    kind: Some(kind),
+                    ambiguous_until_ns: 0,
+                };
+            }
             Stop::Read(error @ (ReadError::Gone | ReadError::Kind(_))) => {
                 let now = self.ctx.clock.now();
                 let (change, ambiguous_until_ns) = gone(self.row_now(), &path, now);
@@ -104,7 +123,7 @@ impl Way {
     }
 
     /// Returns the row as it has to be if nothing more happens; `None` if there was none and nothing was written.
-    fn row_now(&self) -> Option<Entry> {
+    pub(in crate::sync::file) fn row_now(&self) -> Option<Entry> {
         let Doubt::Write(want) = self.doubt else {
             return self.known.clone();
         };
@@ -138,15 +157,7 @@ impl Way {
     }
 
     pub(in crate::sync::file) fn blank(&self, state: State) -> Entry {
-        Entry {
-            path: self.task.job.path.clone(),
-            state,
-            stored: None,
-            want: None,
-            ambiguous_until_ns: 0,
-            failure: None,
-            held: None,
-        }
+        Entry::blank(self.task.job.path.clone(), state)
     }
 }
 

@@ -10,7 +10,9 @@
 //! Does not protect against a root whose own path goes through links: give a canonical one.
 
 mod beneath;
+mod capture;
 mod file;
+mod lease;
 mod listing;
 
 use std::fs::File;
@@ -28,9 +30,10 @@ use crate::base::path::{RelPath, escaped};
 use crate::base::stat::{Kind, Stat};
 use crate::tree::real::beneath::{NAME_ONLY, gone, open_beneath, open_quietly};
 use crate::tree::real::file::RealFile;
+use crate::tree::real::lease::Counters;
 use crate::tree::real::listing::{identity_of, names, stat_of, stat_of_handle};
 use crate::tree::watch::{ArmError, Watch};
-use crate::tree::{Found, Hint, HintSender, Identity, OpenFile, ReadError, Tree};
+use crate::tree::{Found, Hint, HintSender, Identity, OpenFile, ReadCounts, ReadError, Tree};
 
 /// How many folders are listed and files opened between two round trips to the watcher's thread.
 ///
@@ -51,6 +54,9 @@ pub struct RealTree {
     root: Mutex<Root>,
     watching: Option<Watching>,
     turns: AtomicU64,
+    counters: Arc<Counters>,
+    /// Where clones of files that never rest may be made.
+    captures: Option<PathBuf>,
 }
 
 /// What is known of the root.
@@ -69,11 +75,15 @@ struct Watching {
 impl RealTree {
     /// Makes a tree that is not watched, at a canonical absolute path. Whether it is there, [`Tree::identity`] says.
     pub fn open(root: &Path) -> Self {
+        // Long before the first lease: who sends it to an agent does not end it.
+        lease::ignore_sigio();
         Self {
             path: root.to_path_buf(),
             root: Mutex::default(),
             watching: None,
             turns: AtomicU64::new(0),
+            counters: Arc::default(),
+            captures: None,
         }
     }
 
@@ -86,6 +96,15 @@ impl RealTree {
             watching: Some(Watching { hints, watch }),
             ..Self::open(root)
         })
+    }
+
+    /// Lets files that never rest be cloned into `dir`, where that is on their filesystem. It must not be watched itself.
+    #[must_use]
+    pub fn with_captures(self, dir: &Path) -> Self {
+        Self {
+            captures: Some(dir.to_path_buf()),
+            ..self
+        }
     }
 
     /// Waits until every event that the kernel had queued before the call has become a hint. Blocks.
@@ -202,6 +221,29 @@ impl RealTree {
         escaped(self.path.as_os_str().as_encoded_bytes())
     }
 
+    fn open_regular(&self, path: &RelPath) -> Result<OwnedFd, ReadError> {
+        self.pace();
+        let root = self.handle()?;
+        let regular = |handle: &OwnedFd| match stat_of_handle(handle)?.kind {
+            Kind::File => Ok(()),
+            kind => Err(ReadError::Kind(kind)),
+        };
+        let failed = |error: Errno| match error {
+            // A socket, or a device without a driver, that came between the two looks.
+            Errno::NXIO => ReadError::Kind(Kind::Special),
+            // Somebody else's lease has to be given back first.
+            Errno::AGAIN => ReadError::Moving,
+            error => ReadError::from_io(gone(error)),
+        };
+        // Opening a device can do something; so first a look at what the path names.
+        regular(&open_beneath(root.as_fd(), path, NAME_ONLY).map_err(failed)?)?;
+        let flags =
+            OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let handle = open_quietly(root.as_fd(), path, flags).map_err(failed)?;
+        regular(&handle)?;
+        Ok(handle)
+    }
+
     fn list_open(&self, root: BorrowedFd<'_>, folder: &RelPath) -> io::Result<Vec<Found>> {
         let handle = open_quietly(root, folder, FOLDER).map_err(gone)?;
         let watch = self.watch();
@@ -257,23 +299,25 @@ impl Tree for RealTree {
     }
 
     fn open(&self, path: &RelPath) -> Result<Box<dyn OpenFile>, ReadError> {
-        self.pace();
-        let root = self.handle()?;
-        let regular = |handle: &OwnedFd| match stat_of_handle(handle)?.kind {
-            Kind::File => Ok(()),
-            kind => Err(ReadError::Kind(kind)),
+        Ok(Box::new(RealFile {
+            file: File::from(self.open_regular(path)?),
+            counters: self.counters.clone(),
+        }))
+    }
+
+    fn capture(&self, path: &RelPath) -> Result<Option<Box<dyn OpenFile>>, ReadError> {
+        let Some(dir) = &self.captures else {
+            return Ok(None);
         };
-        let failed = |error: Errno| match error {
-            // A socket, or a device without a driver, that came between the two looks.
-            Errno::NXIO => ReadError::Kind(Kind::Special),
-            error => ReadError::from_io(gone(error)),
+        let captured = capture::capture(self.open_regular(path)?, dir);
+        let Some(captured) = captured.map_err(ReadError::from_io)? else {
+            return Ok(None);
         };
-        // Opening a device can do something; so first a look at what the path names.
-        regular(&open_beneath(root.as_fd(), path, NAME_ONLY).map_err(failed)?)?;
-        let flags =
-            OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let handle = open_quietly(root.as_fd(), path, flags).map_err(failed)?;
-        regular(&handle)?;
-        Ok(Box::new(RealFile(File::from(handle))))
+        self.counters.captured();
+        Ok(Some(Box::new(captured)))
+    }
+
+    fn reads(&self) -> ReadCounts {
+        self.counters.read()
     }
 }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tidewatch::base::clock::Clock;
 use tidewatch::base::digest::Crc64;
 use tidewatch::store::{
-    Body, Effect, Error, ErrorKind, Meta, Object, Page, Part, Result, Store, Stored,
+    Body, Effect, Error, ErrorKind, Meta, Object, Page, Part, Removed, Result, Store, Stored,
 };
 
 /// What happens to one request.
@@ -341,7 +341,7 @@ impl<S: Store> Store for Faulty<S> {
         self.send("CopyObject", to, Some(late), call).await
     }
 
-    async fn delete(&self, key: &str) -> Result<()> {
+    async fn delete(&self, key: &str) -> Result<Removed> {
         let late = Request::Delete(key.to_owned());
         self.send("DeleteObject", key, Some(late), self.inner.delete(key))
             .await

@@ -13,8 +13,8 @@ use md5::{Digest as _, Md5};
 use tidewatch::base::digest::{Crc64, Sha256};
 use tidewatch::store::key::MAX_KEY_BYTES;
 use tidewatch::store::{
-    Body, Effect, Error, ErrorKind, Listed, MAX_SINGLE, Meta, Object, Page, Part, Result, Store,
-    Stored,
+    Body, Effect, Error, ErrorKind, Listed, MAX_SINGLE, Meta, Object, Page, Part, Removed, Result,
+    Store, Stored,
 };
 
 /// Keys on one page of a listing.
@@ -428,13 +428,13 @@ impl Store for MemStore {
         Ok(inner.store(to, bytes, etag, meta))
     }
 
-    async fn delete(&self, key: &str) -> Result<()> {
+    async fn delete(&self, key: &str) -> Result<Removed> {
         let mut inner = self.count("DeleteObject");
         inner.objects.remove(key);
         if let Some(history) = &mut inner.history {
             history.push((key.to_owned(), None));
         }
-        Ok(())
+        Ok(Removed::default())
     }
 
     async fn create_multipart(&self, key: &str, meta: &Meta) -> Result<String> {

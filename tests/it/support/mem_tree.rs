@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tidewatch::base::clock::Clock;
 use tidewatch::base::path::RelPath;
 use tidewatch::base::stat::{Kind, Stat};
-use tidewatch::tree::{Found, Hint, HintSender, Identity, OpenFile, ReadError, Touch, Tree};
+use tidewatch::tree::{
+    Found, Hint, HintSender, Hold, Identity, Lease, OpenFile, ReadError, Touch, Tree,
+};
 
 /// All changes within that share their stamps, nanoseconds.
 const GRAIN_NS: i64 = 10_000_000;
@@ -30,6 +32,25 @@ struct World {
     /// How likely somebody writes to a file between two reads of it.
     rude: f64,
     away: bool,
+    has_leases: bool,
+    mount: Mount,
+    /// Folders that may not be listed, nor anything below them looked at.
+    closed: BTreeSet<RelPath>,
+    /// How likely an event is told twice.
+    echo: f64,
+    /// How often a file was read.
+    reads: u64,
+}
+
+/// What is where the root should be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mount {
+    /// The root.
+    Here,
+    /// The empty folder on which it was mounted.
+    Gone,
+    /// An empty filesystem that cannot be told from it by its numbers.
+    Emptied,
 }
 
 #[derive(Clone)]
@@ -55,6 +76,11 @@ impl MemTree {
             deaf: 0.0,
             rude: 0.0,
             away: false,
+            mount: Mount::Here,
+            closed: BTreeSet::new(),
+            echo: 0.0,
+            reads: 0,
+            has_leases: true,
         };
         let root = world.node(Kind::Folder, Vec::new());
         world.nodes.insert(RelPath::root(), root);
@@ -78,9 +104,49 @@ impl MemTree {
         (world.deaf, world.rude) = (deaf, rude);
     }
 
+    /// From now on there are no leases: the files are not ours.
+    pub fn without_leases(&self) {
+        self.lock().has_leases = false;
+    }
+
     /// The root goes away, or comes back.
     pub fn away(&self, away: bool) {
         self.lock().away = away;
+    }
+
+    /// Puts something else where the root is, or the root back. No event tells.
+    pub fn mount(&self, mount: Mount) {
+        let mut world = self.lock();
+        world.mount = mount;
+        world.armed.clear();
+    }
+
+    /// Takes the right to look into a folder away, or gives it back.
+    pub fn close(&self, folder: &RelPath, is_closed: bool) {
+        let mut world = self.lock();
+        if is_closed {
+            world.closed.insert(folder.clone());
+        } else {
+            world.closed.remove(folder);
+        }
+        world.event(folder, Touch::Meta);
+    }
+
+    /// Returns how often files were read so far.
+    pub fn reads(&self) -> u64 {
+        self.lock().reads
+    }
+
+    /// Sets how likely an event is told twice.
+    pub fn echo(&self, echo: f64) {
+        self.lock().echo = echo;
+    }
+
+    /// The kernel's queue has run over.
+    pub fn overflow(&self) {
+        if let Some(hints) = &self.lock().hints {
+            hints.send(Hint::Lost);
+        }
     }
 
     /// Returns all regular files with their content.
@@ -179,7 +245,7 @@ impl MemTree {
         if let Some(node) = world.nodes.get_mut(to) {
             node.ctime_ns = now;
         }
-        world.event(to, Touch::Closed);
+        world.event(to, Touch::Moved);
     }
 }
 
@@ -260,9 +326,13 @@ impl World {
             .parent()
             .is_some_and(|parent| self.armed.contains(&parent));
         if heard
+            && self.mount == Mount::Here
             && self.random.f64() >= self.deaf
             && let Some(hints) = &self.hints
         {
+            if self.echo > 0.0 && self.random.f64() < self.echo {
+                hints.send(hint.clone());
+            }
             hints.send(hint);
         }
     }
@@ -270,6 +340,13 @@ impl World {
     fn stat(&self, path: &RelPath) -> io::Result<Stat> {
         if self.away {
             return Err(io::ErrorKind::NotFound.into());
+        }
+        if self.mount != Mount::Here && !path.is_root() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let is_below = |folder: &RelPath| path != folder && path.is_within(folder);
+        if self.closed.iter().any(is_below) {
+            return Err(io::ErrorKind::PermissionDenied.into());
         }
         let node = self.nodes.get(path).ok_or(io::ErrorKind::NotFound)?;
         Ok(stat_of(node))
@@ -298,7 +375,7 @@ impl Tree for MemTree {
         Ok(Identity {
             dev: 1,
             ino: stat.ino,
-            fsid: 1,
+            fsid: if world.mount == Mount::Gone { 2 } else { 1 },
         })
     }
 
@@ -306,6 +383,12 @@ impl Tree for MemTree {
         let mut world = self.lock();
         if world.stat(folder)?.kind != Kind::Folder {
             return Err(io::ErrorKind::NotADirectory.into());
+        }
+        if world.closed.iter().any(|closed| folder.is_within(closed)) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        if world.mount != Mount::Here {
+            return Ok(Vec::new());
         }
         let watched = world.hints.is_some();
         if watched {
@@ -368,6 +451,7 @@ impl OpenFile for MemFile {
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
         let mut world = self.tree.lock();
+        world.reads += 1;
         let (rude, dice) = (world.rude, world.random.f64());
         if dice < rude {
             let mut content = self.node(&world)?.content.to_vec();
@@ -379,5 +463,31 @@ impl OpenFile for MemFile {
         let len = rest.len().min(into.len());
         into[..len].copy_from_slice(&rest[..len]);
         Ok(len)
+    }
+
+    fn lease(&self) -> Lease<'_> {
+        let world = self.tree.lock();
+        match self.node(&world) {
+            Ok(node) if world.has_leases => Lease::Held(Box::new(MemLease {
+                file: self,
+                content: node.content,
+            })),
+            _ => Lease::Unavailable,
+        }
+    }
+}
+
+/// A lease on a file in memory: writers do not wait, but break it.
+struct MemLease<'a> {
+    file: &'a MemFile,
+    content: Arc<Vec<u8>>,
+}
+
+impl Hold for MemLease<'_> {
+    fn is_held(&self) -> bool {
+        let world = self.file.tree.lock();
+        // What is gone by its name is not written to any more.
+        let node = self.file.node(&world);
+        node.map_or(true, |node| Arc::ptr_eq(&node.content, &self.content))
     }
 }

@@ -81,7 +81,6 @@ fn w20_a_folder_that_is_moved_out_is_not_heard_of_any_more() {
         rig.write(format!("leaves/sub/{n}"), format!("{n}"));
     }
     rig.level();
-    let before = rig.bucket.objects();
     fs::rename(rig.at("leaves"), rig.outside("left")).unwrap();
     for n in 0..20 {
         write(&rig.outside(&format!("left/sub/{n}")), "secret");
@@ -93,13 +92,6 @@ fn w20_a_folder_that_is_moved_out_is_not_heard_of_any_more() {
     assert!(
         !secrets.any(|bytes| *bytes == "secret"),
         "uploaded from outside"
-    );
-    // Nothing is deleted here.
-    let after = rig.bucket.objects();
-    assert!(
-        before
-            .iter()
-            .all(|(key, object)| after.get(key) == Some(object))
     );
 }
 

@@ -18,6 +18,7 @@ use tidewatch::base::buffers::Pool;
 use tidewatch::base::clock::Clock;
 use tidewatch::base::offload::Offload;
 use tidewatch::base::path::RelPath;
+use tidewatch::base::policy::OnDelete;
 use tidewatch::base::snapshot::{FolderSnapshot, Happening, What};
 use tidewatch::base::stat::Kind;
 use tidewatch::manifest::{FolderKey, Manifest};
@@ -54,6 +55,9 @@ pub struct With {
     /// What each request takes.
     pub latency: Duration,
     pub clock: Clock,
+    pub on_delete: OnDelete,
+    /// Objects without a file are there for good: below a mount, for instance.
+    pub extras: bool,
     /// Something is wrong in the row, so that the agent never says that it is level.
     pub trouble: bool,
 }
@@ -69,6 +73,9 @@ impl Default for With {
             hints: 16_384,
             latency: Duration::ZERO,
             clock: Clock::Real,
+            // The sharpest: whatever is wrongly held for gone is gone.
+            on_delete: OnDelete::Delete,
+            extras: false,
             trouble: false,
         }
     }
@@ -197,11 +204,15 @@ impl Rig {
                 scan_settle: Duration::ZERO,
                 max_wait: self.with.max_wait,
                 rescan: self.with.rescan,
-                shutdown_grace: Duration::from_secs(30),
+                on_delete: self.with.on_delete,
+                // The rows remove much at once, and nobody is there to say that they may.
+                delete_brake: None,
+                ..Settings::default()
             },
             mode: Mode::Forever,
             snapshots: snapshot_sender,
             happenings: Some(happening_sender),
+            control: None,
         };
         let stop = CancellationToken::new();
         let task = self.runtime.spawn(agent::run(folder, stop.clone()));
@@ -396,7 +407,10 @@ impl Rig {
                 Some(_) => {}
             }
         }
-        // What has no file any more stays: nothing is deleted in these runs.
+        if self.with.on_delete == OnDelete::Delete && !self.with.extras && !self.with.trouble {
+            let extra = objects.keys().filter(|key| !expected.contains_key(*key));
+            all.extend(extra.map(|key| format!("extra: {key}")));
+        }
         all
     }
 }

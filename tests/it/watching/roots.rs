@@ -165,7 +165,10 @@ fn w32_a_mount_over_a_subfolder_hides_and_deletes_nothing() {
     if !row.inside(Place::Mounts) {
         return;
     }
-    let mut rig = Rig::started(With::default());
+    let mut rig = Rig::started(With {
+        extras: true,
+        ..With::default()
+    });
     fill(&rig);
     rig.write("sub/hidden", "hidden for a while");
     rig.probe();

@@ -1,0 +1,94 @@
+//! What people ask of a running loop: to let go or to refuse what a brake holds, to accept another root.
+
+use std::collections::BTreeSet;
+
+use tokio::sync::oneshot;
+
+use crate::agent::{Loop, Pending, Then};
+use crate::base::clock::Now;
+use crate::base::path::RelPath;
+use crate::manifest::Change;
+
+/// A request and where its answer goes.
+#[derive(Debug)]
+pub struct Control {
+    /// What is asked.
+    pub request: Request,
+    /// Answered when it is durable.
+    pub answer: oneshot::Sender<Answer>,
+}
+
+/// What can be asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// Lets everything go that the brakes hold.
+    Release,
+    /// Refuses everything that the brakes hold.
+    Drop,
+    /// Takes the root as it is for the right one.
+    AcceptRoot,
+}
+
+/// How it went: how many paths it was about, or why it did not work.
+pub type Answer = Result<u64, String>;
+
+/// The most paths that one release looks at again at once; what is beyond is found by the scan that follows.
+const AT_ONCE: usize = 50_000;
+
+impl Loop {
+    pub(super) fn asked(&mut self, asked: Control, now: Now) {
+        let Control { request, answer } = asked;
+        let result = match request {
+            Request::Release => self.decide(Change::Release, now),
+            Request::Drop => self.decide(Change::DropHeld, now),
+            Request::AcceptRoot => self.accept_root(now),
+        };
+        match result {
+            Ok((changes, count)) => {
+                self.pending.push_back(Pending {
+                    changes,
+                    then: Then::Decided(answer, count),
+                });
+            }
+            // An asker that has gone away needs no answer.
+            Err(why) => drop(answer.send(Err(why))),
+        }
+    }
+
+    /// Writes a person's decision about everything that is held.
+    fn decide(&mut self, change: Change, now: Now) -> Result<(Vec<Change>, u64), String> {
+        let rows = self
+            .ctx
+            .manifest
+            .held(self.ctx.folder, &RelPath::root(), AT_ONCE);
+        let rows = rows.map_err(|error| error.to_string())?;
+        let is_waiting = |row: &&crate::manifest::Entry| {
+            row.held.as_ref().is_some_and(|held| held.what.is_waiting())
+        };
+        let paths: BTreeSet<RelPath> = rows
+            .iter()
+            .filter(is_waiting)
+            .map(|row| row.path.clone())
+            .collect();
+        let count = self.deletes.held.max(paths.len() as u64);
+        if change == Change::Release {
+            self.released(paths, now);
+        }
+        self.deletes.held_is_stale = true;
+        // Deletes need their proof anew; the scan also finds what is beyond the first of them.
+        self.scans.lost(now);
+        Ok((vec![change], count))
+    }
+
+    /// Takes the root as it is for the right one.
+    fn accept_root(&mut self, now: Now) -> Result<(Vec<Change>, u64), String> {
+        let identity = self
+            .ctx
+            .tree
+            .identity()
+            .map_err(|error| error.to_string())?;
+        self.root = Some(identity);
+        self.scans.look_now(now);
+        Ok((vec![Change::Root(identity)], 1))
+    }
+}

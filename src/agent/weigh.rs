@@ -1,0 +1,197 @@
+//! What a turn finds out about rows whose files are missing, and about files that may have had another name.
+//!
+//! Only looks; whether an object goes is decided by the loop, which knows the brake.
+
+use std::collections::BTreeMap;
+
+use crate::agent::turn::{Notes, is_gone, keep};
+use crate::base::path::RelPath;
+use crate::base::policy::OnDelete;
+use crate::base::stat::{Kind, Stat};
+use crate::manifest::{Entry, HeldWhat, State};
+use crate::sync::file::Ctx;
+use crate::sync::plan;
+use crate::tree::Tree;
+
+/// What is to be weighed.
+#[derive(Debug, Default)]
+pub(super) struct Weigh {
+    /// Rows whose files are proven missing; under `keep` a scan that did not find them is enough.
+    pub paths: Vec<RelPath>,
+    /// Whether the files in the bucket are to be counted.
+    pub count_known: bool,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Weighed {
+    /// Each path with what there is to it.
+    pub found: Vec<(RelPath, Missing)>,
+    /// How many files are known to be in the bucket, if that was asked.
+    pub known: Option<u64>,
+    /// The root has no names at all.
+    pub root_is_empty: bool,
+    /// The root is not the folder that it was: nothing was weighed.
+    pub is_away: bool,
+}
+
+/// What there is to a missing file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Missing {
+    /// It is there again, or nobody knows it any more, or its row says already that it is gone.
+    Settled {
+        /// Wall clock until which its key is ambiguous, nanoseconds; 0: it is not.
+        ambiguous_until_ns: i64,
+    },
+    /// Its filesystem is not mounted.
+    Away,
+    /// Its object can go.
+    Gone {
+        /// Other paths whose objects have the same content.
+        twins: Vec<RelPath>,
+        /// A person has let it go.
+        released: bool,
+    },
+}
+
+/// Looks once more at each missing file, and at what its row says.
+pub(super) fn weigh(ctx: &Ctx, weigh: Weigh, notes: &mut Notes) -> Weighed {
+    let mut weighed = Weighed::default();
+    if weigh.paths.is_empty() {
+        return weighed;
+    }
+    let keeps = ctx.policy.on_delete == OnDelete::Keep;
+    if !keeps {
+        if !notes.root_is_there {
+            weighed.is_away = true;
+            return weighed;
+        }
+        weighed.root_is_empty = ctx
+            .tree
+            .list(&RelPath::root())
+            .is_ok_and(|names| names.is_empty());
+    }
+    let rows = match ctx.manifest.entries(ctx.folder, &weigh.paths) {
+        Ok(rows) => rows,
+        Err(error) => {
+            notes.error.get_or_insert(error);
+            return weighed;
+        }
+    };
+    let mut devices = BTreeMap::new();
+    for (path, row) in weigh.paths.into_iter().zip(rows) {
+        let missing = row.map_or(
+            Missing::Settled {
+                ambiguous_until_ns: 0,
+            },
+            |row| judge(ctx, &path, row, &mut devices, notes),
+        );
+        weighed.found.push((path, missing));
+    }
+    if weigh.count_known {
+        weighed.known = ctx.manifest.count_synced(ctx.folder).ok();
+    }
+    weighed
+}
+
+fn judge(
+    ctx: &Ctx,
+    path: &RelPath,
+    row: Entry,
+    devices: &mut BTreeMap<RelPath, Option<u64>>,
+    notes: &mut Notes,
+) -> Missing {
+    let is_gone = match ctx.tree.stat(path) {
+        Ok(stat) => stat.kind != Kind::File,
+        Err(error) => is_gone(&error),
+    };
+    if !is_gone || plan::is_old_news(&row, notes.now) {
+        return Missing::Settled {
+            ambiguous_until_ns: 0,
+        };
+    }
+    if ctx.policy.on_delete == OnDelete::Keep || plan::says_nothing(&row, notes.now) {
+        return Missing::Settled {
+            ambiguous_until_ns: keep(Some(row), path, notes),
+        };
+    }
+    // What was read from another device than its folder is on now lived on a filesystem that is not mounted.
+    let folder = path.parent().unwrap_or_else(RelPath::root);
+    let device = *devices
+        .entry(folder)
+        .or_insert_with_key(|_| device_of(&*ctx.tree, path));
+    if row
+        .stored
+        .as_ref()
+        .is_some_and(|content| device != Some(content.stat.dev))
+    {
+        return Missing::Away;
+    }
+    let released = row
+        .held
+        .as_ref()
+        .is_some_and(|held| held.what == HeldWhat::Released);
+    let twins = row
+        .stored
+        .as_ref()
+        .map(|content| ctx.manifest.by_content(ctx.folder, &content.sha256));
+    let twins = twins.and_then(Result::ok).unwrap_or_default().into_iter();
+    let twins = twins.filter(|twin| twin.path != *path && twin.state == State::Synced);
+    Missing::Gone {
+        twins: twins.map(|twin| twin.path).collect(),
+        released,
+    }
+}
+
+/// Returns the lowest folder on the way to `path` that is there.
+pub(super) fn lowest_folder(tree: &dyn Tree, path: &RelPath) -> RelPath {
+    let mut folder = path.parent();
+    while let Some(at) = folder.filter(|at| !at.is_root()) {
+        if tree.stat(&at).is_ok_and(|stat| stat.kind == Kind::Folder) {
+            return at;
+        }
+        folder = at.parent();
+    }
+    RelPath::root()
+}
+
+/// Returns the device of the lowest folder on the way to `path` that is there.
+fn device_of(tree: &dyn Tree, path: &RelPath) -> Option<u64> {
+    tree.stat(&lowest_folder(tree, path))
+        .ok()
+        .map(|stat| stat.dev)
+}
+
+/// Returns the row of the name under which this very file was synced, if that name is gone and nothing says that the
+/// file has changed since: same device, inode, size and mtime. Its ctime is the rename's.
+///
+/// An inode alone proves nothing: ext4 gives one away again at once.
+pub(super) fn former_name(
+    ctx: &Ctx,
+    path: &RelPath,
+    stat: &Stat,
+    known: Option<&Entry>,
+) -> Option<Entry> {
+    let is_same = |other: &Stat| (other.dev, other.ino) == (stat.dev, stat.ino);
+    if stat.size == 0
+        || known
+            .and_then(|row| row.stored.as_ref())
+            .is_some_and(|content| is_same(&content.stat))
+    {
+        return None;
+    }
+    let rows = ctx.manifest.by_inode(ctx.folder, stat.dev, stat.ino).ok()?;
+    rows.into_iter().find(|row| {
+        let Some((_, content)) = plan::certain(row) else {
+            return false;
+        };
+        let was = &content.stat;
+        row.path != *path
+            && is_same(was)
+            && (was.size, was.mtime_ns) == (stat.size, stat.mtime_ns)
+            && plan::doubt_until(row) == 0
+            && !content.doubtful
+            && !was.is_racy(content.read_at_ns)
+            && !ctx.tree.stat(&row.path).is_ok_and(|there| is_same(&there))
+    })
+}

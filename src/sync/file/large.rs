@@ -1,0 +1,222 @@
+//! A file that does not fit one buffer: hashed first only where that may spare the upload, then sent by parts.
+//!
+//! The hash-first pass is one read under one lease. Parts are read one by one, each under a lease of its own, since no
+//! lease is held while anything is sent; [`upload`] says what makes them one content.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use md5::Digest as _;
+
+use crate::base::digest::{Hasher, Sha256, hex};
+use crate::base::path::RelPath;
+use crate::base::stat::Stat;
+use crate::store::Stored;
+use crate::sync::dedupe::Claim;
+use crate::sync::file::aside::Guard;
+use crate::sync::file::job::{Ctx, How, Outcome, Patience};
+use crate::sync::file::{Stop, Way};
+use crate::sync::meta;
+use crate::sync::plan::{self, Read, Step};
+use crate::sync::upload::{self, SINGLE_MOST};
+use crate::tree::{OpenFile, ReadError, Reading};
+
+impl Way {
+    pub(in crate::sync::file) async fn large(&mut self) -> Result<Outcome, Stop> {
+        let Large {
+            mut source,
+            digests,
+            is_clone,
+            mut read,
+        } = self.open_large().await?;
+        let stat = read.stat;
+        self.size = stat.size;
+        let mut guard = None;
+        if let Some(Digests { sha256, md5 }) = &digests {
+            let (sha256, md5) = (*sha256, md5.clone());
+            if plan::step(self.known.as_ref(), sha256, self.started) == Step::Refresh
+                || self.contact(sha256, stat.size, || md5).await?
+            {
+                return Ok(self.refreshed(read));
+            }
+            guard = Some(self.before_overwriting(sha256).await);
+        }
+        let guard = match guard {
+            Some(guard) => guard,
+            // Its size is another one, or there is nothing to overwrite.
+            None => self.before_overwriting_unread().await,
+        };
+        match guard {
+            Guard::Quarantine => return self.quarantine_large(&source).await,
+            Guard::SetAside => self.set_old_aside().await?,
+            Guard::Go => {}
+        }
+        if let Some(Digests { sha256, .. }) = digests {
+            if let Some(stored) = self.copy_large(sha256, &stat).await? {
+                return Ok(self.stored(How::Copied, stored, sha256, read));
+            }
+            source.expected = Some(sha256);
+        }
+        let hashed = source.expected;
+        let meta = meta::of(&self.task.job.path, &stat, hashed);
+        let sent = upload::multipart(
+            &self.ctx.store,
+            &self.gate(),
+            &self.task.key,
+            &meta,
+            &source,
+        )
+        .await;
+        let sent = sent.map_err(|stop| match stop {
+            upload::Stop::Read(error) => Stop::Read(error),
+            // Parts do not touch the key; only their joining does.
+            upload::Stop::Store(error) if error.operation != "CompleteMultipartUpload" => {
+                Stop::Store(error)
+            }
+            upload::Stop::Store(error) => self.unwritten(error, hashed),
+        })?;
+        read.doubtful = is_clone || sent.doubtful;
+        Ok(self.stored(How::Uploaded, sent.stored, sent.sha256, read))
+    }
+
+    /// Opens a large file; hashes it first only when its content may be in the bucket already, by its size.
+    async fn open_large(&self) -> Result<Large, Stop> {
+        let (ctx, path) = (self.ctx.clone(), self.task.job.path.clone());
+        let own_size = self
+            .known
+            .as_ref()
+            .and_then(plan::certain)
+            .map(|(_, content)| content.stat.size);
+        let has_remote = self.task.remote.is_some();
+        let patience = self.task.patience;
+        let open = self.ctx.offload.run(move || {
+            let read_at_ns = ctx.clock.now().wall_ns;
+            let (file, is_clone) = open_patiently(&ctx, &path, patience)?;
+            let stat = file.stat().map_err(ReadError::from_io)?;
+            if stat.size <= SINGLE_MOST {
+                // It has shrunk since it was looked at: another road.
+                return Err(ReadError::Moving);
+            }
+            let known_elsewhere = ctx
+                .manifest
+                .knows_size(ctx.folder, stat.size, &path)
+                .unwrap_or(false);
+            let may_be_there = known_elsewhere || own_size == Some(stat.size) || has_remote;
+            let md5 = has_remote.then(md5::Md5::new);
+            let mut read = Read {
+                stat,
+                read_at_ns,
+                doubtful: is_clone,
+            };
+            let mut digests = None;
+            if may_be_there {
+                let (found, doubtful) = hash(&*file, &read, &ctx, md5)?;
+                read.doubtful |= doubtful;
+                digests = Some(found);
+            }
+            let source = upload::Source {
+                file,
+                stat,
+                read_at_ns,
+                expected: None,
+                offload: ctx.offload,
+                buffers: ctx.buffers.clone(),
+            };
+            Ok(Large {
+                source,
+                digests,
+                is_clone,
+                read,
+            })
+        });
+        Ok(open.await?)
+    }
+
+    async fn copy_large(&mut self, sha256: Sha256, stat: &Stat) -> Result<Option<Stored>, Stop> {
+        match self.ctx.dedupe.claim(sha256) {
+            Claim::First(first) => self.first = Some(first),
+            Claim::Later(waiter) => {
+                return match waiter.wait().await {
+                    Some(source) => self.copy_from(&source, sha256, stat).await,
+                    None => Ok(None),
+                };
+            }
+        }
+        let (ctx, path) = (self.ctx.clone(), self.task.job.path.clone());
+        let twins = self
+            .ctx
+            .offload
+            .run(move || ctx.twins(&path, &sha256))
+            .await;
+        self.copy_from_any(twins, sha256, stat).await
+    }
+}
+
+/// A large file, open.
+struct Large {
+    source: upload::Source,
+    /// The names of its content, if it was hashed first.
+    digests: Option<Digests>,
+    /// It is a clone of a file that never rests.
+    is_clone: bool,
+    /// How it was hashed; no more than begun if it was not.
+    read: Read,
+}
+
+/// The names of a large file's content.
+struct Digests {
+    sha256: Sha256,
+    /// What a single-part ETag of it would be; empty if nobody asked.
+    md5: String,
+}
+
+/// Opens a file, or, if it has been waited for long enough, a clone of it, where one can be made: by parts a file that
+/// never rests would be sent in vain each time. Returns whether it is a clone.
+fn open_patiently(
+    ctx: &Ctx,
+    path: &RelPath,
+    patience: Patience,
+) -> Result<(Arc<dyn OpenFile>, bool), ReadError> {
+    if patience == Patience::Over
+        && let Some(clone) = ctx.tree.capture(path)?
+    {
+        return Ok((clone.into(), true));
+    }
+    Ok((ctx.tree.open(path)?.into(), false))
+}
+
+/// How much of a large file is hashed between two reads, bytes.
+const HASH_PIECE: u64 = 1 << 20;
+
+/// Reads a whole file through the hashes; returns whether what was read is doubtful, too.
+fn hash(
+    file: &dyn OpenFile,
+    read: &Read,
+    ctx: &Ctx,
+    mut md5: Option<md5::Md5>,
+) -> Result<(Digests, bool), ReadError> {
+    let reading = Reading::begin(file, read.read_at_ns)?;
+    if !reading.stat.same_content_as(&read.stat) {
+        return Err(ReadError::Moving);
+    }
+    let size = read.stat.size;
+    let mut hasher = Hasher::default();
+    let mut offset = 0;
+    while offset < size {
+        let mut piece = ctx.buffers.take(HASH_PIECE.min(size - offset) as usize);
+        ctx.moved.fetch_add(1, Ordering::Relaxed);
+        reading.fill(offset, &mut piece)?;
+        hasher.update(piece.as_ref());
+        if let Some(md5) = &mut md5 {
+            md5.update(piece.as_ref());
+        }
+        offset += piece.as_ref().len() as u64;
+    }
+    let doubtful = reading.end()?;
+    let md5 = md5.map_or_else(String::new, |md5| hex(&md5.finalize()));
+    let digests = Digests {
+        sha256: hasher.finish(),
+        md5,
+    };
+    Ok((digests, doubtful))
+}

@@ -1,0 +1,97 @@
+//! Removing the object of a file that is proven gone.
+//!
+//! Never removes what it does not know: an object that is not the one of the row was written by somebody else, and stays.
+
+use crate::base::policy::OnDelete;
+use crate::manifest::{Change, Entry, Remote, State};
+use crate::store::{self, ErrorKind, Object};
+use crate::sync::file::aside::is_certain;
+use crate::sync::file::{Doubt, Outcome, Stop, Way};
+use crate::sync::plan;
+use crate::sync::upload::Gate as _;
+
+impl Way {
+    pub(in crate::sync::file) async fn remove(&mut self) -> Result<Outcome, Stop> {
+        let object = match self.gate().head(&self.task.key).await {
+            Ok(object) => Some(object),
+            Err(error) if error.kind == ErrorKind::NotFound => None,
+            Err(error) => return Err(Stop::Store(error)),
+        };
+        if let Some(object) = object {
+            if !self.is_ours(&object) {
+                return Ok(self.left_alone(object));
+            }
+            self.size = object.size;
+            if self.ctx.policy.on_delete == OnDelete::Trash {
+                self.move_aside(&object).await?;
+            }
+            let removal = self.ctx.store.delete(&self.task.key);
+            let removed = self.gate().send(0, removal).await;
+            let removed = removed.map_err(|error| self.unwritten(error, None))?;
+            if removed.is_outstanding {
+                self.doubt = Doubt::Write(None);
+            }
+        }
+        Ok(self.deleted())
+    }
+
+    /// Returns true for an object that this row is about. A row in doubt is about whatever we may have written there.
+    fn is_ours(&self, object: &Object) -> bool {
+        match self
+            .known
+            .as_ref()
+            .filter(|entry| is_certain(entry))
+            .and_then(|entry| entry.stored.as_ref())
+        {
+            Some(content) => object.etag == content.etag && object.size == content.stat.size,
+            None => self.task.remote.is_none(),
+        }
+    }
+
+    /// Somebody else's object stays; if a file comes to its key again, it is set aside first.
+    fn left_alone(&mut self, object: Object) -> Outcome {
+        let (key, size, etag) = (self.task.key.clone(), object.size, object.etag);
+        self.changes
+            .push(Change::RemoteFound(vec![Remote { key, size, etag }]));
+        self.changes
+            .push(Change::Forget(self.task.job.path.clone()));
+        Outcome::Foreign
+    }
+
+    /// Until nothing can land on the key any more, the row stays as a tombstone.
+    fn deleted(&mut self) -> Outcome {
+        let now = self.ctx.clock.now();
+        let own = if self.doubt == Doubt::None {
+            0
+        } else {
+            now.wall_ns.saturating_add(plan::HORIZON_NS)
+        };
+        let earlier = self
+            .task
+            .known
+            .as_ref()
+            .map_or(0, |entry| plan::outstanding_until(entry, now));
+        let ambiguous_until_ns = own.max(earlier);
+        let path = self.task.job.path.clone();
+        self.changes.push(if ambiguous_until_ns == 0 {
+            Change::Forget(path)
+        } else {
+            Change::Put(Entry {
+                ambiguous_until_ns,
+                ..Entry::blank(path, State::Open)
+            })
+        });
+        Outcome::Deleted { ambiguous_until_ns }
+    }
+
+    /// Makes the error of a reserved key that has no room.
+    pub(in crate::sync::file) fn no_room(&self, why: &str) -> Stop {
+        Stop::Store(store::Error {
+            kind: ErrorKind::TooLarge,
+            operation: "CopyObject",
+            key: self.task.key.clone(),
+            effect: store::Effect::None,
+            message: why.to_owned(),
+        })
+    }
+}
