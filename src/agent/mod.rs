@@ -21,6 +21,7 @@ mod ends;
 mod folder;
 mod jobs;
 mod outage;
+mod polls;
 mod recall;
 mod rest;
 mod root;
@@ -430,6 +431,7 @@ impl Loop {
     }
 
     fn hint(&mut self, hint: Hint, now: Now) {
+        self.scans.heard(&hint, now);
         match hint {
             Hint::Touched { path, touch } => {
                 // A link that is recorded is a file of another name.

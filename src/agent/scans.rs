@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::agent::polls::Polling;
 use crate::agent::root::RootFound;
 use crate::agent::{Loop, Mode, Pending, Then};
 use crate::base::clock::Now;
@@ -18,8 +19,9 @@ use crate::base::path::RelPath;
 use crate::manifest::{Change, Entry, FolderId, HeldWhat, Manifest, State};
 use crate::sync::plan;
 use crate::tree::filter::Filter;
+use crate::tree::polls::Polls;
 use crate::tree::scan::{Depth, Known, Rows, Scanner, Scope, Step};
-use crate::tree::{Touch, Tree};
+use crate::tree::{Hint, Touch, Tree};
 
 /// Differing paths handed over at once.
 const BATCH: usize = 512;
@@ -38,22 +40,27 @@ pub(super) struct Scans {
     rescan: Duration,
     tasks: JoinSet<()>,
     full: Option<Running>,
-    hinted: Option<Running>,
-    wanted: BTreeMap<RelPath, Depth>,
+    pub(super) hinted: Option<Running>,
+    pub(super) wanted: BTreeMap<RelPath, Depth>,
+    pub(super) polls: Polls,
+    /// What `hinted` looks at, if nothing but time led to it.
+    pub(super) polling: Option<Polling>,
     next_full: Option<Instant>,
     lost_pause: Duration,
     /// Events were lost after the last complete scan began.
-    is_blind: bool,
-    completed: Option<Now>,
-    away: Option<String>,
+    pub(super) is_blind: bool,
+    pub(super) completed: Option<Now>,
+    pub(super) away: Option<String>,
     /// Scans in a row that could not go on, and why the last one could not.
     failures: (u32, String),
-    unreadable: BTreeSet<RelPath>,
+    pub(super) unreadable: BTreeSet<RelPath>,
     /// Those of the scan under way.
-    unreadable_now: BTreeSet<RelPath>,
+    pub(super) unreadable_now: BTreeSet<RelPath>,
+    /// Those that the hinted scan under way looks at again.
+    pub(super) rechecked: BTreeSet<RelPath>,
 }
 
-struct Running {
+pub(super) struct Running {
     scope: Scope,
     reports: mpsc::Receiver<Found>,
     started: Now,
@@ -94,6 +101,8 @@ impl Scans {
             full: None,
             hinted: None,
             wanted: BTreeMap::new(),
+            polls: Polls::new(rescan),
+            polling: None,
             next_full: Some(now.mono),
             lost_pause: LOST_PAUSE.0,
             is_blind: true,
@@ -102,6 +111,7 @@ impl Scans {
             failures: (0, String::new()),
             unreadable: BTreeSet::new(),
             unreadable_now: BTreeSet::new(),
+            rechecked: BTreeSet::new(),
         }
     }
 
@@ -117,6 +127,20 @@ impl Scans {
         if self.wanted.len() > WANTED_MOST {
             self.wanted.clear();
             self.lost(now);
+        }
+    }
+
+    /// Takes from a hint what it says of the rules that lie in the tree: they are read again, and what they may have left
+    /// out or taken in is looked for.
+    pub fn heard(&mut self, hint: &Hint, now: Now) {
+        match hint {
+            Hint::Touched { path, .. } => {
+                if let Some(folder) = self.filter.touched(path) {
+                    self.want(folder, Depth::Full, now);
+                }
+            }
+            Hint::Folder(folder) => self.filter.forget(folder),
+            Hint::Lost => self.filter.forget(&RelPath::root()),
         }
     }
 
@@ -167,18 +191,16 @@ impl Scans {
     }
 
     /// Returns true if a complete scan began after the last loss of events, and no hint is left to be followed. A rescan
-    /// under way changes nothing of that: what it finds is queued.
+    /// or a poll under way changes nothing of that: what it finds is queued.
     pub fn sees(&self) -> bool {
-        let is_followed = self.hinted.is_none() && self.wanted.is_empty();
+        let is_followed = self.hinted.is_none() || self.polling.is_some();
+        let is_followed = is_followed && self.wanted.is_empty();
         self.completed.is_some() && !self.is_blind && self.away.is_none() && is_followed
     }
 
     pub fn next_at(&self) -> Option<Instant> {
-        if self.full.is_none() {
-            self.next_full
-        } else {
-            None
-        }
+        let full = self.next_full.filter(|_| self.full.is_none());
+        full.into_iter().chain(self.next_poll()).min()
     }
 
     pub fn stop(&mut self) {
@@ -210,6 +232,7 @@ impl Scans {
             self.filter.clone(),
             Scope { folder, depth },
         )
+        .at(now.wall_ns)
     }
 }
 
@@ -235,7 +258,7 @@ impl Loop {
             self.scans.full = Some(self.start_scan(scanner, now));
         }
         if self.scans.hinted.is_none()
-            && let Some((folder, depth)) = self.scans.wanted.pop_first()
+            && let Some((folder, depth)) = self.next_hinted(now)
         {
             let scanner = self.scans.scanner(folder, depth, now);
             self.scans.hinted = Some(self.start_scan(scanner, now));
@@ -303,6 +326,7 @@ impl Loop {
         if self.scans.away.take().is_some() {
             tracing::info!(folder = %self.teller.name(), "the folder is there again");
         }
+        self.note_polls(is_full, &step.differing, now);
         // What a hint led to is being written perhaps; it settles like the file that was hinted.
         let is_hinted = !is_full && self.mode == Mode::Forever;
         let touch = if is_hinted { Touch::Meta } else { Touch::Scan };
@@ -333,7 +357,7 @@ impl Loop {
     }
 
     fn cannot_list(&mut self, path: &RelPath, error: &std::io::Error) {
-        if !self.scans.unreadable.contains(path) && !self.scans.unreadable_now.contains(path) {
+        if !self.scans.is_known_unreadable(path) {
             let name = if path.is_root() {
                 "the folder itself".to_owned()
             } else {

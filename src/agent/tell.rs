@@ -1,6 +1,7 @@
 //! What a folder's loop says: snapshots, happenings, and log lines that do not repeat.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -62,6 +63,11 @@ impl Teller {
 
     pub fn tally(&mut self) -> &mut Tally {
         &mut self.snapshot.tally
+    }
+
+    /// A full scan found that many changes that the watcher should have told of.
+    pub fn missed(&mut self, changes: u64) {
+        self.snapshot.missed += changes;
     }
 
     pub fn last(&self) -> FolderSnapshot {
@@ -225,12 +231,12 @@ impl Loop {
         if self.hints.is_none() {
             return "off".to_owned();
         }
-        match self.ctx.tree.unwatched() {
-            0 => "native".to_owned(),
-            n => format!(
-                "native; {n} folders are only looked at by the rescan (raise fs.inotify.max_user_watches)"
-            ),
+        let mut words = self.ctx.tree.watch_report().to_string();
+        let unreadable = self.scans.unreadable();
+        if unreadable > 0 {
+            let _ = write!(words, "; unreadable: {unreadable}");
         }
+        words
     }
 
     /// A path has no trouble any more.

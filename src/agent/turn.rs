@@ -187,7 +187,8 @@ impl Turn {
                 return Seen::Unreadable(error);
             }
         };
-        if self.filter.excludes(&job.path, stat.kind).is_some() {
+        let now_ns = notes.now.wall_ns;
+        if self.filter.leaves_out(&job.path, &stat, now_ns).is_some() {
             return Seen::Excluded;
         }
         match stat.kind {

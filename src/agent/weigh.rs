@@ -115,6 +115,9 @@ fn judge(
             ambiguous_until_ns: keep(Some(row), path, notes),
         };
     }
+    if ctx.tree.is_away(path) {
+        return Missing::Away;
+    }
     // What was read from another device than its folder is on now lived on a filesystem that is not mounted.
     let folder = path.parent().unwrap_or_else(RelPath::root);
     let device = *devices

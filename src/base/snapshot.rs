@@ -105,8 +105,10 @@ pub struct FolderSnapshot {
     pub ambiguous_until_ns: i64,
     /// Whether the first scan has begun to look, or found the root away: where the tree is watched, its root is armed.
     pub begun: bool,
-    /// How the tree is watched: `native`, `off`, or what is wrong with it.
+    /// How the tree is watched: `native`, `polling` and why, `off`; and what of it is not watched.
     pub watch: String,
+    /// Changes since the start that only a full scan found: the watcher should have told of them.
+    pub missed: u64,
     /// Start of the last complete scan, wall clock, nanoseconds.
     pub last_scan_ns: Option<i64>,
     /// Since when the store has been refusing everything, wall clock, nanoseconds, and why.

@@ -23,8 +23,10 @@ use crate::report::out::note;
 use crate::store::key::KeyMap;
 use crate::store::s3::{S3Store, Settings, SetupError};
 use crate::sync::limits::Limits;
-use crate::tree::filter::Filter;
+use crate::tree::filter::reason::BadRule;
+use crate::tree::filter::{Bounds, Filter};
 use crate::tree::real::RealTree;
+use crate::tree::report::Watching;
 use crate::tree::{HintReceiver, Tree, hints};
 
 /// Hints that wait for a folder's loop. Beyond it events count as lost, and a scan finds what they said.
@@ -158,10 +160,10 @@ impl Shared {
             path: shown(&config.path),
             to: config.to.to_string(),
             row,
+            filter: Arc::new(filter.reading(tree.clone())),
             tree,
             store,
             manifest: self.manifest.clone(),
-            filter: Arc::new(filter),
             keys: KeyMap::new(&config.to.prefix),
             limits: self.limits.clone(),
             buffers: self.buffers.clone(),
@@ -175,7 +177,11 @@ impl Shared {
                 max_wait: config.max_wait,
                 rescan: config.rescan,
                 shutdown_grace: self.shutdown_grace,
-                ..agent::Settings::default()
+                on_delete: config.on_delete,
+                delete_brake: config.delete_brake,
+                overwrite_brake: config.overwrite_brake,
+                history: config.history,
+                trash_keep: config.trash_keep,
             },
             control: None,
             mode: start.mode,
@@ -202,10 +208,25 @@ pub fn folder_key(config: &config::Folder, store: &S3Store) -> FolderKey {
     }
 }
 
-/// Makes a folder's filter. The state folder, if it lies inside, is left out.
+/// Makes a filter of what the config says of a folder.
+pub fn rules(config: &config::Folder) -> Result<Filter, BadRule> {
+    let filter = Filter::new(&config.exclude, &config.include, config.builtin_ignores)?;
+    let filter = filter.with_bounds(Bounds {
+        max_size: config.max_size,
+        min_size: config.min_size,
+        min_age: config.min_age,
+        max_age: config.max_age,
+    });
+    Ok(if config.exclude_caches {
+        filter.without_caches()
+    } else {
+        filter
+    })
+}
+
+/// Makes a folder's filter, which reads no tree yet. The state folder, if it lies inside, is left out.
 pub fn filter(config: &config::Folder, state_dir: &Path) -> Result<Filter, String> {
-    let filter = Filter::new(&config.exclude, &config.include, config.builtin_ignores)
-        .map_err(|error| error.to_string())?;
+    let filter = rules(config).map_err(|error| error.to_string())?;
     let Some(hidden) = RelPath::below(&config.path, state_dir) else {
         return Ok(filter);
     };
@@ -235,13 +256,20 @@ pub fn shown(path: &Path) -> String {
     escaped(path.as_os_str().as_encoded_bytes())
 }
 
-/// Opens a tree that is watched, or, where no watcher can be started, one that is not.
+/// Opens a tree that is watched, or, where not even a thread can be started, one that is not; says whether the kernel
+/// tells of all its changes.
 async fn eyes(config: &config::Folder, state_dir: &Path) -> (Arc<dyn Tree>, HintReceiver, bool) {
     let (sender, receiver) = hints(HINTS);
-    let path = config.path.clone();
-    let opened = Offload::Pool.run(move || RealTree::watched(&path, sender));
+    let (path, symlinks) = (config.path.clone(), config.symlinks);
+    let mode = config.watch;
+    let opened = Offload::Pool.run(move || {
+        RealTree::watched(&path, sender, mode).map(|tree| tree.with_symlinks(symlinks))
+    });
     match opened.await {
-        Ok(tree) => (Arc::new(tree.with_captures(state_dir)), receiver, true),
+        Ok(tree) => {
+            let is_told = matches!(tree.watch_report().mode, Watching::Native);
+            (Arc::new(tree.with_captures(state_dir)), receiver, is_told)
+        }
         Err(error) => {
             let every = crate::base::units::show_duration(config.rescan);
             tracing::warn!(
@@ -256,7 +284,9 @@ async fn eyes(config: &config::Folder, state_dir: &Path) -> (Arc<dyn Tree>, Hint
 fn closed(config: &config::Folder, state_dir: &Path) -> (Arc<dyn Tree>, HintReceiver, bool) {
     // The sender's end tells the loop that nothing will be heard.
     let (_, receiver) = hints(1);
-    let tree = RealTree::open(&config.path).with_captures(state_dir);
+    let tree = RealTree::open(&config.path)
+        .with_symlinks(config.symlinks)
+        .with_captures(state_dir);
     (Arc::new(tree), receiver, false)
 }
 

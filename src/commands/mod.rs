@@ -3,6 +3,7 @@
 pub mod check;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod explain;
 pub mod folders;
 pub mod init;
 pub mod pages;

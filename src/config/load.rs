@@ -8,7 +8,8 @@ use crate::config::read::{Reader, Section};
 use crate::config::target::expand;
 use crate::config::{
     Config, Folder, MAX_WAIT, MEMORY_BYTES, Options, Problem, Problems, RESCAN, S3, S3Options,
-    SETTLE, SHUTDOWN_GRACE, Surroundings, Target, Upload, adhoc_dir, check, state_dir, values,
+    SETTLE, SHUTDOWN_GRACE, Surroundings, Target, Upload, adhoc_dir, check, policy, state_dir,
+    values,
 };
 
 /// The shortest time between two full walks: without a bound the agent would do nothing else.
@@ -112,16 +113,13 @@ impl Folder {
         // The only way to have no target is a problem.
         let to = to.ok_or_else(|| Problem::new("no target"))?;
         Ok(Self {
-            name,
-            path,
-            to,
             s3: options.s3.clone().into(),
             exclude: options.exclude.clone(),
             include: options.include.clone(),
-            builtin_ignores: true,
             settle,
             max_wait: MAX_WAIT.max(settle),
-            rescan: RESCAN,
+            on_delete: options.on_delete.unwrap_or_default(),
+            ..Self::new(name, path, to)
         })
     }
 }
@@ -235,13 +233,11 @@ impl Draft {
         exclude.extend(options.exclude.iter().cloned());
         let mut include = table.list(reader, "include", values::include_rule);
         include.extend(options.include.iter().cloned());
-        let rest = Folder {
-            name: String::new(),
-            path: PathBuf::new(),
-            to: Target {
-                bucket: String::new(),
-                prefix: String::new(),
-            },
+        let nowhere = Target {
+            bucket: String::new(),
+            prefix: String::new(),
+        };
+        let mut rest = Folder {
             s3,
             exclude,
             include,
@@ -253,7 +249,10 @@ impl Draft {
                     values::duration_from(MIN_RESCAN, text)
                 })
                 .unwrap_or(RESCAN),
+            ..Folder::new(String::new(), PathBuf::new(), nowhere)
         };
+        policy::read(reader, table, &mut rest);
+        rest.on_delete = options.on_delete.unwrap_or(rest.on_delete);
         Self {
             at: table.at,
             name_at: table.place_of("name"),

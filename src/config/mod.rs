@@ -7,6 +7,7 @@
 mod check;
 mod load;
 mod places;
+mod policy;
 mod problem;
 mod read;
 mod target;
@@ -16,13 +17,16 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::base::policy::{Brake, History, OnDelete, Symlinks, WatchMode};
+
 pub use crate::config::load::{state_dir_of, text_of};
 pub use crate::config::places::{Surroundings, adhoc_dir, adhoc_states, find, state_dir};
 pub use crate::config::problem::{Problem, Problems};
 pub use crate::config::read::KEYS;
 pub use crate::config::target::Target;
 pub use crate::config::values::{
-    MAX_CONCURRENCY, concurrency, duration, endpoint_url, include_rule, path_style, region, rule,
+    MAX_CONCURRENCY, concurrency, duration, endpoint_url, include_rule, on_delete, path_style,
+    region, rule,
 };
 
 /// How long a file must be quiet before it is read, unless it is said otherwise.
@@ -31,6 +35,8 @@ pub const SETTLE: Duration = Duration::from_secs(1);
 pub const MAX_WAIT: Duration = Duration::from_secs(5 * 60);
 /// How often everything is looked at, unless it is said otherwise.
 pub const RESCAN: Duration = Duration::from_secs(10 * 60);
+/// How long what was set aside is kept, unless it is said otherwise.
+pub const TRASH_KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long running requests may take after a stop signal, unless it is said otherwise.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
 /// File bytes in memory, unless it is said otherwise.
@@ -47,6 +53,8 @@ pub struct Options {
     pub exclude: Vec<String>,
     /// Gitignore rules of what is taken in again, behind those of each folder.
     pub include: Vec<String>,
+    /// What becomes of an object whose file is gone, in every folder.
+    pub on_delete: Option<OnDelete>,
     /// Requests in flight.
     pub concurrency: Option<Concurrency>,
     /// How long a file must be quiet before it is read, in every folder.
@@ -158,6 +166,60 @@ pub struct Folder {
     pub max_wait: Duration,
     /// How often everything is looked at.
     pub rescan: Duration,
+    /// What becomes of an object whose file is gone.
+    pub on_delete: OnDelete,
+    /// How many deletes wait for a person; `None`: none do.
+    pub delete_brake: Option<Brake>,
+    /// How many overwrites wait for a person; `None`: none do.
+    pub overwrite_brake: Option<Brake>,
+    /// What becomes of an object before other content takes its key.
+    pub history: History,
+    /// How long what was set aside is kept.
+    pub trash_keep: Duration,
+    /// What becomes of symbolic links.
+    pub symlinks: Symlinks,
+    /// How changes are noticed.
+    pub watch: WatchMode,
+    /// A longer file is left out; bytes.
+    pub max_size: Option<u64>,
+    /// A shorter file is left out; bytes.
+    pub min_size: Option<u64>,
+    /// A file that changed less long ago is left out.
+    pub min_age: Option<Duration>,
+    /// A file that changed longer ago is left out.
+    pub max_age: Option<Duration>,
+    /// Whether folders that say that they are a cache are left out.
+    pub exclude_caches: bool,
+}
+
+impl Folder {
+    /// Makes a folder in which everything is as it is unless it is said otherwise.
+    pub fn new(name: String, path: PathBuf, to: Target) -> Self {
+        Self {
+            name,
+            path,
+            to,
+            s3: S3::default(),
+            exclude: Vec::new(),
+            include: Vec::new(),
+            builtin_ignores: true,
+            settle: SETTLE,
+            max_wait: MAX_WAIT,
+            rescan: RESCAN,
+            on_delete: OnDelete::default(),
+            delete_brake: Some(Brake::DELETES),
+            overwrite_brake: None,
+            history: History::default(),
+            trash_keep: TRASH_KEEP,
+            symlinks: Symlinks::default(),
+            watch: WatchMode::default(),
+            max_size: None,
+            min_size: None,
+            min_age: None,
+            max_age: None,
+            exclude_caches: true,
+        }
+    }
 }
 
 /// How a bucket is reached.

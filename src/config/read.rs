@@ -35,6 +35,18 @@ pub const KEYS: &[(&str, &[&str])] = &[
             "settle",
             "max_wait",
             "rescan",
+            "on_delete",
+            "delete_brake",
+            "overwrite_brake",
+            "history",
+            "trash_keep",
+            "symlinks",
+            "watch",
+            "max_size",
+            "min_size",
+            "min_age",
+            "max_age",
+            "exclude_caches",
             "region",
             "endpoint_url",
             "profile",
@@ -318,7 +330,8 @@ impl<'t, 'i> Section<'t, 'i> {
         concurrency
     }
 
-    fn value(&self, key: &str) -> Option<&'t Spanned<DeValue<'i>>> {
+    /// Returns what `key` holds, as it was written.
+    pub fn value(&self, key: &str) -> Option<&'t Spanned<DeValue<'i>>> {
         debug_assert!(
             keys_of(self.name).contains(&key),
             "`{key}` is read from {} and not in KEYS",
@@ -328,14 +341,16 @@ impl<'t, 'i> Section<'t, 'i> {
     }
 }
 
-fn lookup<'t, 'i>(table: &'t DeTable<'i>, key: &str) -> Option<&'t Spanned<DeValue<'i>>> {
+/// Returns what a table holds under `key`.
+pub fn lookup<'t, 'i>(table: &'t DeTable<'i>, key: &str) -> Option<&'t Spanned<DeValue<'i>>> {
     table
         .iter()
         .find(|(name, _)| name.get_ref() == key)
         .map(|(_, value)| value)
 }
 
-fn wrong(key: &str, expected: &str, got: &DeValue<'_>) -> String {
+/// Returns what is said of a value of the wrong type.
+pub fn wrong(key: &str, expected: &str, got: &DeValue<'_>) -> String {
     format!("`{key}`: expected {expected}, got {}", kind(got))
 }
 
@@ -358,8 +373,8 @@ fn owner(key: &str, not: &str) -> Option<&'static str> {
         .map(|(table, _)| *table)
 }
 
-/// Returns the nearest of `known`, if it is near enough to be meant.
-fn close<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+/// Returns the nearest of `known` to `word`, if it is near enough to be meant.
+pub fn close<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
     known
         .map(|candidate| (strsim::jaro_winkler(word, candidate), candidate))
         // clap uses the same measure and a bound of 0.7, under which short words are near to everything.

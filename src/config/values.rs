@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::base::path::escaped;
+use crate::base::policy::OnDelete;
 use crate::base::units;
 use crate::config::{Concurrency, PathStyle};
 
@@ -79,6 +80,52 @@ pub fn path_style(text: &str) -> Result<PathStyle, String> {
             "expected \"auto\", \"always\" or \"never\", got {text:?}"
         )),
     }
+}
+
+/// Takes one of several words. The error lists them.
+pub fn choice<T: Copy>(choices: &[(&str, T)], text: &str) -> Result<T, String> {
+    let found = choices.iter().find(|(word, _)| *word == text);
+    found.map(|(_, choice)| *choice).ok_or_else(|| {
+        let words: Vec<String> = choices
+            .iter()
+            .map(|(word, _)| format!("\"{word}\""))
+            .collect();
+        let listed = match words.split_last() {
+            Some((last, [])) => last.clone(),
+            Some((last, before)) => format!("{} or {last}", before.join(", ")),
+            None => String::new(),
+        };
+        format!("expected {listed}, got {text:?}")
+    })
+}
+
+/// Takes `keep`, `trash` or `delete`.
+pub fn on_delete(text: &str) -> Result<OnDelete, String> {
+    let choices = [
+        ("keep", OnDelete::Keep),
+        ("trash", OnDelete::Trash),
+        ("delete", OnDelete::Delete),
+    ];
+    choice(&choices, text)
+}
+
+/// Takes a length of files in bytes, of at least one.
+pub fn length(text: &str) -> Result<u64, String> {
+    match units::size_bytes(text)? {
+        0 => Err(format!(
+            "expected a size of at least one byte, or \"\" for no limit, got {text:?}"
+        )),
+        bytes => Ok(bytes),
+    }
+}
+
+/// Takes a share in percent: `20%`.
+pub fn percent(text: &str) -> Result<u8, String> {
+    let number = text.trim().strip_suffix('%').map(str::trim_end);
+    number
+        .and_then(|number| number.parse().ok())
+        .filter(|percent| (1..=100).contains(percent))
+        .ok_or_else(|| format!("expected a share from \"1%\" to \"100%\", got {text:?}"))
 }
 
 /// Takes a region's name.

@@ -51,6 +51,9 @@ pub struct FolderStatus {
     pub held: u64,
     /// How the tree is watched.
     pub watch: String,
+    /// Changes that the watcher should have told of, and a scan found.
+    #[serde(default)]
+    pub missed: u64,
     /// Start of the last complete scan, RFC 3339.
     pub last_scan: Option<String>,
     /// Files that cannot be synced as they are: no possible key, or never at rest.
@@ -81,6 +84,7 @@ impl FolderStatus {
             failed: snapshot.failed,
             held: 0,
             watch: snapshot.watch.clone(),
+            missed: snapshot.missed,
             last_scan: snapshot.last_scan_ns.and_then(when),
             unsyncable: snapshot.unsyncable,
             ambiguous: snapshot.ambiguous,

@@ -462,6 +462,11 @@ impl Queue {
         self.slots.values().map(|slot| &slot.job)
     }
 
+    /// Returns true if the path is waiting or running.
+    pub fn has(&self, path: &RelPath) -> bool {
+        self.slots.contains_key(path)
+    }
+
     /// Returns how many paths are waiting or running.
     pub fn len(&self) -> usize {
         self.slots.len()

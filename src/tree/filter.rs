@@ -1,73 +1,80 @@
-//! What belongs to a folder: gitignore rules, names of temporary files, and what is never taken.
+//! What belongs to a folder: gitignore rules, names of temporary files, sizes and ages, and what is never taken.
 //!
-//! Pure: decides by path and kind alone, never looks at the disk.
+//! Decides by path, kind and stat. From the disk it reads two small files of the folders on the way to a path, through
+//! the tree it was given: `.tidewatchignore`, and `CACHEDIR.TAG`.
 //!
 //! # Which rule decides
 //!
-//! Rules are gitignore's, relative to the folder's root, `exclude` first and `include` behind it (as `!` rules); of the
-//! rules that match the same path the last one wins. Of a path and the folders above it, the lowest that any rule
-//! matches decides: with `exclude = ["node_modules/"]` and `include = ["node_modules/keep.txt"]` that one file is taken,
-//! and with `exclude = ["*"]` and `include = ["*.pdf"]` every PDF of the tree. Git itself would not look into an
-//! excluded folder again; people who write `include` expect it. The price is that an excluded folder is still walked and
-//! watched where something below it could be taken in again: everywhere for a rule without a slash (`*.pdf`), else only
-//! on the way to the rule's fixed beginning (`node_modules/keep.txt`).
+//! Rules are gitignore's. Those of the config are relative to the folder's root, `exclude` first and `include` behind it
+//! (as `!` rules); those of a `.tidewatchignore` are relative to the folder it lies in and reach to everything below.
+//! Of the rules of one place that match the same path the last one wins; of several places the nearest file wins over
+//! those above it, and every file over the config, as git's `.gitignore` goes before `core.excludesFile`. What somebody
+//! wrote beside the files is nearer to them than what stands in the config, its `include` among it.
+//!
+//! Of a path and the folders above it, the lowest that any rule matches decides: with `exclude = ["node_modules/"]` and
+//! `include = ["node_modules/keep.txt"]` that one file is taken, and with `exclude = ["*"]` and `include = ["*.pdf"]`
+//! every PDF of the tree. Git itself would not look into an excluded folder again; people who write `include` expect it.
+//! The price is that an excluded folder is still walked and watched where something below it could be taken in again:
+//! everywhere for a rule without a slash (`*.pdf`), else only on the way to the rule's fixed beginning
+//! (`node_modules/keep.txt`). A `!` in a `.tidewatchignore` does not open a folder: there it is as in git, and the files
+//! in a folder that is not entered are not read.
+//!
+//! # Sizes, ages and caches
+//!
+//! They stand beside the rules, and no rule takes in again what they leave out. The size is the logical one, the age that
+//! of the last modification, as rclone counts it. A file that is too young is taken by the first rescan after it has come
+//! of age: nothing tells when that is. A folder with a `CACHEDIR.TAG` that begins as the cache directory tagging
+//! specification wants it is left out but for the tag itself, as borg and restic do, so that a restore has a folder that
+//! says why it is empty; the root is not, because it was named.
 //!
 //! Excluding never deletes: what the bucket already holds under an excluded path stays.
 
-use std::fmt;
+mod ground;
+pub mod reason;
+mod shapes;
+
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
 use crate::base::path::{RelPath, escaped};
-use crate::base::stat::Kind;
+use crate::base::stat::{Kind, Stat};
+use crate::base::units::{show_bytes, show_duration};
+use crate::tree::filter::ground::{Ground, Grounds, TAG, Verdict};
+use crate::tree::filter::reason::{BadRule, Reason};
+use crate::tree::{Found, Tree};
+
+/// The name of the files in the tree that hold rules.
+pub const IGNORE_FILE: &str = ".tidewatchignore";
 
 /// The top-level name that is ours in the bucket, and so cannot be the user's in the folder.
 const RESERVED: &[u8] = b".tidewatch";
 
 /// Decides which paths of a folder are left out.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Filter {
     rules: Gitignore,
     reaches: Vec<Reach>,
     builtin: bool,
     hidden: Vec<RelPath>,
+    bounds: Bounds,
+    grounds: Grounds,
 }
 
-/// Why a path is left out.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Reason {
-    /// A top-level `.tidewatch`: that part of the bucket is the agent's.
-    Reserved,
-    /// The agent's own files.
-    Own,
-    /// A name that a program gives to its temporary files; the shape of it.
-    Builtin(&'static str),
-    /// A rule of the user; its text.
-    Rule(String),
-}
-
-/// Shows the reason for people, to stand behind "left out: ".
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Reserved => f.write_str("`.tidewatch` at the top is the agent's own name"),
-            Self::Own => f.write_str("the agent's own files"),
-            Self::Builtin(shape) => write!(f, "built-in rule `{shape}`"),
-            Self::Rule(text) => write!(f, "rule `{}`", escaped(text.as_bytes())),
-        }
-    }
-}
-
-/// A rule that is no gitignore rule.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("use the rule `{rule}`: {why}")]
-pub struct BadRule {
-    /// The rule as it was given, control characters escaped.
-    pub rule: String,
-    /// What is wrong with it.
-    pub why: String,
+/// Which files are taken by their stat.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Bounds {
+    /// The longest, in bytes.
+    pub max_size: Option<u64>,
+    /// The shortest, in bytes.
+    pub min_size: Option<u64>,
+    /// How long ago it must have been modified at least.
+    pub min_age: Option<Duration>,
+    /// How long ago it can have been modified at most.
+    pub max_age: Option<Duration>,
 }
 
 /// Where a rule that takes in again can match.
@@ -149,6 +156,8 @@ impl Filter {
             reaches,
             builtin,
             hidden: Vec::new(),
+            bounds: Bounds::default(),
+            grounds: Grounds::default(),
         })
     }
 
@@ -159,7 +168,52 @@ impl Filter {
         self
     }
 
-    /// Returns why `path` is left out; `None` if it belongs.
+    /// Leaves out files by their stat too, see [`Filter::leaves_out`].
+    #[must_use]
+    pub fn with_bounds(mut self, bounds: Bounds) -> Self {
+        self.bounds = bounds;
+        self
+    }
+
+    /// Leaves out folders that say that they are a cache. Needs [`Filter::reading`].
+    #[must_use]
+    pub fn without_caches(mut self) -> Self {
+        self.grounds.without_caches = true;
+        self
+    }
+
+    /// Reads the rules that lie in this tree.
+    #[must_use]
+    pub fn reading(mut self, tree: Arc<dyn Tree>) -> Self {
+        self.grounds.tree = Some(tree);
+        self
+    }
+
+    /// Takes a fresh listing of a folder: what was read in it before is read again, and what is not in it not looked for.
+    pub fn listed(&self, folder: &RelPath, names: &[Found]) {
+        self.grounds.listed(self, folder, names);
+    }
+
+    /// Takes note that something happened at `path`. Returns the folder whose rules may be others now, and that has to be
+    /// scanned as a whole.
+    ///
+    /// Cheap; for every path that an event names, before anything else is asked about it.
+    pub fn touched(&self, path: &RelPath) -> Option<RelPath> {
+        let name = path.name();
+        let is_rule = name == IGNORE_FILE.as_bytes();
+        let is_tag = name == TAG && self.grounds.without_caches;
+        let folder = path.parent().filter(|_| is_rule || is_tag)?;
+        self.grounds.tree.as_ref()?;
+        self.forget(&folder);
+        Some(folder)
+    }
+
+    /// Forgets what was read in a folder and below it: it is read again when it is asked about.
+    pub fn forget(&self, folder: &RelPath) {
+        self.grounds.forget(folder);
+    }
+
+    /// Returns why `path` is left out; `None` if it belongs. May read the tree.
     ///
     /// For a folder: `None` also if the folder itself is excluded but something below it could be taken in again, so that
     /// a walk has to enter it.
@@ -171,124 +225,82 @@ impl Filter {
         if self.hidden.iter().any(|hidden| path.is_within(hidden)) {
             return Some(Reason::Own);
         }
-        let is_folder = kind == Kind::Folder;
-        let reason = self.judge(path, is_folder)?;
-        if is_folder && self.reaches.iter().any(|reach| reach.touches(path)) {
-            return None;
-        }
-        Some(reason)
+        let ground = self.grounds.of(self, &path.parent()?);
+        self.excludes_on(&ground, path, kind == Kind::Folder)
     }
 
-    /// Applies the rules to the path itself, then the built-in names, then the rules to the folders above it.
-    fn judge(&self, path: &RelPath, is_folder: bool) -> Option<Reason> {
-        let as_path = Path::new(path.as_os_str());
-        let own = self.rules.matched(as_path, is_folder);
-        // A program's temporary is always a file, and a folder of such a name may hold anything.
-        if own.is_none() && self.builtin && !is_folder {
-            let name = path.name();
-            if let Some(shape) = SHAPES.iter().find(|shape| (shape.fits)(name)) {
-                return Some(Reason::Builtin(shape.text));
+    /// Returns why `path`, which is there and has this stat, is left out: by its path, and a regular file by its size and
+    /// its age at `now_wall_ns` too.
+    pub fn leaves_out(&self, path: &RelPath, stat: &Stat, now_wall_ns: i64) -> Option<Reason> {
+        let by_path = self.excludes(path, stat.kind);
+        by_path.or_else(|| {
+            (stat.kind == Kind::File)
+                .then(|| self.excludes_file(stat, now_wall_ns))
+                .flatten()
+        })
+    }
+
+    /// Returns why a regular file that belongs by its path is left out nevertheless, by its stat.
+    fn excludes_file(&self, stat: &Stat, now_wall_ns: i64) -> Option<Reason> {
+        let bounds = &self.bounds;
+        let over = bounds.max_size.filter(|max| stat.size > *max);
+        let under = bounds.min_size.filter(|min| stat.size < *min);
+        let size = |(name, limit): (&'static str, u64)| Reason::Size(name, show_bytes(limit));
+        let of_size = over.map(|max| ("max_size", max));
+        let of_size = of_size.or(under.map(|min| ("min_size", min)));
+        if let Some(reason) = of_size.map(size) {
+            return Some(reason);
+        }
+        // A time that lies in the future is as young as can be.
+        let age_ns = now_wall_ns.saturating_sub(stat.mtime_ns);
+        let age = Duration::from_nanos(u64::try_from(age_ns).unwrap_or(0));
+        let young = bounds.min_age.filter(|min| age < *min);
+        let old = bounds.max_age.filter(|max| age > *max);
+        let of_age = young.map(|min| ("min_age", min));
+        let of_age = of_age.or(old.map(|max| ("max_age", max)));
+        of_age.map(|(name, limit)| Reason::Age(name, show_duration(limit)))
+    }
+
+    /// Judges a path in a folder on this ground.
+    fn excludes_on(&self, ground: &Ground, path: &RelPath, is_folder: bool) -> Option<Reason> {
+        if let Some(reason) = &ground.closed {
+            return Some(reason.clone());
+        }
+        if ground.is_cache && path.name() != TAG {
+            return Some(Reason::Cache(path.parent().unwrap_or_else(RelPath::root)));
+        }
+        let reason = match self.verdict(ground, path, is_folder) {
+            Some(Verdict::Out(reason)) => reason,
+            Some(Verdict::In) => return None,
+            None => {
+                // A program's temporary is always a file, and a folder of such a name may hold anything.
+                let is_asked = self.builtin && !is_folder;
+                let shape = is_asked.then(|| shapes::of(path.name())).flatten();
+                match (shape, &ground.inherited) {
+                    (Some(shape), _) => Reason::Builtin(shape),
+                    (None, Some(Verdict::Out(reason))) => reason.clone(),
+                    (None, Some(Verdict::In) | None) => return None,
+                }
             }
-        }
-        let decided = match (own, as_path.parent()) {
-            (Match::None, Some(parent)) => self.rules.matched_path_or_any_parents(parent, true),
-            (own, _) => own,
         };
-        match decided {
-            Match::Ignore(glob) => Some(Reason::Rule(glob.original().to_string())),
-            Match::Whitelist(_) | Match::None => None,
+        let is_way = is_folder && self.reaches.iter().any(|reach| reach.touches(path));
+        (!is_way).then_some(reason)
+    }
+
+    /// Asks the rules about the path itself, the nearest first; not about the folders above it.
+    fn verdict(&self, ground: &Ground, path: &RelPath, is_folder: bool) -> Option<Verdict> {
+        if let Some(verdict) = ground.verdict(path, is_folder) {
+            return Some(verdict);
+        }
+        match self.rules.matched(Path::new(path.as_os_str()), is_folder) {
+            Match::None => None,
+            Match::Ignore(glob) => Some(Verdict::Out(Reason::Rule {
+                text: glob.original().to_owned(),
+                of: None,
+            })),
+            Match::Whitelist(_) => Some(Verdict::In),
         }
     }
-}
-
-/// A shape of names that programs give to files that are not meant to stay.
-///
-/// Each is as narrow as the program allows, because a wrong match leaves a user's file out of the bucket, while a
-/// temporary that slips through costs one needless object. Vim's probe `4913` is therefore not here: it lives for
-/// microseconds, never long enough to settle, but people do have files of that name.
-struct Shape {
-    text: &'static str,
-    fits: fn(&[u8]) -> bool,
-}
-
-const SHAPES: &[Shape] = &[
-    Shape {
-        text: ".*.sw?",
-        fits: is_vim_swap,
-    },
-    Shape {
-        text: ".*.swpx",
-        fits: |name| name.starts_with(b".") && name.ends_with(b".swpx"),
-    },
-    Shape {
-        text: ".#*",
-        fits: |name| name.starts_with(b".#"),
-    },
-    Shape {
-        text: "#*#",
-        fits: |name| name.len() > 2 && name.starts_with(b"#") && name.ends_with(b"#"),
-    },
-    Shape {
-        text: ".~lock.*#",
-        fits: |name| name.starts_with(b".~lock.") && name.ends_with(b"#"),
-    },
-    Shape {
-        text: "~$*",
-        fits: |name| name.starts_with(b"~$"),
-    },
-    Shape {
-        text: ".NAME.XXXXXX",
-        fits: is_rsync_temporary,
-    },
-    Shape {
-        text: "*.crdownload",
-        fits: |name| name.ends_with(b".crdownload"),
-    },
-    Shape {
-        text: "*.part",
-        fits: |name| name.ends_with(b".part"),
-    },
-    Shape {
-        text: ".nfs*",
-        fits: |name| is_hex_behind(name, b".nfs", 16),
-    },
-    Shape {
-        text: ".fuse_hidden*",
-        fits: |name| is_hex_behind(name, b".fuse_hidden", 8),
-    },
-    Shape {
-        text: ".goutputstream-*",
-        fits: |name| name.starts_with(b".goutputstream-"),
-    },
-];
-
-/// Vim counts its swap files down from `.swp`; the leading dot stands also for a file that has no name yet (`.swp`).
-fn is_vim_swap(name: &[u8]) -> bool {
-    let Some((&last, rest)) = name.split_last() else {
-        return false;
-    };
-    name.starts_with(b".") && rest.ends_with(b".sw") && matches!(last, b'a'..=b'p' | b'x')
-}
-
-/// Rsync puts a dot before the name and six random letters or digits behind it.
-///
-/// `.env.sample`, `.bashrc.backup` and `.notes.202401` have that shape too, so a case switch inside the six is asked
-/// for, which words and dates do not have and 93 of 100 random endings do.
-fn is_rsync_temporary(name: &[u8]) -> bool {
-    let Some((rest, ending)) = name.split_last_chunk::<6>() else {
-        return false;
-    };
-    let named = rest.len() > 2 && rest.starts_with(b".") && rest.ends_with(b".");
-    let random = ending.iter().all(u8::is_ascii_alphanumeric)
-        && ending[1..].iter().any(u8::is_ascii_uppercase)
-        && ending.iter().any(|b| !b.is_ascii_uppercase());
-    named && random
-}
-
-/// The kernel's NFS client and libfuse rename an open file that is deleted to a prefix and hexadecimal numbers.
-fn is_hex_behind(name: &[u8], prefix: &[u8], at_least: usize) -> bool {
-    name.strip_prefix(prefix)
-        .is_some_and(|rest| rest.len() >= at_least && rest.iter().all(u8::is_ascii_hexdigit))
 }
 
 #[cfg(test)]
@@ -457,7 +469,16 @@ mod tests {
     #[test]
     fn the_reason_names_the_rule() {
         let reason = filter(&["n/"], &[]).excludes(&path("n/a/b"), Kind::File);
-        assert_eq!(reason, Some(Reason::Rule("n/".to_string())));
-        assert_eq!(reason.map(|r| r.to_string()), Some("rule `n/`".to_string()));
+        assert_eq!(
+            reason,
+            Some(Reason::Rule {
+                text: "n/".to_string(),
+                of: None
+            })
+        );
+        assert_eq!(
+            reason.map(|r| r.to_string()),
+            Some("rule `n/` of the config".to_string())
+        );
     }
 }

@@ -2,9 +2,13 @@
 //!
 //! Never follows a link, never leaves the root, never believes an event.
 
+pub(in crate::tree) mod armed;
+pub mod budget;
 pub mod filter;
+pub mod polls;
 mod read;
 pub mod real;
+pub mod report;
 pub mod scan;
 pub mod watch;
 
@@ -16,6 +20,8 @@ use tokio::sync::mpsc;
 
 use crate::base::path::RelPath;
 use crate::base::stat::{Kind, Stat};
+use crate::tree::report::WatchReport;
+use crate::tree::scan::Depth;
 
 pub use crate::base::stat::Identity;
 pub use read::{Hold, Lease, ReadCounts, Reading, Whole, read_captured, read_whole};
@@ -37,14 +43,44 @@ pub trait Tree: Send + Sync + 'static {
     /// Returns the stat of what `path` names, links not followed. `NotFound` and `NotADirectory` mean gone.
     fn stat(&self, path: &RelPath) -> io::Result<Stat>;
 
-    /// Returns how many folders should be watched and are not: only the rescan finds what changes there.
+    /// Returns how many folders should be watched and are polled instead.
     fn unwatched(&self) -> usize {
         0
     }
 
-    /// Returns the other path under which what `path` names is a file of this tree, if that is so: a link that is recorded.
-    fn alias(&self, _path: &RelPath) -> Option<RelPath> {
+    /// Returns the other path under which this tree presents what is at `path`, if it does: an event that names the one
+    /// deserves a look at both.
+    fn alias(&self, path: &RelPath) -> Option<RelPath> {
+        let _ = path;
         None
+    }
+
+    /// Returns how the tree is watched.
+    fn watch_report(&self) -> WatchReport {
+        WatchReport::default()
+    }
+
+    /// Returns the folders that have come to be polled since it was asked last, and how deep each is to be looked at.
+    fn take_polled(&self) -> Vec<(RelPath, Depth)> {
+        Vec::new()
+    }
+
+    /// Returns how deep `folder` is polled; `None` if it is not, or not any more.
+    fn polled(&self, folder: &RelPath) -> Option<Depth> {
+        let _ = folder;
+        None
+    }
+
+    /// Takes note that a polled folder was found changed: watches are for those that change.
+    fn prefer(&self, folder: &RelPath) {
+        let _ = folder;
+    }
+
+    /// Returns true if what belongs at `path` is on a filesystem that was mounted inside the tree and is not now: nothing
+    /// there may be judged, in either direction.
+    fn is_away(&self, path: &RelPath) -> bool {
+        let _ = path;
+        false
     }
 
     /// Opens a regular file for reading.
@@ -83,7 +119,8 @@ pub struct Found {
     pub name: Box<[u8]>,
     /// Its stat, links not followed.
     pub stat: Stat,
-    /// For a folder: whether its watch was armed before this listing. A tree that is not watched says true.
+    /// For a folder: whether it is looked after already, by a watch that was armed before this listing or by being
+    /// polled. A tree that is not watched says true.
     pub armed: bool,
 }
 

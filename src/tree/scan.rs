@@ -18,7 +18,7 @@
 //! # What is left alone
 //!
 //! Rows below a folder that could not be listed (unknown is not missing), rows of paths that are left out (excluding
-//! never deletes), rows below a folder that is not entered.
+//! never deletes), rows below a folder that is not entered, and both sides of a filesystem that is not mounted.
 //!
 //! # Bounds
 //!
@@ -32,7 +32,8 @@ use std::sync::Arc;
 
 use crate::base::path::RelPath;
 use crate::base::stat::{Kind, Stat};
-use crate::tree::filter::{Filter, Reason};
+use crate::tree::filter::Filter;
+use crate::tree::filter::reason::Reason;
 use crate::tree::{Found, Tree};
 
 /// How many names and rows one step looks at, about 20 ms of cold disk: a step can be waited for when stopping.
@@ -97,6 +98,8 @@ pub enum Depth {
 pub enum SkipReason {
     /// A symbolic link; links are not followed.
     Symlink,
+    /// A symbolic link whose recorded name is another file's.
+    Collision,
     /// A FIFO, socket or device.
     Special,
     /// A top-level `.tidewatch`.
@@ -110,6 +113,7 @@ impl fmt::Display for SkipReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Symlink => "a symbolic link, which is not followed",
+            Self::Collision => "a symbolic link, and a file has the name that would record it",
             Self::Special => "a FIFO, socket or device",
             Self::Reserved => "`.tidewatch` at the top is the agent's own name",
             Self::Loop => "a folder that contains itself",
@@ -140,6 +144,8 @@ pub struct Step {
 pub struct Scanner {
     tree: Arc<dyn Tree>,
     filter: Arc<Filter>,
+    /// Wall clock that ages are judged by, nanoseconds.
+    now_ns: Option<i64>,
     scope: Scope,
     rows: Cursor,
     /// The folders on the way down, the lowest last. Empty before the first step and after the walk.
@@ -184,6 +190,7 @@ impl Scanner {
         Self {
             tree,
             filter,
+            now_ns: None,
             rows: Cursor::new(rows, scope.folder.clone()),
             scope,
             way: Vec::new(),
@@ -191,6 +198,13 @@ impl Scanner {
             vanished: None,
             step: Step::default(),
         }
+    }
+
+    /// Judges ages as they are at this wall clock, nanoseconds. Without it no file is left out for its size or age.
+    #[must_use]
+    pub fn at(mut self, now_ns: i64) -> Self {
+        self.now_ns = Some(now_ns);
+        self
     }
 
     /// Returns what is scanned.
@@ -243,6 +257,12 @@ impl Scanner {
             above = path.parent();
         }
         self.way.reverse();
+        // A hint may have named a folder that is left out: it is neither watched nor walked.
+        if !folder.is_root() && self.filter.excludes(&folder, Kind::Folder).is_some() {
+            self.rows.skip_below(&folder);
+            self.step.excluded += 1;
+            return;
+        }
         let inode = self
             .tree
             .stat(&folder)
@@ -289,7 +309,11 @@ impl Scanner {
 
     /// Looks at a name; the rows before it have been gone through.
     fn look(&mut self, path: RelPath, found: &Found, row: Option<Known>, depth: Depth) {
-        match self.filter.excludes(&path, found.stat.kind) {
+        let reason = match self.now_ns {
+            Some(now_ns) => self.filter.leaves_out(&path, &found.stat, now_ns),
+            None => self.filter.excludes(&path, found.stat.kind),
+        };
+        match reason {
             Some(Reason::Reserved) => {
                 self.step.skipped.push((path, SkipReason::Reserved));
                 return;
@@ -305,7 +329,16 @@ impl Scanner {
                 self.step.unchanged += 1;
             }
             Kind::File => self.step.differing.push((path, found.stat.size)),
-            Kind::Symlink => self.step.skipped.push((path, SkipReason::Symlink)),
+            Kind::Symlink => {
+                // A tree that presents links under another name leaves only those that cannot be.
+                let is_recorded = self.tree.alias(&path).is_some();
+                let why = if is_recorded {
+                    SkipReason::Collision
+                } else {
+                    SkipReason::Symlink
+                };
+                self.step.skipped.push((path, why));
+            }
             Kind::Special => self.step.skipped.push((path, SkipReason::Special)),
             Kind::Folder if depth == Depth::NewFolders && found.armed => {
                 self.rows.skip_below(&path);
@@ -325,8 +358,15 @@ impl Scanner {
 
     /// Lists a folder and makes it the lowest on the way. One that is gone leaves its rows to be found without files.
     fn enter(&mut self, folder: RelPath, inode: (u64, u64), depth: Depth) {
+        if self.tree.is_away(&folder) {
+            self.rows.skip_below(&folder);
+            let error = io::Error::other("its filesystem is not mounted");
+            self.step.unreadable.push((folder, error));
+            return;
+        }
         let error = match self.tree.list(&folder) {
             Ok(names) => {
+                self.filter.listed(&folder, &names);
                 self.way.push(Level {
                     folder,
                     inode,
@@ -367,7 +407,8 @@ impl Scanner {
         if !passed {
             return Ok(false);
         }
-        if !row.kept && self.filter.excludes(&row.path, Kind::File).is_none() {
+        let is_judged = !row.kept && !self.tree.is_away(&row.path);
+        if is_judged && self.filter.excludes(&row.path, Kind::File).is_none() {
             let path = row.path.clone();
             let listed = self
                 .way

@@ -15,11 +15,10 @@
 //!   the one thread.
 //! - It knows watches by path. A folder that has moved and is armed under its new path is still known under the old one
 //!   as well, and when that name goes its watch goes with it, unsaid. So a folder that the table knows under another
-//!   path is disarmed there first.
+//!   path is disarmed there first, unless it is there under both.
+//! - It keeps something of each folder that goes, so a tree starts over with a new watcher now and then.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
-use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -27,17 +26,17 @@ use notify::event::{AccessKind, AccessMode, CreateKind, Flag, ModifyKind, Rename
 use notify::{Config, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use crate::base::path::RelPath;
+use crate::tree::armed::{Inode, Table};
+use crate::tree::budget::Budget;
 use crate::tree::{Hint, HintSender, Touch};
-
-/// A device and an inode number: which folder a path names.
-pub type Inode = (u64, u64);
 
 /// The watches of one tree.
 ///
-/// Every method but [`Watch::is_armed`] and [`Watch::unwatched`] is a round trip to `notify`'s thread, and must not be
-/// called from whoever drains the hints on that same thread.
+/// [`Watch::arm`], [`Watch::disarm`], [`Watch::forget`] and [`Watch::round_trip`] wait for `notify`'s thread, and must not
+/// be called from whoever drains the hints on that same thread.
 pub struct Watch {
     root: PathBuf,
+    hints: HintSender,
     watcher: Mutex<RecommendedWatcher>,
     table: Arc<Mutex<Table>>,
 }
@@ -48,7 +47,7 @@ pub enum ArmError {
     /// The path names nothing any more.
     #[error("it is gone")]
     Gone,
-    /// The user has no watches left.
+    /// Our share of the watches is used up, or the user has none left.
     #[error("no watches are left (sysctl fs.inotify.max_user_watches)")]
     Limit,
     /// The kernel refused otherwise.
@@ -58,11 +57,11 @@ pub enum ArmError {
 
 impl Watch {
     /// Starts a watcher without any watch, for the tree at the absolute path `root`.
-    pub fn new(root: &Path, hints: HintSender) -> io::Result<Self> {
-        let table = Arc::new(Mutex::new(Table::default()));
+    pub fn new(root: &Path, hints: HintSender, budget: Arc<Budget>) -> io::Result<Self> {
+        let table = Arc::new(Mutex::new(Table::new(budget)));
         let listener = Listener {
             root: root.to_path_buf(),
-            hints,
+            hints: hints.clone(),
             table: table.clone(),
         };
         let config = Config::default().with_follow_symlinks(false);
@@ -76,6 +75,7 @@ impl Watch {
         }
         Ok(Self {
             root: root.to_path_buf(),
+            hints,
             watcher: Mutex::new(watcher),
             table,
         })
@@ -84,8 +84,20 @@ impl Watch {
     /// Arms the folder at `path`, which `inode` was found to be; arming again repairs a watch that was lost.
     ///
     /// When this returns the kernel's watch exists. Whether the path still named that folder is for the caller to check.
-    pub fn arm(&self, path: &RelPath, inode: Inode) -> Result<(), ArmError> {
-        let stale = lock(&self.table).stale_names(path, inode);
+    /// `is_still` says whether another path names that folder, too.
+    pub fn arm(
+        &self,
+        path: &RelPath,
+        inode: Inode,
+        is_still: impl Fn(&RelPath) -> bool,
+    ) -> Result<(), ArmError> {
+        self.make_room(path)?;
+        let (other, is_another) = {
+            let table = lock(&self.table);
+            (table.other_name(path, inode), table.is_another(path, inode))
+        };
+        let mut stale: Vec<_> = other.filter(|other| !is_still(other)).into_iter().collect();
+        stale.extend(is_another.then(|| path.clone()));
         if !stale.is_empty() {
             // What is still queued under the old name would be dropped with its watch.
             self.round_trip().map_err(ArmError::Io)?;
@@ -112,45 +124,81 @@ impl Watch {
         })
     }
 
-    /// Takes the watch off `path`, if it has one.
-    pub fn disarm(&self, path: &RelPath) {
-        lock(&self.table).remove(path.as_bytes());
-        // An error says only that there was no watch any more.
-        let _ = self.watcher().unwatch(&path.under(&self.root));
+    /// Sees to it that one more folder can be armed, by polling a colder one if need be.
+    fn make_room(&self, path: &RelPath) -> Result<(), ArmError> {
+        let cold = {
+            let mut table = lock(&self.table);
+            if table.has_room(path) {
+                return Ok(());
+            }
+            table.colder_than(path).ok_or(ArmError::Limit)?
+        };
+        // What it has told so far is not lost; what it will not tell, its polls find.
+        self.round_trip().map_err(ArmError::Io)?;
+        self.disarm(&cold);
+        self.poll(&cold);
+        Ok(())
     }
 
-    /// Takes the watches off `path` and all below it: that folder is gone.
+    /// Notes that the polled folder at `path` was found changed: it may take a colder folder's watch.
+    pub fn prefer(&self, path: &RelPath) {
+        lock(&self.table).prefer(path);
+    }
+
+    /// Takes the watch off `path`, if it has one.
+    pub fn disarm(&self, path: &RelPath) {
+        let other = lock(&self.table).remove(path.as_bytes());
+        self.take_off(path, other);
+    }
+
+    /// Takes the watches off `path` and all below it: that folder is gone, or another one lies over it.
     pub fn forget(&self, path: &RelPath) {
         let gone = lock(&self.table).remove_within(path.as_bytes());
-        for bytes in gone {
-            if let Some(path) = RelPath::new(&bytes) {
-                let _ = self.watcher().unwatch(&path.under(&self.root));
-            }
+        for path in gone.names.iter().filter_map(|name| RelPath::new(name)) {
+            self.take_off(&path, None);
+        }
+        for other in gone.others {
+            self.hints.send(Hint::Folder(other));
         }
     }
 
-    /// Returns true if `path` is armed as the folder `inode`.
-    pub fn is_armed(&self, path: &RelPath, inode: Inode) -> bool {
-        lock(&self.table).armed.get(path.as_bytes()) == Some(&inode)
+    fn take_off(&self, path: &RelPath, other: Option<RelPath>) {
+        // An error says only that there was no watch any more.
+        let _ = self.watcher().unwatch(&path.under(&self.root));
+        // The two names had one watch.
+        if let Some(other) = other {
+            self.hints.send(Hint::Folder(other));
+        }
     }
 
-    /// Notes that the folder at `path` could not be armed; returns true if it is the first one.
-    pub fn note_unwatched(&self, path: &RelPath) -> bool {
-        let mut table = lock(&self.table);
-        let first = table.unwatched.is_empty();
-        table.unwatched.insert(Arc::from(path.as_bytes()));
-        first
+    /// Returns true if `path` is armed as the folder `inode`, or polled.
+    pub fn is_looked_after(&self, path: &RelPath, inode: Inode) -> bool {
+        lock(&self.table).is_looked_after(path, inode)
+    }
+
+    /// Returns true if `path` is polled because it could not be armed.
+    pub fn is_polled(&self, path: &RelPath) -> bool {
+        lock(&self.table).is_polled(path)
+    }
+
+    /// Notes that the folder at `path` could not be armed, and is to be polled; returns true if it is the first one.
+    pub fn poll(&self, path: &RelPath) -> bool {
+        lock(&self.table).poll(path)
     }
 
     /// Notes that the folder at `path` is armed; returns true if it was the last one that was not.
-    pub fn note_watched(&self, path: &RelPath) -> bool {
-        let mut table = lock(&self.table);
-        table.unwatched.remove(path.as_bytes()) && table.unwatched.is_empty()
+    pub fn stop_polling(&self, path: &RelPath) -> bool {
+        lock(&self.table).stop_polling(path)
     }
 
-    /// Returns how many folders could not be armed.
-    pub fn unwatched(&self) -> usize {
-        lock(&self.table).unwatched.len()
+    /// Returns the folders that have come to be polled since it was asked last.
+    pub fn take_news(&self) -> Vec<RelPath> {
+        lock(&self.table).take_news()
+    }
+
+    /// Returns how many folders are armed, how many are polled, and how many armed ones have gone so far.
+    pub fn counts(&self) -> (usize, usize, u64) {
+        lock(&self.table).counts()
     }
 
     /// Returns when every event that the kernel had queued before the call has become a hint.
@@ -173,92 +221,12 @@ impl Watch {
 
 fn starting(why: &str) -> io::Error {
     io::Error::other(format!(
-        "start watching: {why} (each watched folder takes one of sysctl fs.inotify.max_user_instances)"
+        "{why} (each watched tree takes one of fs.inotify.max_user_instances)"
     ))
 }
 
 fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
     table.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Which folders are armed.
-///
-/// Invariant: `armed` and `names` are each other's inverse. What is in here may have lost its watch to a race; what is
-/// not may still have one. Both only cost a listing, see the module's docs.
-#[derive(Default)]
-struct Table {
-    armed: BTreeMap<Arc<[u8]>, Inode>,
-    names: HashMap<Inode, Arc<[u8]>>,
-    unwatched: BTreeSet<Arc<[u8]>>,
-}
-
-impl Table {
-    /// Returns the other path under which `inode` is armed, and `path` if it is armed as another folder.
-    fn stale_names(&self, path: &RelPath, inode: Inode) -> Vec<RelPath> {
-        let elsewhere = self.names.get(&inode);
-        let elsewhere = elsewhere.filter(|name| &***name != path.as_bytes());
-        let other = self.armed.get(path.as_bytes()).filter(|is| **is != inode);
-        elsewhere
-            .and_then(|name| RelPath::new(name))
-            .into_iter()
-            .chain(other.map(|_| path.clone()))
-            .collect()
-    }
-
-    fn insert(&mut self, path: &RelPath, inode: Inode) {
-        let name: Arc<[u8]> = Arc::from(path.as_bytes());
-        if let Some(before) = self.names.insert(inode, name.clone())
-            && before != name
-        {
-            self.armed.remove(&before);
-        }
-        if let Some(before) = self.armed.insert(name, inode)
-            && before != inode
-        {
-            self.names.remove(&before);
-        }
-    }
-
-    fn remove(&mut self, path: &[u8]) {
-        if let Some(inode) = self.armed.remove(path) {
-            self.names.remove(&inode);
-        }
-    }
-
-    /// Removes `path` and all below it; returns which of them were armed.
-    fn remove_within(&mut self, path: &[u8]) -> Vec<Arc<[u8]>> {
-        // From "path/" up to but without "path0", the byte after the slash; the root holds everything.
-        let from = [path, b"/"].concat();
-        let to = [path, b"0"].concat();
-        let below = if path.is_empty() {
-            (Bound::Unbounded, Bound::Unbounded)
-        } else {
-            (
-                Bound::Included(from.as_slice()),
-                Bound::Excluded(to.as_slice()),
-            )
-        };
-        let mut gone: Vec<_> = self
-            .armed
-            .range::<[u8], _>(below)
-            .map(|(name, _)| name.clone())
-            .collect();
-        gone.extend(
-            self.armed
-                .get_key_value(path)
-                .filter(|_| !path.is_empty())
-                .map(|(name, _)| name.clone()),
-        );
-        for name in &gone {
-            self.remove(name);
-        }
-        let blind: Vec<_> = self.unwatched.range::<[u8], _>(below).cloned().collect();
-        for name in blind {
-            self.unwatched.remove(&name);
-        }
-        self.unwatched.remove(path);
-        gone
-    }
 }
 
 /// What runs on `notify`'s thread.
@@ -304,26 +272,39 @@ impl Listener {
             }
             return;
         };
-        let parent = path.parent();
-        let stranger = {
+        let (stranger, twins) = {
             let mut table = lock(&self.table);
-            let known = |path: &RelPath| table.armed.contains_key(path.as_bytes());
+            let parent = path.parent();
+            let known = |path: &RelPath| table.is_armed(path);
             let stranger = !known(&path) && parent.as_ref().is_some_and(|parent| !known(parent));
-            if is_leaving(kind) {
-                table.remove_within(path.as_bytes());
+            if let Some(parent) = &parent {
+                table.heard(parent);
             }
-            stranger
+            // A folder with two names tells under one of them: what is in it, and what it is itself, has two as well.
+            let mut twins = table.aliases(&path);
+            if let Some(parent) = &parent {
+                let twin = |parent: RelPath| parent.join(path.name());
+                twins.extend(table.aliases(parent).into_iter().map(twin));
+            }
+            if is_leaving(kind) {
+                for path in twins.iter().chain([&path]) {
+                    table.remove_within(path.as_bytes());
+                }
+            }
+            (parent.filter(|_| stranger), twins)
         };
-        if let Some(parent) = parent.filter(|_| stranger) {
+        if let Some(parent) = stranger {
             // A folder that we hold for gone still tells: it is there after all, or under another name.
             self.hints.send(Hint::Folder(parent));
         }
         let is_new_folder = kind == EventKind::Create(CreateKind::Folder);
-        self.hints.send(if is_new_folder || path.is_root() {
-            Hint::Folder(path)
-        } else {
-            Hint::Touched { path, touch }
-        });
+        for path in twins.into_iter().chain([path]) {
+            self.hints.send(if is_new_folder || path.is_root() {
+                Hint::Folder(path)
+            } else {
+                Hint::Touched { path, touch }
+            });
+        }
     }
 
     fn relative(&self, path: &Path) -> Option<RelPath> {
@@ -368,7 +349,7 @@ mod tests {
 
     fn listener(armed: &[&str]) -> (Listener, HintReceiver) {
         let (sender, receiver) = hints(64);
-        let table = Arc::new(Mutex::new(Table::default()));
+        let table = Arc::new(Mutex::new(Table::new(Budget::given(1_000))));
         for (ino, name) in (1..).zip(armed) {
             lock(&table).insert(&path(name), (0, ino));
         }
@@ -480,38 +461,38 @@ mod tests {
         assert_eq!(heard(&["", "a"], vec![Ok(data)]).await, expected);
     }
 
+    #[tokio::test]
+    async fn what_happens_in_a_folder_with_two_names_is_told_of_both() {
+        let (listener, mut receiver) = listener(&["", "a", "a/x"]);
+        lock(&listener.table).insert(&path("b"), (0, 2));
+        lock(&listener.table).insert(&path("b/x"), (0, 3));
+        listener.hear(Ok(event(EventKind::Modify(ModifyKind::Any), "/r/b/f")));
+        let left = EventKind::Modify(ModifyKind::Name(RenameMode::From));
+        listener.hear(Ok(event(left, "/r/b/x")));
+        let counts = lock(&listener.table).counts();
+        assert_eq!(counts, (3, 0, 2), "both names of the folder that left");
+        drop(listener);
+        let mut told = Vec::new();
+        while let Some(hint) = receiver.recv().await {
+            if let Hint::Touched { path, .. } = hint {
+                told.push(path);
+            }
+        }
+        told.dedup();
+        assert_eq!(told, ["a/f", "b/f", "a/x", "b/x"].map(path));
+    }
+
     #[test]
     fn a_folder_that_leaves_takes_all_below_it_out_of_the_table() {
         let (listener, _receiver) = listener(&["", "a", "a/b", "a-b", "a0", "a/b/c"]);
-        lock(&listener.table)
-            .unwatched
-            .insert(Arc::from(&b"a/x"[..]));
         listener.pass_on(
             Path::new("/r/a"),
             EventKind::Modify(ModifyKind::Name(RenameMode::From)),
             Touch::Meta,
         );
         let table = lock(&listener.table);
-        let left: Vec<_> = table
-            .armed
-            .keys()
-            .map(|k| String::from_utf8_lossy(k).into_owned())
-            .collect();
-        assert_eq!(left, ["", "a-b", "a0"]);
-        assert_eq!(table.names.len(), 3);
-        assert!(table.unwatched.is_empty());
-    }
-
-    #[test]
-    fn a_folder_has_one_name_in_the_table() {
-        let mut table = Table::default();
-        table.insert(&path("a"), (1, 1));
-        assert_eq!(table.stale_names(&path("b"), (1, 1)), [path("a")]);
-        assert_eq!(table.stale_names(&path("a"), (1, 2)), [path("a")]);
-        assert!(table.stale_names(&path("a"), (1, 1)).is_empty());
-        table.insert(&path("b"), (1, 1));
-        assert_eq!((table.armed.len(), table.names.len()), (1, 1));
-        table.insert(&path("b"), (1, 2));
-        assert_eq!((table.armed.len(), table.names.len()), (1, 1));
+        for (name, is_left) in [("", true), ("a", false), ("a/b/c", false), ("a0", true)] {
+            assert_eq!(table.is_armed(&path(name)), is_left, "{name}");
+        }
     }
 }

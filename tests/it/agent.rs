@@ -753,3 +753,18 @@ async fn what_is_excluded_is_left_alone_on_both_sides() {
     assert_eq!(bench.bucket.counts().total(), 0);
     assert_eq!(bench.object("a.tmp").unwrap(), b"1");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_only_a_full_scan_finds_is_counted_as_missed() {
+    let bench = Bench::new(slow(10));
+    let mut agent = bench.start(Mode::Forever);
+    agent.level().await;
+    bench.tree.write(&path("told"), b"tide");
+    agent.until_uploaded("told").await;
+    bench.tree.trouble(1.0, 0.0);
+    bench.tree.write(&path("untold"), b"tide");
+    let took = agent.until_uploaded("untold").await;
+    assert!(took > Duration::from_secs(300), "{took:?}: a rescan did it");
+    agent.level().await;
+    assert_eq!(agent.stop().await.last.missed, 1);
+}

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use tidewatch::base::digest::Sha256;
+use tidewatch::base::policy::{Brake, History, OnDelete, Symlinks, WatchMode};
 use tidewatch::commands::init::EXAMPLE;
 use tidewatch::config::{
     self, Concurrency, Config, Folder, KEYS, Options, PathStyle, Problems, S3Options, Surroundings,
@@ -121,6 +122,22 @@ fn the_smallest_config_has_the_defaults() {
             settle: Duration::from_secs(1),
             max_wait: Duration::from_secs(300),
             rescan: Duration::from_secs(600),
+            on_delete: OnDelete::Keep,
+            delete_brake: Some(Brake {
+                files: 1000,
+                share_percent: Some(20),
+                window: Duration::from_secs(600),
+            }),
+            overwrite_brake: None,
+            history: History::Off,
+            trash_keep: Duration::from_secs(30 * 24 * 3600),
+            symlinks: Symlinks::Skip,
+            watch: WatchMode::Auto,
+            max_size: None,
+            min_size: None,
+            min_age: None,
+            max_age: None,
+            exclude_caches: true,
         }
     );
 }
@@ -172,6 +189,64 @@ fn every_value_arrives() {
         ..shared
     };
     assert_eq!(music.s3, own);
+}
+
+#[test]
+fn what_a_folder_wants_done_arrives() {
+    let machine = Machine::new();
+    let text = format!(
+        "{SMALLEST}on_delete = \"trash\"\ndelete_brake = \"off\"\n\
+         overwrite_brake = {{ files = 500, window = \"1h\" }}\nhistory = \"trash\"\ntrash_keep = \"7d\"\n\
+         symlinks = \"record\"\nwatch = \"poll\"\nmax_size = \"10GiB\"\nmin_size = \"1\"\nmin_age = \"5m\"\n\
+         max_age = \"300d\"\nexclude_caches = false\n"
+    );
+    let config = machine.load(&text).expect("a good config");
+    let folder = &config.folders[0];
+    let hours = |hours: u64| Duration::from_secs(hours * 3600);
+    assert_eq!(
+        (folder.on_delete, folder.history, folder.symlinks),
+        (OnDelete::Trash, History::Trash, Symlinks::Record)
+    );
+    assert_eq!(folder.delete_brake, None);
+    let overwrites = Brake {
+        files: 500,
+        share_percent: None,
+        window: hours(1),
+    };
+    assert_eq!(folder.overwrite_brake, Some(overwrites));
+    assert_eq!(folder.trash_keep, hours(7 * 24));
+    assert_eq!(folder.watch, WatchMode::Poll);
+    assert_eq!(
+        (folder.max_size, folder.min_size),
+        (Some(10 << 30), Some(1))
+    );
+    assert_eq!(folder.min_age, Some(Duration::from_secs(300)));
+    assert_eq!(folder.max_age, Some(hours(300 * 24)));
+    assert!(!folder.exclude_caches);
+    let options = Options {
+        on_delete: Some(OnDelete::Delete),
+        ..Options::default()
+    };
+    let config = machine.load_with(&text, &options).expect("a good config");
+    assert_eq!(config.folders[0].on_delete, OnDelete::Delete);
+    let folder = Folder::ad_hoc(
+        &machine.at("photos"),
+        "s3://bucket",
+        &options,
+        &machine.surroundings,
+    );
+    assert_eq!(folder.expect("a good folder").on_delete, OnDelete::Delete);
+    let share = "delete_brake = { files = 9, share = \"100%\" }";
+    let config = machine.load(&format!("{SMALLEST}{share}\n"));
+    let brake = Brake {
+        files: 9,
+        share_percent: Some(100),
+        window: Duration::from_secs(600),
+    };
+    assert_eq!(
+        config.expect("a good config").folders[0].delete_brake,
+        Some(brake)
+    );
 }
 
 /// Text → exactly what is said of it.
@@ -267,6 +342,41 @@ const WRONG: &[(&str, &str)] = &[
     (
         "+include = [\"!x\"]",
         "config.toml:4: `include`: expected a rule without `!`, got \"!x\"",
+    ),
+    (
+        "+on_delete = \"remove\"\nhistory = \"on\"\nsymlinks = \"copy\"\nwatch = \"inotify\"",
+        "config.toml:4: `on_delete`: expected \"keep\", \"trash\" or \"delete\", got \"remove\"\n\
+         config.toml:5: `history`: expected \"off\" or \"trash\", got \"on\"\n\
+         config.toml:6: `symlinks`: expected \"skip\", \"follow\" or \"record\", got \"copy\"\n\
+         config.toml:7: `watch`: expected \"auto\", \"native\" or \"poll\", got \"inotify\"",
+    ),
+    (
+        "+delete_brake = { files = 0, share = \"0%\", window = \"0s\" }",
+        "config.toml:4: `delete_brake.share`: expected a share from \"1%\" to \"100%\", got \"0%\"\n\
+         config.toml:4: `delete_brake.window`: expected at least \"1s\", got \"0s\"\n\
+         config.toml:4: `delete_brake.files`: expected a number from 1 up, got the number 0",
+    ),
+    (
+        "+delete_brake = 5\noverwrite_brake = \"on\"",
+        "config.toml:4: `delete_brake`: expected \"off\" or a table such as { files = 1000, share = \"20%\", window = \"10m\" }, got the number 5\n\
+         config.toml:5: `overwrite_brake`: expected \"off\" or a table such as { files = 500, window = \"10m\" }, got \"on\"",
+    ),
+    (
+        "+delete_brake = { file = 5 }\noverwrite_brake = { files = 5, share = \"5%\" }",
+        "config.toml:4: `delete_brake`: unknown key `file`; did you mean `files`?\n\
+         config.toml:4: `delete_brake`: `files` is missing\n\
+         config.toml:5: `overwrite_brake`: unknown key `share`; there are `files`, `window`",
+    ),
+    (
+        "+max_size = \"0\"\nmin_size = \"few\"\nexclude_caches = \"no\"",
+        "config.toml:4: `max_size`: expected a size of at least one byte, or \"\" for no limit, got \"0\"\n\
+         config.toml:5: `min_size`: expected a size such as \"128MiB\" or \"1GB\", got \"few\"\n\
+         config.toml:6: `exclude_caches`: expected true or false, got \"no\"",
+    ),
+    (
+        "+max_size = \"1\"\nmin_size = \"2\"\nmin_age = \"1d\"\nmax_age = \"1d\"",
+        "config.toml:4: `max_size`: expected at least as much as `min_size`\n\
+         config.toml:7: `max_age`: expected longer than `min_age`",
     ),
     (
         "[upload]\nconcurrency = 0\nmemory = \"1MiB\"\n+",
@@ -412,6 +522,7 @@ fn an_option_goes_before_the_config_and_the_config_before_the_default() {
         },
         exclude: vec!["*.b".to_owned()],
         include: vec!["x.b".to_owned()],
+        on_delete: None,
         concurrency: config::concurrency("3").ok(),
         settle: Some(Duration::from_secs(3600)),
     };

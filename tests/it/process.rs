@@ -11,6 +11,7 @@
 
 mod again;
 mod exits;
+mod eyes;
 mod names;
 mod output;
 mod staying;

@@ -20,6 +20,7 @@ use std::time::Duration;
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 use tempfile::TempDir;
 use tidewatch::base::path::RelPath;
+use tidewatch::base::policy::WatchMode;
 use tidewatch::base::stat::Kind;
 use tidewatch::tree::filter::Filter;
 use tidewatch::tree::real::RealTree;
@@ -199,7 +200,7 @@ fn paths_longer_than_the_kernel_takes_at_once_work() {
     assert!(at.as_bytes().len() > 2 * 4_096);
     let (sender, _receiver) = hints(HINTS);
     let plain = RealTree::open(&root);
-    let watched = RealTree::watched(&root, sender).unwrap();
+    let watched = RealTree::watched(&root, sender, WatchMode::Auto).unwrap();
     for tree in [&plain, &watched] {
         assert_eq!(tree.list(&at).unwrap().len(), 1);
         assert_eq!(tree.stat(&at.join(b"f")).unwrap().kind, Kind::File);
@@ -255,7 +256,7 @@ impl Watched {
     fn new() -> Self {
         let (dir, root) = root();
         let (sender, receiver) = hints(HINTS);
-        let tree = Arc::new(RealTree::watched(&root, sender).unwrap());
+        let tree = Arc::new(RealTree::watched(&root, sender, WatchMode::Auto).unwrap());
         Self {
             _dir: dir,
             root,
@@ -420,7 +421,7 @@ async fn a_root_that_was_made_again_is_watched_again() {
     let root = top.join("root");
     fs::create_dir(&root).unwrap();
     let (sender, mut receiver) = hints(HINTS);
-    let tree = RealTree::watched(&root, sender).unwrap();
+    let tree = RealTree::watched(&root, sender, WatchMode::Auto).unwrap();
     tree.identity().unwrap();
     tree.list(&RelPath::root()).unwrap();
     fs::rename(&root, top.join("away")).unwrap();

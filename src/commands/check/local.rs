@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{Access, access, statvfs};
@@ -12,10 +13,13 @@ use crate::base::path::{RelPath, escaped};
 use crate::base::stat::Kind;
 use crate::base::units::show_bytes;
 use crate::commands::check::{Finding, number, shown};
+use crate::commands::folders::rules;
 use crate::config::Folder;
 use crate::manifest::{self, Manifest};
+use crate::tree::budget::Budget;
 use crate::tree::filter::Filter;
 use crate::tree::real::RealTree;
+use crate::tree::watch::Watch;
 use crate::tree::{self, Found, Tree as _};
 
 /// How long a folder is walked to count what is in it. What it has not seen by then, the line says.
@@ -96,8 +100,9 @@ fn room(place: &Path, name: &str) -> Option<Finding> {
 /// Looks whether a folder can be read, and returns how many folders are in it, as far as they were counted.
 pub(super) fn folder(folder: &Folder, state_dir: &Path) -> (Vec<Finding>, u64) {
     let name = shown(folder);
-    let filter = match Filter::new(&folder.exclude, &folder.include, folder.builtin_ignores) {
-        Ok(filter) => filter,
+    let tree = Arc::new(RealTree::open(&folder.path).with_symlinks(folder.symlinks));
+    let filter = match rules(folder) {
+        Ok(filter) => filter.reading(tree.clone()),
         Err(error) => return (vec![Finding::here(format!("could not {error}"))], 0),
     };
     // The agent leaves its own files out, so they are not counted either.
@@ -105,7 +110,6 @@ pub(super) fn folder(folder: &Folder, state_dir: &Path) -> (Vec<Finding>, u64) {
         Some(own) => filter.with_hidden(own),
         None => filter,
     };
-    let tree = RealTree::open(&folder.path);
     if let Err(error) = tree.identity().and_then(|_| tree.list(&RelPath::root())) {
         let mend = match error.raw_os_error() {
             Some(code) if code == rustix::io::Errno::NOSYS.raw_os_error() => {
@@ -157,6 +161,7 @@ impl Counted {
         folders: &mut Vec<RelPath>,
     ) {
         self.folders += 1;
+        filter.listed(folder, &listing);
         for found in listing {
             let path = folder.join(&found.name);
             if filter.excludes(&path, found.stat.kind).is_some() {
@@ -199,10 +204,10 @@ fn count(tree: &RealTree, filter: &Filter, until: Instant) -> Counted {
 /// Looks whether the kernel lets so many folders be watched.
 pub(super) fn kernel(folders: u64) -> Vec<Finding> {
     let (hints, _kept) = tree::hints(1);
-    if let Err(error) = RealTree::watched(Path::new("/"), hints) {
+    if let Err(error) = Watch::new(Path::new("/"), hints, Budget::given(0)) {
         return vec![Finding::warn(format!(
             "no watcher can be started: {error}; raise it: sudo sysctl fs.inotify.max_user_instances=1024 \
-             (until then changes are found by the rescan alone)"
+             (until then folders are polled)"
         ))];
     }
     let text = std::fs::read_to_string(MAX_WATCHES).ok();
@@ -217,7 +222,8 @@ fn watches(folders: u64, limit: Option<u64>) -> Finding {
             "folders to watch: {folders}; how many may be (fs.inotify.max_user_watches) is hidden here"
         ));
     };
-    if folders < limit {
+    // A fifth is left to other programs.
+    if folders < limit - limit / 5 {
         return Finding::ok(format!(
             "folders to watch: {folders}, {limit} may be (fs.inotify.max_user_watches)"
         ));
@@ -226,7 +232,7 @@ fn watches(folders: u64, limit: Option<u64>) -> Finding {
     let enough = folders.saturating_mul(2).next_power_of_two();
     Finding::warn(format!(
         "folders to watch: {folders}, and only {limit} may be; raise it: sudo sysctl \
-         fs.inotify.max_user_watches={enough} (until then changes in the others are found by the rescan alone)"
+         fs.inotify.max_user_watches={enough} (until then the others are polled)"
     ))
 }
 

@@ -23,9 +23,7 @@ use crate::commands::demo::endpoint::Endpoint;
 use crate::commands::folders::{Eyes, Shared, Stores, shown};
 use crate::commands::signals::Signals;
 use crate::commands::watch::Service;
-use crate::config::{
-    Config, Folder, MAX_WAIT, PathStyle, RESCAN, S3, SETTLE, SHUTDOWN_GRACE, Target, Upload,
-};
+use crate::config::{Config, Folder, PathStyle, S3, SHUTDOWN_GRACE, Target, Upload};
 use crate::report::out::Out;
 
 /// The bucket's name.
@@ -112,13 +110,11 @@ fn prepare(dir: &Path) -> anyhow::Result<Places> {
 }
 
 fn config(places: &Places, endpoint: &Endpoint) -> Config {
+    let to = Target {
+        bucket: BUCKET.to_owned(),
+        prefix: String::new(),
+    };
     let folder = Folder {
-        name: "demo".to_owned(),
-        path: places.folder.clone(),
-        to: Target {
-            bucket: BUCKET.to_owned(),
-            prefix: String::new(),
-        },
         s3: S3 {
             region: Some(REGION.to_owned()),
             endpoint_url: Some(endpoint.url()),
@@ -126,12 +122,7 @@ fn config(places: &Places, endpoint: &Endpoint) -> Config {
             path_style: PathStyle::Always,
             ca_bundle: None,
         },
-        exclude: Vec::new(),
-        include: Vec::new(),
-        builtin_ignores: true,
-        settle: SETTLE,
-        max_wait: MAX_WAIT,
-        rescan: RESCAN,
+        ..Folder::new("demo".to_owned(), places.folder.clone(), to)
     };
     Config {
         state_dir: places.state.clone(),

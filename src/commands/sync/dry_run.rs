@@ -11,7 +11,7 @@ use crate::agent::ManifestRows;
 use crate::base::clock::{Clock, Now};
 use crate::base::offload::Offload;
 use crate::base::path::RelPath;
-use crate::base::stat::Kind;
+use crate::base::stat::{Kind, Stat};
 use crate::base::units::show_bytes;
 use crate::commands::Exit;
 use crate::commands::folders::{Stores, filter, folder_key, shown};
@@ -153,7 +153,7 @@ async fn look(
     let state_dir = options.config.state_dir.clone();
     let state_dir = state_dir.canonicalize().unwrap_or(state_dir);
     let filter = match filter(folder, &state_dir) {
-        Ok(filter) => Arc::new(filter),
+        Ok(filter) => filter,
         Err(why) => {
             note(format_args!("tidewatch: could not {why}"));
             return Ok(Exit::Failed);
@@ -226,12 +226,10 @@ enum Fate {
 }
 
 impl Walk {
-    fn new(
-        folder: &config::Folder,
-        known: Option<(Manifest, FolderRow)>,
-        filter: Arc<Filter>,
-    ) -> Self {
-        let tree: Arc<dyn Tree> = Arc::new(RealTree::open(&folder.path));
+    fn new(folder: &config::Folder, known: Option<(Manifest, FolderRow)>, filter: Filter) -> Self {
+        let tree: Arc<dyn Tree> =
+            Arc::new(RealTree::open(&folder.path).with_symlinks(folder.symlinks));
+        let filter = Arc::new(filter.reading(tree.clone()));
         let now = Clock::Real.now();
         let rows: Box<dyn Rows> = match &known {
             Some((manifest, row)) => Box::new(ManifestRows {
@@ -246,7 +244,7 @@ impl Walk {
             depth: Depth::Full,
         };
         Self {
-            scanner: Some(Scanner::new(tree.clone(), rows, filter.clone(), scope)),
+            scanner: Some(Scanner::new(tree.clone(), rows, filter.clone(), scope).at(now.wall_ns)),
             looker: Looker {
                 tree,
                 known,
@@ -300,6 +298,11 @@ impl Walk {
 }
 
 impl Looker {
+    fn is_left_out(&self, path: &RelPath, stat: &Stat) -> bool {
+        let reason = self.filter.leaves_out(path, stat, self.now.wall_ns);
+        reason.is_some()
+    }
+
     /// Returns what would become of the paths; nothing of those that are level, gone, or not files.
     fn fates(&self, paths: Vec<RelPath>) -> anyhow::Result<BTreeMap<RelPath, Fate>> {
         let known = match &self.known {
@@ -310,7 +313,7 @@ impl Looker {
         for (path, known) in paths.into_iter().zip(known) {
             let fate = match self.tree.stat(&path) {
                 Ok(stat) if stat.kind != Kind::File => continue,
-                Ok(stat) if self.filter.excludes(&path, stat.kind).is_some() => continue,
+                Ok(stat) if self.is_left_out(&path, &stat) => continue,
                 Ok(stat) if plan::look(known.as_ref(), &stat, false, self.now) != Look::Read => {
                     continue;
                 }

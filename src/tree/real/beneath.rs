@@ -30,6 +30,34 @@ pub(in crate::tree::real) fn open_quietly(
     }
 }
 
+/// As [`open_quietly`], for what `path` leads to.
+pub(in crate::tree::real) fn follow_quietly(
+    root: BorrowedFd<'_>,
+    path: &RelPath,
+    flags: OFlags,
+) -> rustix::io::Result<OwnedFd> {
+    match open_following(root, path, flags | OFlags::NOATIME) {
+        Err(Errno::PERM) => open_following(root, path, flags),
+        other => other,
+    }
+}
+
+/// Opens what `path` leads to, following links as long as they stay beneath `root`; one that is absolute does not.
+///
+/// A path that is longer than the kernel takes at once is refused: taken in pieces, a link could not lead above its own.
+pub(in crate::tree::real) fn open_following(
+    root: BorrowedFd<'_>,
+    path: &RelPath,
+    flags: OFlags,
+) -> rustix::io::Result<OwnedFd> {
+    let path = match path.as_bytes() {
+        b"" => b".",
+        path => path,
+    };
+    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    asked_again(|| openat2(root, path, flags - OFlags::NOFOLLOW, Mode::empty(), beneath))
+}
+
 /// Opens `path` beneath `root`, in pieces if it is longer than the kernel takes at once.
 pub(in crate::tree::real) fn open_beneath(
     root: BorrowedFd<'_>,
@@ -56,9 +84,16 @@ pub(in crate::tree::real) fn open_beneath(
 
 fn open_piece(from: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    asked_again(|| openat2(from, path, flags, Mode::empty(), beneath))
+}
+
+/// Asks until the answer is one.
+fn asked_again(
+    mut ask: impl FnMut() -> rustix::io::Result<OwnedFd>,
+) -> rustix::io::Result<OwnedFd> {
     let mut races = 0;
     loop {
-        match openat2(from, path, flags, Mode::empty(), beneath) {
+        match ask() {
             Err(Errno::INTR) => {}
             // Something was renamed while the kernel walked, so it could not be sure to have stayed beneath.
             Err(Errno::AGAIN) if races < RACES => races += 1,

@@ -1,7 +1,8 @@
 //! The real tree: everything beneath the root, by handle.
 //!
 //! The root is one open folder; what is below it is reached by `openat2` with `BENEATH`, `NO_SYMLINKS` and
-//! `NO_MAGICLINKS`, so that no link and no `..` leads out, whatever others do to the tree meanwhile. Nothing that could block or act when it
+//! `NO_MAGICLINKS`, so that no link and no `..` leads out, whatever others do to the tree meanwhile. Links are themselves,
+//! unless they are to be followed or recorded (`links`). Nothing that could block or act when it
 //! is opened (FIFO, socket, device) is opened. Mounts inside the tree are crossed. Needs Linux 5.6.
 //!
 //! A path that meets a link or a file where a folder was is *gone*: it is not there as it was. Any other failure is an
@@ -11,9 +12,13 @@
 
 mod beneath;
 mod capture;
+mod eyes;
 mod file;
 mod lease;
+mod links;
 mod listing;
+mod mount_watch;
+mod mounts;
 
 use std::fs::File;
 use std::io;
@@ -22,18 +27,26 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, open, statx};
+use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
-use tracing::{info, warn};
+use tracing::warn;
 
-use crate::base::path::{RelPath, escaped};
+use crate::base::path::RelPath;
+use crate::base::policy::{Symlinks, WatchMode};
 use crate::base::stat::{Kind, Stat};
-use crate::tree::real::beneath::{NAME_ONLY, gone, open_beneath, open_quietly};
+use crate::tree::budget::Budget;
+use crate::tree::real::beneath::{
+    NAME_ONLY, follow_quietly, gone, open_beneath, open_following, open_quietly,
+};
+use crate::tree::real::eyes::Eyes;
 use crate::tree::real::file::RealFile;
 use crate::tree::real::lease::Counters;
-use crate::tree::real::listing::{identity_of, names, stat_of, stat_of_handle};
-use crate::tree::watch::{ArmError, Watch};
-use crate::tree::{Found, Hint, HintSender, Identity, OpenFile, ReadCounts, ReadError, Tree};
+use crate::tree::real::listing::{identity_of, names, stat_of_handle};
+use crate::tree::real::mount_watch::MountWatch;
+use crate::tree::real::mounts::Mounts;
+use crate::tree::report::WatchReport;
+use crate::tree::scan::Depth;
+use crate::tree::{Found, HintSender, Identity, OpenFile, ReadCounts, ReadError, Tree};
 
 /// How many folders are listed and files opened between two round trips to the watcher's thread.
 ///
@@ -52,24 +65,36 @@ const FOLDER: OFlags = OFlags::RDONLY
 pub struct RealTree {
     path: PathBuf,
     root: Mutex<Root>,
-    watching: Option<Watching>,
+    eyes: Option<Arc<Eyes>>,
+    /// Only held: it ends with the tree.
+    _mounts: Option<MountWatch>,
     turns: AtomicU64,
     counters: Arc<Counters>,
     /// Where clones of files that never rest may be made.
     captures: Option<PathBuf>,
+    symlinks: Symlinks,
 }
+
+/// A way to open what is beneath a root.
+type Opening = fn(BorrowedFd<'_>, &RelPath, OFlags) -> rustix::io::Result<OwnedFd>;
 
 /// What is known of the root.
 #[derive(Default)]
 struct Root {
-    handle: Option<Arc<OwnedFd>>,
-    /// Which folder it was when it was last there.
+    /// Whether it was there when it was last opened.
+    is_there: bool,
+    /// Which folder it was when it was last looked at.
     was: Option<Identity>,
 }
 
-struct Watching {
-    hints: HintSender,
-    watch: Mutex<Arc<Watch>>,
+/// Makes an error that does not say "gone" of any failure to open the root.
+fn away(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+            io::Error::other("the root is not there")
+        }
+        _ => error,
+    }
 }
 
 impl RealTree {
@@ -80,145 +105,113 @@ impl RealTree {
         Self {
             path: root.to_path_buf(),
             root: Mutex::default(),
-            watching: None,
+            eyes: None,
+            _mounts: None,
             turns: AtomicU64::new(0),
             counters: Arc::default(),
             captures: None,
+            symlinks: Symlinks::Skip,
         }
     }
 
     /// Makes a tree whose folders are armed when they are listed, at a canonical absolute path.
     ///
-    /// An error means that no watcher could be started: nearly always that the user has no inotify instance left.
-    pub fn watched(root: &Path, hints: HintSender) -> io::Result<Self> {
-        let watch = Mutex::new(Arc::new(Watch::new(root, hints.clone())?));
+    /// Where watches tell nothing, or none can be had, it is polled: [`Tree::watch_report`] says so. An error means that
+    /// not even a thread could be started.
+    pub fn watched(root: &Path, hints: HintSender, mode: WatchMode) -> io::Result<Self> {
+        Self::watched_within(root, hints, mode, Budget::of_the_user())
+    }
+
+    /// Makes a tree as [`RealTree::watched`] does that takes its watches from a budget of its own.
+    pub fn watched_within(
+        root: &Path,
+        hints: HintSender,
+        mode: WatchMode,
+        budget: Arc<Budget>,
+    ) -> io::Result<Self> {
+        // Where mounts are hidden none is known, and the thread below looks at the root instead.
+        let mounts = Mounts::new(root, &mount_watch::mounted().unwrap_or_default());
+        let eyes = Arc::new(Eyes::new(root.to_path_buf(), hints, mode, budget, mounts));
         Ok(Self {
-            watching: Some(Watching { hints, watch }),
+            _mounts: Some(MountWatch::start(eyes.clone(), root)?),
+            eyes: Some(eyes),
             ..Self::open(root)
         })
     }
 
     /// Lets files that never rest be cloned into `dir`, where that is on their filesystem. It must not be watched itself.
     #[must_use]
-    pub fn with_captures(self, dir: &Path) -> Self {
-        Self {
-            captures: Some(dir.to_path_buf()),
-            ..self
-        }
+    pub fn with_captures(mut self, dir: &Path) -> Self {
+        self.captures = Some(dir.to_path_buf());
+        self
+    }
+
+    /// Follows links, or records them, instead of leaving them as they are.
+    #[must_use]
+    pub fn with_symlinks(mut self, symlinks: Symlinks) -> Self {
+        self.symlinks = symlinks;
+        self
     }
 
     /// Waits until every event that the kernel had queued before the call has become a hint. Blocks.
     pub fn round_trip(&self) -> io::Result<()> {
-        self.watch().map_or(Ok(()), |watch| watch.round_trip())
+        let watch = self.eyes.as_ref().and_then(|eyes| eyes.watch());
+        watch.map_or(Ok(()), |watch| watch.round_trip())
     }
 
-    fn watch(&self) -> Option<Arc<Watch>> {
-        let watching = self.watching.as_ref()?;
-        let watch = watching.watch.lock();
-        Some(watch.unwrap_or_else(PoisonError::into_inner).clone())
+    /// Opens the root, if it is the folder that it was when it was last looked at.
+    ///
+    /// It is not kept open: a filesystem with an open folder cannot be unmounted. An error never means "gone", since
+    /// nothing is known of what is below a root that is away.
+    fn handle(&self) -> io::Result<OwnedFd> {
+        let root = || self.root.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = Some(root()).and_then(|root| root.was.filter(|_| root.is_there));
+        let Some(was) = known else {
+            return self.look().map(|(handle, _)| handle).map_err(away);
+        };
+        let handle = open(&self.path, FOLDER, Mode::empty()).map_err(io::Error::from);
+        let same = handle.and_then(|handle| {
+            let now = stat_of_handle(&handle)?;
+            let is_same = (now.dev, now.ino) == (was.dev, was.ino);
+            if is_same {
+                Ok(handle)
+            } else {
+                Err(io::Error::other("another folder is in its place"))
+            }
+        });
+        same.map_err(|error| {
+            root().is_there = false;
+            if let Some(eyes) = &self.eyes {
+                // So that it is looked at now, and not by the next rescan.
+                eyes.hint_root();
+            }
+            away(error)
+        })
     }
 
-    /// Returns the root's handle, opening it if it was away.
-    fn handle(&self) -> io::Result<Arc<OwnedFd>> {
-        let root = self.root.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(handle) = &root.handle {
-            return Ok(handle.clone());
-        }
-        drop(root);
-        self.look().map(|(handle, _)| handle)
-    }
-
-    /// Opens the root's path anew, keeps the handle, and starts over with the watches if the root was away or is another.
-    fn look(&self) -> io::Result<(Arc<OwnedFd>, Identity)> {
+    /// Opens the root's path, and starts over with the watches if the root was away or is another.
+    fn look(&self) -> io::Result<(OwnedFd, Identity)> {
         let mut root = self.root.lock().unwrap_or_else(PoisonError::into_inner);
-        let was_there = root.handle.take().is_some();
+        let was_there = std::mem::take(&mut root.is_there);
         let handle = open(&self.path, FOLDER, Mode::empty())?;
         let identity = identity_of(&handle)?;
-        if root.was.is_some() && !(was_there && root.was == Some(identity)) {
-            self.start_over()?;
+        if let Some(eyes) = &self.eyes
+            && root.was.is_some()
+            && !(was_there && root.was == Some(identity))
+        {
+            eyes.start_over();
         }
-        // Also when it is the same folder: it may have been mounted anew, and mounts inside it with it.
-        let handle = Arc::new(handle);
-        root.handle = Some(handle.clone());
-        root.was = Some(identity);
+        (root.is_there, root.was) = (true, Some(identity));
         Ok((handle, identity))
-    }
-
-    /// Replaces the watcher: the old one's watches are on a folder that has left, and go on telling under the root's path.
-    fn start_over(&self) -> io::Result<()> {
-        let Some(watching) = &self.watching else {
-            return Ok(());
-        };
-        let new = Arc::new(Watch::new(&self.path, watching.hints.clone())?);
-        let old = {
-            let mut watch = watching
-                .watch
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *watch, new)
-        };
-        drop(old);
-        watching.hints.send(Hint::Lost);
-        Ok(())
     }
 
     /// Lets the watcher's thread empty the kernel's queue of what our own reading put into it.
     fn pace(&self) {
-        if let Some(watch) = self.watch()
-            && self.turns.fetch_add(1, Ordering::Relaxed) % PACE == PACE - 1
-            && let Err(error) = watch.round_trip()
+        if self.turns.fetch_add(1, Ordering::Relaxed) % PACE == PACE - 1
+            && let Err(error) = self.round_trip()
         {
             warn!(%error, "the watcher does not answer; rescans still find every change");
         }
-    }
-
-    /// Adds the folder's watch; an error means that the path does not name the open folder any more.
-    fn arm(&self, watch: &Watch, path: &RelPath, open: &Stat) -> io::Result<()> {
-        let armed = watch.arm(path, (open.dev, open.ino)).and_then(|()| {
-            // The watch was added by path, which may have come to name something else, or a link to it.
-            let named = statx(
-                CWD,
-                path.under(&self.path),
-                AtFlags::SYMLINK_NOFOLLOW,
-                StatxFlags::BASIC_STATS,
-            );
-            let named = named.map_err(|error| match gone(error).kind() {
-                io::ErrorKind::NotFound => ArmError::Gone,
-                _ => ArmError::Io(error.into()),
-            });
-            let same = named.map(|named| {
-                let named = stat_of(&named);
-                (named.dev, named.ino) == (open.dev, open.ino)
-            });
-            match same {
-                Ok(true) => return Ok(()),
-                Ok(false) => watch.disarm(path),
-                Err(error) => {
-                    watch.disarm(path);
-                    return Err(error);
-                }
-            }
-            Err(ArmError::Gone)
-        });
-        match armed {
-            Ok(()) => {
-                if watch.note_watched(path) {
-                    info!(root = %self.shown(), "every folder is watched again");
-                }
-            }
-            Err(ArmError::Gone) => return Err(io::ErrorKind::NotFound.into()),
-            Err(error) => {
-                if watch.note_unwatched(path) {
-                    warn!(root = %self.shown(), folder = %path, %error,
-                        "a folder cannot be watched, and others may follow; rescans still find every change");
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn shown(&self) -> String {
-        escaped(self.path.as_os_str().as_encoded_bytes())
     }
 
     fn open_regular(&self, path: &RelPath) -> Result<OwnedFd, ReadError> {
@@ -235,27 +228,47 @@ impl RealTree {
             Errno::AGAIN => ReadError::Moving,
             error => ReadError::from_io(gone(error)),
         };
+        let (named, open): (Opening, Opening) = match self.symlinks {
+            Symlinks::Follow => (open_following, follow_quietly),
+            Symlinks::Skip | Symlinks::Record => (open_beneath, open_quietly),
+        };
         // Opening a device can do something; so first a look at what the path names.
-        regular(&open_beneath(root.as_fd(), path, NAME_ONLY).map_err(failed)?)?;
+        regular(&named(root.as_fd(), path, NAME_ONLY).map_err(failed)?)?;
         let flags =
             OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let handle = open_quietly(root.as_fd(), path, flags).map_err(failed)?;
+        let handle = open(root.as_fd(), path, flags).map_err(failed)?;
         regular(&handle)?;
         Ok(handle)
     }
 
     fn list_open(&self, root: BorrowedFd<'_>, folder: &RelPath) -> io::Result<Vec<Found>> {
-        let handle = open_quietly(root, folder, FOLDER).map_err(gone)?;
-        let watch = self.watch();
-        if let Some(watch) = &watch {
-            self.arm(watch, folder, &stat_of_handle(&handle)?)?;
+        let direct = open_quietly(root, folder, FOLDER);
+        let (handle, is_direct) = match self.symlinks {
+            Symlinks::Follow => links::open_folder(root, folder, direct, FOLDER).map_err(gone)?,
+            Symlinks::Skip | Symlinks::Record => (direct.map_err(gone)?, true),
+        };
+        let eyes = self.eyes.as_ref().filter(|_| is_direct);
+        let watch = eyes.and_then(|eyes| Some((eyes, eyes.watch()?)));
+        if let Some((eyes, watch)) = &watch {
+            let open = stat_of_handle(&handle)?;
+            let is_still = |other: &RelPath| {
+                let named = open_beneath(root, other, NAME_ONLY);
+                let named = named.map_err(gone).and_then(stat_of_handle);
+                named.is_ok_and(|named| (named.dev, named.ino) == (open.dev, open.ino))
+            };
+            eyes.arm(watch, folder, &open, is_still)?;
         }
         let mut found = names(&handle)?;
-        if let Some(watch) = &watch {
+        if let Some((eyes, watch)) = &watch {
             for one in &mut found {
                 one.armed = one.stat.kind != Kind::Folder
-                    || watch.is_armed(&folder.join(&one.name), (one.stat.dev, one.stat.ino));
+                    || eyes.is_looked_after(watch, &folder.join(&one.name), &one.stat);
             }
+        }
+        match self.symlinks {
+            Symlinks::Skip => {}
+            Symlinks::Follow => links::follow(root, folder, &mut found, is_direct),
+            Symlinks::Record => links::record(handle.as_fd(), &mut found),
         }
         found.sort_unstable_by(|a, b| a.order().cmp(b.order()));
         Ok(found)
@@ -264,11 +277,39 @@ impl RealTree {
 
 impl Tree for RealTree {
     fn unwatched(&self) -> usize {
-        self.watch().map_or(0, |watch| watch.unwatched())
+        self.watch_report().polled
+    }
+
+    fn watch_report(&self) -> WatchReport {
+        let eyes = self.eyes.as_ref();
+        eyes.map(|eyes| eyes.report()).unwrap_or_default()
+    }
+
+    fn take_polled(&self) -> Vec<(RelPath, Depth)> {
+        let eyes = self.eyes.as_ref();
+        eyes.map(|eyes| eyes.take_polled()).unwrap_or_default()
+    }
+
+    fn polled(&self, folder: &RelPath) -> Option<Depth> {
+        self.eyes.as_ref()?.polled(folder)
+    }
+
+    fn prefer(&self, folder: &RelPath) {
+        if let Some(eyes) = &self.eyes {
+            eyes.prefer(folder);
+        }
+    }
+
+    fn is_away(&self, path: &RelPath) -> bool {
+        self.eyes.as_ref().is_some_and(|eyes| eyes.is_away(path))
     }
 
     fn identity(&self) -> io::Result<Identity> {
-        self.look().map(|(_, identity)| identity)
+        let (_, identity) = self.look()?;
+        if let Some(eyes) = &self.eyes {
+            eyes.before_scan();
+        }
+        Ok(identity)
     }
 
     fn list(&self, folder: &RelPath) -> io::Result<Vec<Found>> {
@@ -286,7 +327,7 @@ impl Tree for RealTree {
             // The root is never just gone: it is away, and what was below it is unknown.
             return Err(io::Error::other("the root is not there"));
         }
-        if is_gone && let Some(watch) = self.watch() {
+        if is_gone && let Some(watch) = self.eyes.as_ref().and_then(|eyes| eyes.watch()) {
             watch.forget(folder);
         }
         listed
@@ -294,11 +335,27 @@ impl Tree for RealTree {
 
     fn stat(&self, path: &RelPath) -> io::Result<Stat> {
         let root = self.handle()?;
+        match self.symlinks {
+            Symlinks::Skip => {}
+            Symlinks::Follow => return links::followed(root.as_fd(), path),
+            Symlinks::Record => return links::recorded(root.as_fd(), path),
+        }
         let named = open_beneath(root.as_fd(), path, NAME_ONLY).map_err(gone)?;
         stat_of_handle(&named)
     }
 
+    fn alias(&self, path: &RelPath) -> Option<RelPath> {
+        let is_recorded = self.symlinks == Symlinks::Record;
+        is_recorded.then(|| links::recorded_path(path)).flatten()
+    }
+
     fn open(&self, path: &RelPath) -> Result<Box<dyn OpenFile>, ReadError> {
+        if self.symlinks == Symlinks::Record
+            && let Some(link) =
+                links::Recorded::open(self.handle()?.as_fd(), path).map_err(ReadError::from_io)?
+        {
+            return Ok(Box::new(link));
+        }
         Ok(Box::new(RealFile {
             file: File::from(self.open_regular(path)?),
             counters: self.counters.clone(),

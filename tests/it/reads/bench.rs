@@ -14,6 +14,7 @@ use tidewatch::base::buffers::Pool;
 use tidewatch::base::clock::Clock;
 use tidewatch::base::offload::Offload;
 use tidewatch::base::path::RelPath;
+use tidewatch::base::policy::WatchMode;
 use tidewatch::base::snapshot::{FolderSnapshot, Happening, What};
 use tidewatch::base::stat::Stat;
 use tidewatch::manifest::{Content, FolderKey, FolderRow, Manifest};
@@ -106,7 +107,7 @@ impl Bench {
     pub fn start(&self, mode: Mode) -> Agent {
         let (sender, receiver) = hints(16_384);
         let tree = match mode {
-            Mode::Forever => RealTree::watched(&self.root, sender).unwrap(),
+            Mode::Forever => RealTree::watched(&self.root, sender, WatchMode::Auto).unwrap(),
             Mode::Once { .. } => RealTree::open(&self.root),
         };
         let tree = Seen {

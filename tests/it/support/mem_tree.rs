@@ -36,8 +36,6 @@ struct World {
     mount: Mount,
     /// Folders that may not be listed, nor anything below them looked at.
     closed: BTreeSet<RelPath>,
-    /// How likely an event is told twice.
-    echo: f64,
     /// How often a file was read.
     reads: u64,
 }
@@ -78,7 +76,6 @@ impl MemTree {
             away: false,
             mount: Mount::Here,
             closed: BTreeSet::new(),
-            echo: 0.0,
             reads: 0,
             has_leases: true,
         };
@@ -135,11 +132,6 @@ impl MemTree {
     /// Returns how often files were read so far.
     pub fn reads(&self) -> u64 {
         self.lock().reads
-    }
-
-    /// Sets how likely an event is told twice.
-    pub fn echo(&self, echo: f64) {
-        self.lock().echo = echo;
     }
 
     /// The kernel's queue has run over.
@@ -330,9 +322,6 @@ impl World {
             && self.random.f64() >= self.deaf
             && let Some(hints) = &self.hints
         {
-            if self.echo > 0.0 && self.random.f64() < self.echo {
-                hints.send(hint.clone());
-            }
             hints.send(hint);
         }
     }

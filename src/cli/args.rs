@@ -1,0 +1,364 @@
+//! What can be asked for on the command line, as clap reads it.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::base::policy::OnDelete;
+use crate::config::{self, Concurrency, Options, PathStyle, S3Options};
+use crate::report::log::Loudness;
+
+/// Watches folders and keeps an S3 bucket level with them
+#[derive(Parser, Debug)]
+#[command(
+    name = "tidewatch",
+    version,
+    max_term_width = 80,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    long_about = "Watches folders and keeps an S3 bucket level with them.\n\n\
+        Every file becomes a plain object, PREFIX/relative/path, that any S3 tool can read. \
+        Credentials come from the standard AWS places: the environment, ~/.aws, roles, SSO.",
+    after_long_help = "Examples:\n  \
+        tidewatch sync ~/Photos s3://my-backups/photos    once\n  \
+        tidewatch watch ~/Photos s3://my-backups/photos   until Ctrl-C\n  \
+        tidewatch init config.toml                        then edit it, and\n  \
+        tidewatch run --config config.toml\n\n\
+        Exit codes:\n  \
+        0  done, level            3  done, but a file could not be synced as it is\n  \
+        1  some files failed      5  S3 cannot be reached, or a right is missing\n  \
+        2  wrong usage or config  6  another agent holds the state or the prefix"
+)]
+pub(in crate::cli) struct Cli {
+    #[command(flatten)]
+    pub loud: Loud,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub(in crate::cli) enum Command {
+    /// Watch every folder of the config until stopped (the service)
+    #[command(after_long_help = "Examples:\n  \
+        tidewatch run\n  \
+        tidewatch run --config /etc/tidewatch/config.toml -v")]
+    Run(RunArgs),
+
+    /// Watch one folder, without a config, until Ctrl-C
+    #[command(after_long_help = "Examples:\n  \
+        tidewatch watch ~/Photos s3://my-backups/photos\n  \
+        tidewatch watch . s3://scratch --endpoint-url http://127.0.0.1:9000\n  \
+        tidewatch watch ~/src s3://my-backups/src --exclude target/ --settle 5s")]
+    Watch(WatchArgs),
+
+    /// Bring the bucket level once, then exit
+    #[command(
+        long_about = "Bring the bucket level once, then exit.\n\n\
+            With DIR and s3://BUCKET[/PREFIX] this one folder, without a config; without them \
+            every folder of the config.",
+        after_long_help = "Examples:\n  \
+            tidewatch sync ~/Photos s3://my-backups/photos\n  \
+            tidewatch sync ~/Photos s3://my-backups/photos --dry-run\n  \
+            tidewatch sync --config config.toml --json"
+    )]
+    Sync(SyncArgs),
+
+    /// Show how far each folder is: lag, queue, failures
+    #[command(after_long_help = "Examples:\n  \
+        tidewatch status\n  \
+        tidewatch status photos --json\n  \
+        tidewatch status s3://my-backups/photos")]
+    Status(StatusArgs),
+
+    /// Say whether a file is safe, and if not, why (0 safe, 3 not)
+    #[command(
+        long_about = "Say whether a file is safe, and if not, why.\n\n\
+            Safe means that the bucket holds the file as it is on the disk now. Compares the \
+            disk, the rules and what is known of the file, and asks no bucket. Exits with 0 if \
+            the file is safe and with 3 if it is not.",
+        after_long_help = "Examples:\n  \
+            tidewatch explain ~/Photos/2026/beach.jpg\n  \
+            tidewatch explain draft.odt --json"
+    )]
+    Explain(ExplainArgs),
+
+    /// Check config, rights, endpoint and kernel limits, and say what to fix
+    #[command(
+        long_about = "Check config, rights, endpoint and kernel limits, and say what to fix.\n\n\
+            Whether the bucket may be written, read and copied in can only be known by doing it: \
+            two small objects, PREFIX/.tidewatch/check-…, are made and removed again. Nothing \
+            else is changed, here or there.",
+        after_long_help = "Examples:\n  \
+            tidewatch check --config config.toml"
+    )]
+    Check(CheckArgs),
+
+    /// Write a commented config to start from
+    #[command(after_long_help = "Examples:\n  \
+        tidewatch init\n  \
+        sudo tidewatch init /etc/tidewatch/config.toml")]
+    Init(InitArgs),
+
+    /// Try it: a folder and an S3 endpoint inside the program
+    #[cfg(feature = "demo")]
+    #[command(
+        long_about = "Try it: a folder and an S3 endpoint inside the program.\n\n\
+            Needs no account, no server and no config. Drop files into DIR/folder and find \
+            them in DIR/bucket.",
+        after_long_help = "Examples:\n  \
+            tidewatch demo\n  \
+            tidewatch demo /tmp/try --for 30s"
+    )]
+    Demo(DemoArgs),
+
+    /// Write the completions for a shell to standard output
+    #[command(after_long_help = "Examples:\n  \
+        tidewatch completions bash > ~/.local/share/bash-completion/completions/tidewatch\n  \
+        tidewatch completions fish > ~/.config/fish/completions/tidewatch.fish")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+
+    /// Write the manual page to standard output
+    #[command(after_long_help = "Examples:\n  \
+        tidewatch man > tidewatch.1 && man ./tidewatch.1")]
+    Man,
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct Loud {
+    /// Log each file (-v), or each step and request (-vv)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet", display_order = 900)]
+    pub verbose: u8,
+
+    /// Log only what is odd; show no progress
+    #[arg(short, long, global = true, display_order = 901)]
+    pub quiet: bool,
+}
+
+impl Loud {
+    pub fn loudness(&self) -> Loudness {
+        match (self.quiet, self.verbose) {
+            (true, _) => Loudness::Quiet,
+            (false, 0) => Loudness::Usual,
+            (false, 1) => Loudness::Files,
+            (false, _) => Loudness::Everything,
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct RunArgs {
+    #[command(flatten)]
+    pub config: ConfigArg,
+    #[command(flatten)]
+    pub options: OptionArgs,
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct WatchArgs {
+    /// The folder to watch
+    pub dir: PathBuf,
+
+    /// Where it goes
+    #[arg(value_name = URL)]
+    pub url: String,
+
+    #[command(flatten)]
+    pub options: OptionArgs,
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct SyncArgs {
+    /// The folder to sync
+    #[arg(requires = "url", conflicts_with = "config")]
+    pub dir: Option<PathBuf>,
+
+    /// Where it goes
+    #[arg(value_name = URL)]
+    pub url: Option<String>,
+
+    #[command(flatten)]
+    pub config: ConfigArg,
+
+    /// Give up after this long without any success
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = config::duration)]
+    pub timeout: Duration,
+
+    /// Write nothing anywhere; print what would be done
+    #[arg(long, visible_alias = "dryrun")]
+    pub dry_run: bool,
+
+    /// Print one JSON object for each file, and a summary
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    pub options: OptionArgs,
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct StatusArgs {
+    /// A folder's name, its path, or its s3:// URL; all of them if not given
+    pub folder: Option<String>,
+
+    #[command(flatten)]
+    pub config: ConfigArg,
+
+    #[command(flatten)]
+    pub state: StateArg,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct ExplainArgs {
+    /// The file
+    pub path: PathBuf,
+
+    #[command(flatten)]
+    pub config: ConfigArg,
+
+    #[command(flatten)]
+    pub state: StateArg,
+
+    /// Print one JSON object for each folder that holds the file
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct CheckArgs {
+    #[command(flatten)]
+    pub config: ConfigArg,
+    #[command(flatten)]
+    pub state: StateArg,
+    #[command(flatten)]
+    pub s3: S3Args,
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct InitArgs {
+    /// The file to write; it must not be there yet
+    #[arg(default_value = "config.toml")]
+    pub file: PathBuf,
+}
+
+#[cfg(feature = "demo")]
+#[derive(Args, Debug)]
+pub(in crate::cli) struct DemoArgs {
+    /// Where the folder and the bucket are made
+    #[arg(default_value = "./tidewatch-demo")]
+    pub dir: PathBuf,
+
+    /// End after this long, with 0 if the bucket is level and 1 if not
+    #[arg(long = "for", value_name = "DURATION", value_parser = config::duration)]
+    pub duration: Option<Duration>,
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct ConfigArg {
+    /// The config to read
+    #[arg(
+        long,
+        value_name = "FILE",
+        long_help = "The config to read. Otherwise $TIDEWATCH_CONFIG, \
+            $XDG_CONFIG_HOME/tidewatch/config.toml, /etc/tidewatch/config.toml."
+    )]
+    pub config: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct StateArg {
+    /// Where the list of what has been synced is kept
+    #[arg(long, value_name = "DIR", value_parser = clap::builder::TypedValueParser::try_map(clap::builder::OsStringValueParser::new(), absolute))]
+    pub state_dir: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct S3Args {
+    /// The address of an S3-compatible server
+    #[arg(long, value_name = "URL", value_parser = config::endpoint_url, help_heading = S3)]
+    pub endpoint_url: Option<String>,
+
+    /// The region
+    #[arg(long, value_parser = config::region, help_heading = S3)]
+    pub region: Option<String>,
+
+    /// A profile of the shared AWS files
+    #[arg(long, help_heading = S3)]
+    pub profile: Option<String>,
+
+    /// Name the bucket in the path: auto, always or never
+    #[arg(long, value_name = "WHEN", value_parser = config::path_style, help_heading = S3)]
+    pub path_style: Option<PathStyle>,
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct OptionArgs {
+    #[command(flatten)]
+    pub state: StateArg,
+
+    /// Leave out what this gitignore rule names (repeatable)
+    #[arg(long, value_name = "RULE", value_parser = config::rule)]
+    pub exclude: Vec<String>,
+
+    /// Take in again what this gitignore rule names (repeatable)
+    #[arg(long, value_name = "RULE", value_parser = config::include_rule)]
+    pub include: Vec<String>,
+
+    /// The object of a file that is gone: keep, trash or delete
+    #[arg(long, value_name = "WHAT", value_parser = config::on_delete)]
+    pub on_delete: Option<OnDelete>,
+
+    /// Requests at once: auto, or 1 to 512
+    #[arg(long, value_name = "N", value_parser = config::concurrency)]
+    pub concurrency: Option<Concurrency>,
+
+    /// How long a file must be quiet before it is read
+    #[arg(long, value_name = "DURATION", value_parser = config::duration)]
+    pub settle: Option<Duration>,
+
+    #[command(flatten)]
+    pub s3: S3Args,
+}
+
+const URL: &str = "s3://BUCKET[/PREFIX]";
+const S3: &str = "How the bucket is reached";
+
+impl From<S3Args> for S3Options {
+    fn from(args: S3Args) -> Self {
+        Self {
+            region: args.region,
+            endpoint_url: args.endpoint_url,
+            profile: args.profile,
+            path_style: args.path_style,
+            ca_bundle: None,
+        }
+    }
+}
+
+impl From<OptionArgs> for Options {
+    fn from(args: OptionArgs) -> Self {
+        Self {
+            state_dir: args.state.state_dir,
+            s3: args.s3.into(),
+            exclude: args.exclude,
+            include: args.include,
+            on_delete: args.on_delete,
+            concurrency: args.concurrency,
+            settle: args.settle,
+        }
+    }
+}
+
+/// Takes a path of the command line, relative to the working directory.
+fn absolute(path: OsString) -> io::Result<PathBuf> {
+    std::path::absolute(path)
+}
