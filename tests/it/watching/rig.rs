@@ -18,7 +18,7 @@ use tidewatch::base::buffers::Pool;
 use tidewatch::base::clock::Clock;
 use tidewatch::base::offload::Offload;
 use tidewatch::base::path::RelPath;
-use tidewatch::base::policy::OnDelete;
+use tidewatch::base::policy::{OnDelete, WatchMode};
 use tidewatch::base::snapshot::{FolderSnapshot, Happening, What};
 use tidewatch::base::stat::Kind;
 use tidewatch::manifest::{FolderKey, Manifest};
@@ -156,7 +156,7 @@ impl Rig {
         assert!(self.agent.is_none(), "it runs already");
         let root = self.root.clone();
         let (sender, from_watcher) = hints(16_384);
-        let tree = RealTree::watched(&root, sender).unwrap();
+        let tree = RealTree::watched(&root, sender, WatchMode::Auto).unwrap();
         let (to_agent, receiver) = hints(self.with.hints);
         let tap = tap(from_watcher, to_agent, self.tap.clone(), self.with.per_hint);
         self.runtime.spawn(tap);
