@@ -173,13 +173,13 @@ fn w32_a_mount_over_a_subfolder_hides_and_deletes_nothing() {
     fill(&rig);
     rig.write("sub/hidden", "hidden for a while");
     rig.probe();
+    // What it hides, and later what was on it, is away, and as long as that lasts the status may say so.
+    rig.with.trouble = true;
     let mounted = Mounted::new(&["-t", "tmpfs", "none", text(&rig.at("sub"))]);
     rig.write("sub/new/on the mount", "seen while it is there");
     rig.probe();
     assert_eq!(rig.deletes(), 0);
     mounted.lazily();
-    // What was on it is away, and as long as that lasts the status says so.
-    rig.with.trouble = true;
     rig.probe();
     assert_eq!(rig.object("sub/hidden").unwrap(), b"hidden for a while");
     assert_eq!(rig.deletes(), 0);
