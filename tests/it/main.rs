@@ -24,3 +24,4 @@ mod status;
 mod store;
 mod tidy;
 mod tree;
+mod watching;

@@ -82,6 +82,8 @@ struct Inner {
     uploads_made: u64,
     counts: Counts,
     habits: Habits,
+    /// Every object that was ever stored under a key, and `None` for each removal; only if it is asked for.
+    history: Option<Vec<(String, Option<Bytes>)>>,
 }
 
 #[derive(Debug)]
@@ -121,6 +123,18 @@ impl MemStore {
     /// Forgets what was asked so far.
     pub fn reset_counts(&self) {
         self.lock().counts = Counts::default();
+    }
+
+    /// Keeps from now on what each key held, in the order in which it came to hold it.
+    #[cfg(feature = "demo")]
+    pub fn keep_history(&self) {
+        self.lock().history.get_or_insert_default();
+    }
+
+    /// Returns what each key held since [`MemStore::keep_history`], in order; `None` for a removal.
+    #[cfg(feature = "demo")]
+    pub fn history(&self) -> Vec<(String, Option<Bytes>)> {
+        self.lock().history.clone().unwrap_or_default()
     }
 
     /// Stores an object as another tool would, uncounted and without metadata.
@@ -229,6 +243,9 @@ impl Inner {
             user.sort();
             user
         };
+        if let Some(history) = &mut self.history {
+            history.push((key.to_owned(), Some(bytes.clone())));
+        }
         let object = MemObject {
             bytes,
             etag: etag.clone(),
@@ -412,7 +429,11 @@ impl Store for MemStore {
     }
 
     async fn delete(&self, key: &str) -> Result<Removed> {
-        self.count("DeleteObject").objects.remove(key);
+        let mut inner = self.count("DeleteObject");
+        inner.objects.remove(key);
+        if let Some(history) = &mut inner.history {
+            history.push((key.to_owned(), None));
+        }
         Ok(Removed::default())
     }
 
