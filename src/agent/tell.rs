@@ -216,7 +216,8 @@ impl Loop {
         };
         snapshot.lag_seconds = u64::try_from(lag_ns / 1_000_000_000).unwrap_or(0);
         snapshot.watch = self.watch_state();
-        let is_news = snapshot != self.teller.snapshot;
+        // Counts and times go straight into our own copy; news is what the readers have not seen.
+        let is_news = snapshot != *self.teller.snapshots.borrow();
         self.teller.is_stale = !snapshot.level;
         self.teller.snapshot = snapshot;
         self.teller.published = Some(now.mono);

@@ -302,7 +302,7 @@ impl Turn {
                 .has_below(self.ctx.folder, path)
                 .unwrap_or(true)
         };
-        let look_in = ((is_news && !keeps) || (kind.is_none() && had_files()))
+        let look_in = ((is_news && !keeps) || (kind.is_none() && (is_ghost(path) || had_files())))
             .then(|| weigh::lowest_folder(&*self.ctx.tree, path));
         Seen::Gone {
             kind,
@@ -354,6 +354,13 @@ pub(super) fn keep(known: Option<Entry>, path: &RelPath, notes: &mut Notes) -> i
     let (change, until) = file::gone(known, path, notes.now);
     notes.changes.push(change);
     until
+}
+
+/// Returns true for a name under which the kernel tells of a file that was made without one (`O_TMPFILE`: `#` and its
+/// inode) and has a name by now: what it told is about a neighbour.
+fn is_ghost(path: &RelPath) -> bool {
+    let digits = path.name().strip_prefix(b"#");
+    digits.is_some_and(|digits| !digits.is_empty() && digits.iter().all(u8::is_ascii_digit))
 }
 
 pub(super) fn is_gone(error: &io::Error) -> bool {

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -272,8 +273,10 @@ async fn eyes(config: &config::Folder, state_dir: &Path) -> (Arc<dyn Tree>, Hint
     let (sender, receiver) = hints(HINTS);
     let (path, symlinks) = (config.path.clone(), config.symlinks);
     let mode = config.watch;
+    let given = config.given.clone();
     let opened = Offload::Pool.run(move || {
-        RealTree::watched(&path, sender, mode).map(|tree| tree.with_symlinks(symlinks))
+        let tree = RealTree::watched(&path, sender, mode)?;
+        Ok::<_, io::Error>(tree.with_symlinks(symlinks).with_given(&given))
     });
     match opened.await {
         Ok(tree) => {
@@ -296,6 +299,7 @@ fn closed(config: &config::Folder, state_dir: &Path) -> (Arc<dyn Tree>, HintRece
     let (_, receiver) = hints(1);
     let tree = RealTree::open(&config.path)
         .with_symlinks(config.symlinks)
+        .with_given(&config.given)
         .with_captures(state_dir);
     (Arc::new(tree), receiver, false)
 }

@@ -113,6 +113,7 @@ impl Folder {
         // The only way to have no target is a problem.
         let to = to.ok_or_else(|| Problem::new("no target"))?;
         Ok(Self {
+            given: std::path::absolute(dir).unwrap_or_else(|_| path.clone()),
             s3: options.s3.clone().into(),
             exclude: options.exclude.clone(),
             include: options.include.clone(),
@@ -238,6 +239,7 @@ impl Draft {
             prefix: String::new(),
         };
         let mut rest = Folder {
+            given: given.unwrap_or_default(),
             s3,
             exclude,
             include,

@@ -150,6 +150,8 @@ pub struct Folder {
     pub name: String,
     /// Canonical absolute path.
     pub path: PathBuf,
+    /// The path as it was given, absolute: it may lead through links, which may come to lead elsewhere.
+    pub given: PathBuf,
     /// Where it goes.
     pub to: Target,
     /// How the bucket is reached.
@@ -197,6 +199,7 @@ impl Folder {
     pub fn new(name: String, path: PathBuf, to: Target) -> Self {
         Self {
             name,
+            given: path.clone(),
             path,
             to,
             s3: S3::default(),

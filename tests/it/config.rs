@@ -114,6 +114,7 @@ fn the_smallest_config_has_the_defaults() {
         Folder {
             name: "photos".to_owned(),
             path: machine.at("photos"),
+            given: machine.at("photos"),
             to: Target::parse("s3://bucket/p/").expect("a target"),
             s3: config::S3::default(),
             exclude: Vec::new(),

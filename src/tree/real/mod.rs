@@ -31,7 +31,7 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use tracing::warn;
 
-use crate::base::path::RelPath;
+use crate::base::path::{RelPath, escaped};
 use crate::base::policy::{Symlinks, WatchMode};
 use crate::base::stat::{Kind, Stat};
 use crate::tree::budget::Budget;
@@ -73,6 +73,8 @@ pub struct RealTree {
     /// Where clones of files that never rest may be made.
     captures: Option<PathBuf>,
     symlinks: Symlinks,
+    /// The path as it was given, which may lead to `path` through links.
+    given: Option<PathBuf>,
 }
 
 /// A way to open what is beneath a root.
@@ -111,6 +113,7 @@ impl RealTree {
             counters: Arc::default(),
             captures: None,
             symlinks: Symlinks::Skip,
+            given: None,
         }
     }
 
@@ -143,6 +146,13 @@ impl RealTree {
     #[must_use]
     pub fn with_captures(mut self, dir: &Path) -> Self {
         self.captures = Some(dir.to_path_buf());
+        self
+    }
+
+    /// Takes the root for away when `given`, a path that leads to it, leads elsewhere.
+    #[must_use]
+    pub fn with_given(mut self, given: &Path) -> Self {
+        self.given = (given != self.path).then(|| given.to_path_buf());
         self
     }
 
@@ -193,6 +203,14 @@ impl RealTree {
     fn look(&self) -> io::Result<(OwnedFd, Identity)> {
         let mut root = self.root.lock().unwrap_or_else(PoisonError::into_inner);
         let was_there = std::mem::take(&mut root.is_there);
+        if let Some(given) = &self.given
+            && given.canonicalize()? != self.path
+        {
+            let given = escaped(given.as_os_str().as_encoded_bytes());
+            return Err(io::Error::other(format!(
+                "the link {given} leads elsewhere now; start again to follow it"
+            )));
+        }
         let handle = open(&self.path, FOLDER, Mode::empty())?;
         let identity = identity_of(&handle)?;
         if let Some(eyes) = &self.eyes
