@@ -9,6 +9,7 @@ use crate::base::clock::Now;
 use crate::sync::Lane;
 use crate::sync::file::{self, Message};
 use crate::sync::queue::{self, End};
+use crate::tree::Touch;
 
 impl Loop {
     /// Begins a turn, if none is under way and there is anything to commit or to start.
@@ -82,6 +83,7 @@ impl Loop {
             looked,
             pending,
             weighed,
+            also,
             held,
             result,
         } = turned;
@@ -122,6 +124,11 @@ impl Loop {
             self.deletes.held = held;
         }
         self.weighed(weighed, now);
+        for path in also {
+            if !self.queue.touch(path, Touch::Meta, 0, now) {
+                self.scans.lost(now);
+            }
+        }
         for (job, seen) in looked {
             self.looked(&job, seen, now);
         }

@@ -55,6 +55,7 @@ use crate::sync::file::{Ctx, Done, Message, Policy};
 use crate::sync::queue::{self, Queue};
 use crate::tree::{Hint, HintReceiver};
 
+pub use root::root_trouble;
 pub use scans::ManifestRows;
 
 pub use control::{Answer, Control, Request};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::agent::{Loop, Pending, Then};
 use crate::base::path::RelPath;
 use crate::base::stat::{Identity, Kind};
-use crate::manifest::{Change, Entry, FolderId, Manifest, State};
+use crate::manifest::{Change, Entry, FolderId, FolderRow, Manifest, State};
 use crate::tree::Tree;
 
 /// Rows that are compared with the tree when its root is not the one on record.
@@ -79,6 +79,20 @@ impl RootCheck {
             .collect();
         // Nothing to lose: nothing was ever synced from it.
         Ok(rows.is_empty() || synced.iter().copied().filter(is_there).count() * 2 > synced.len())
+    }
+}
+
+/// Returns why the root cannot be used as the folder that `row` is about; `None` if it can. Blocks.
+pub fn root_trouble(tree: &Arc<dyn Tree>, manifest: &Manifest, row: &FolderRow) -> Option<String> {
+    let check = RootCheck {
+        tree: tree.clone(),
+        manifest: manifest.clone(),
+        folder: row.id,
+        was: row.root,
+    };
+    match check.check() {
+        RootFound::Away(why) => Some(why),
+        RootFound::Same | RootFound::Moved(_) => None,
     }
 }
 

@@ -38,6 +38,10 @@ pub(super) struct Work {
     pub now: Now,
 }
 
+/// Why a hard link to another user's file is left out.
+const PLANTED: &str = "it is a hard link to a file of another owner than its folder's, which somebody may have made to \
+    have a file read that is not theirs; give it the folder's owner, or copy it";
+
 /// How long a turn goes on reading small files after its commit: the next commit waits for it.
 const READ_AHEAD: Duration = Duration::from_millis(5);
 
@@ -47,6 +51,8 @@ pub(super) struct Turned {
     /// What was to be committed; it has been, if `result` says so.
     pub pending: Vec<Pending>,
     pub weighed: Weighed,
+    /// Other names of files that were written to under one.
+    pub also: Vec<RelPath>,
     /// How many rows a brake holds, if that was to be counted.
     pub held: Option<u64>,
     pub result: Result<(), manifest::Error>,
@@ -59,6 +65,8 @@ pub(super) struct Notes {
     pub root_is_there: bool,
     /// Whether first contact found anything that has not been taken.
     has_remote: bool,
+    /// Other names of files that were written to under one.
+    pub also: Vec<RelPath>,
     /// What is to be committed.
     pub changes: Vec<Change>,
     /// The manifest could not be asked: nothing of this turn is done.
@@ -105,6 +113,7 @@ impl Turn {
             looked: Vec::with_capacity(due.len()),
             pending,
             weighed: Weighed::default(),
+            also: Vec::new(),
             held: None,
             result: Ok(()),
         };
@@ -136,6 +145,7 @@ impl Turn {
             now,
             has_remote,
             root_is_there,
+            also: Vec::new(),
             changes,
             error: None,
         };
@@ -144,6 +154,7 @@ impl Turn {
             turned.looked.push((job, seen));
         }
         turned.weighed = weigh::weigh(&self.ctx, weigh, &mut notes);
+        turned.also = std::mem::take(&mut notes.also);
         turned.result = match notes.error {
             Some(error) => Err(error),
             None if notes.changes.is_empty() => Ok(()),
@@ -231,6 +242,14 @@ impl Turn {
             }
             Look::Read => {}
         }
+        if stat.nlink > 1 {
+            if self.is_planted(&job.path, &stat) {
+                return Seen::NoKey(PLANTED.to_owned());
+            }
+            if job.must_read {
+                self.other_names(&job.path, &stat, notes);
+            }
+        }
         if let Some(left) = self.rest.unsettled(job, &stat, notes.now) {
             return Seen::Fresh(left);
         }
@@ -270,6 +289,26 @@ impl Turn {
             ahead: None,
             patience: self.rest.patience(job, notes.now),
         }))
+    }
+
+    /// Returns true for a hard link to another user's file, in a folder where others than root may make one: whoever made
+    /// it may not be allowed to read what it names.
+    fn is_planted(&self, path: &RelPath, stat: &Stat) -> bool {
+        let folder = path.parent().unwrap_or_else(RelPath::root);
+        self.ctx.tree.stat(&folder).is_ok_and(|folder| {
+            let is_roots = folder.uid == 0 && folder.mode & 0o022 == 0;
+            folder.uid != stat.uid && !is_roots
+        })
+    }
+
+    /// A file was written to under one of its names: the event told of that name only.
+    fn other_names(&self, path: &RelPath, stat: &Stat, notes: &mut Notes) {
+        let rows = self
+            .ctx
+            .manifest
+            .by_inode(self.ctx.folder, stat.dev, stat.ino);
+        let names = rows.unwrap_or_default().into_iter().map(|row| row.path);
+        notes.also.extend(names.filter(|name| name != path));
     }
 
     /// The file is not there. Under `keep` its row says so at once; else listings decide whether its object goes.

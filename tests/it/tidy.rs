@@ -280,8 +280,9 @@ fn sync_siblings(source: &Source, siblings: &[String]) -> Vec<String> {
     let Some(own) = source.path.strip_prefix("sync/") else {
         return Vec::new();
     };
-    let own = own.trim_end_matches(".rs");
-    if own.starts_with("file/") || own == "mod" {
+    // A folder of several files is one sibling.
+    let own = own.split('/').next().unwrap_or(own).trim_end_matches(".rs");
+    if own == "file" || own == "mod" {
         return Vec::new();
     }
     paths(&code(&source.text), "crate")

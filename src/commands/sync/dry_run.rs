@@ -1,30 +1,31 @@
 //! `tidewatch sync --dry-run`: what a sync would send. Takes no lock and writes nothing, neither here nor in the bucket.
 
-use std::collections::BTreeMap;
+mod teller;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use serde::Serialize;
 
-use crate::agent::ManifestRows;
+use crate::agent::{self, ManifestRows};
 use crate::base::clock::{Clock, Now};
 use crate::base::offload::Offload;
 use crate::base::path::RelPath;
+use crate::base::policy::OnDelete;
 use crate::base::stat::{Kind, Stat};
-use crate::base::units::show_bytes;
 use crate::commands::Exit;
 use crate::commands::folders::{Stores, filter, folder_key, shown};
 use crate::commands::sync::SyncOptions;
+use crate::commands::sync::dry_run::teller::{Estimate, Teller};
 use crate::config;
 use crate::manifest::{FolderRow, Manifest, OpenError};
-use crate::report::lines::Event;
 use crate::report::out::{Out, note};
 use crate::store::key::KeyMap;
 use crate::store::s3::S3Store;
 use crate::store::{self, ErrorKind, Store as _};
+use crate::sync::brake::{Brake, Verdict};
 use crate::sync::plan::{self, Look};
-use crate::sync::upload::{SINGLE_MOST, part_size_bytes};
 use crate::tree::Tree;
 use crate::tree::filter::Filter;
 use crate::tree::real::RealTree;
@@ -32,46 +33,6 @@ use crate::tree::scan::{Depth, Known, Rows, Scanner, Scope};
 
 /// Paths that are looked at in one blocking call.
 const BATCH: usize = 512;
-
-/// What a dry run would do, over all folders.
-#[derive(Debug, Default, Serialize)]
-struct Estimate {
-    event: &'static str,
-    dry_run: bool,
-    level: bool,
-    unchanged: u64,
-    would_upload: u64,
-    bytes: u64,
-    requests: u64,
-    skipped: u64,
-    failed: u64,
-    objects_there: u64,
-    #[serde(skip)]
-    unsyncable: u64,
-}
-
-impl fmt::Display for Estimate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            would_upload: files,
-            requests,
-            unchanged,
-            ..
-        } = self;
-        let bytes = show_bytes(self.bytes);
-        write!(
-            f,
-            "would upload {files} files ({bytes}) with about {requests} requests; {unchanged} unchanged"
-        )?;
-        if self.unsyncable > 0 {
-            write!(f, "; could not sync {}", self.unsyncable)?;
-        }
-        if self.failed > 0 {
-            write!(f, "; failed {}", self.failed)?;
-        }
-        Ok(())
-    }
-}
 
 /// Prints what a sync would send, and exits as it would as far as that can be known.
 pub async fn dry_run(options: &SyncOptions) -> anyhow::Result<Exit> {
@@ -106,7 +67,8 @@ pub async fn dry_run(options: &SyncOptions) -> anyhow::Result<Exit> {
         let looked = look(options, folder, manifest.as_ref(), &stores, &mut teller).await?;
         exit = exit.strongest(looked);
     }
-    teller.sum.level = exit == Exit::Level && teller.sum.would_upload == 0;
+    teller.sum.level =
+        exit == Exit::Level && teller.sum.would_upload + teller.sum.would_delete == 0;
     teller.close()?;
     Ok(exit)
 }
@@ -220,7 +182,11 @@ struct Looker {
 
 /// What would become of a path.
 enum Fate {
-    Upload { key: String, size: u64 },
+    Upload {
+        key: String,
+        size: u64,
+        inode: (u64, u64),
+    },
     NoKey(String),
     Unreadable(String),
 }
@@ -258,12 +224,16 @@ impl Walk {
 
     async fn run(&mut self, folder: &config::Folder, teller: &mut Teller) -> anyhow::Result<Exit> {
         let looker = self.looker.clone();
-        let identity = Offload::Pool.run(move || looker.tree.identity());
-        if let Err(error) = identity.await {
-            self.away = Some(error.to_string());
+        let trouble = Offload::Pool.run(move || match &looker.known {
+            Some((manifest, row)) => agent::root_trouble(&looker.tree, manifest, row),
+            None => looker.tree.identity().err().map(|error| error.to_string()),
+        });
+        self.away = trouble.await;
+        if self.away.is_some() {
             return Ok(Exit::Failed);
         }
         let mut exit = Exit::Level;
+        let (mut missing, mut inodes) = (Vec::new(), BTreeSet::new());
         while let Some(mut scanner) = self.scanner.take() {
             let looker = self.looker.clone();
             let step = Offload::Pool.run(move || {
@@ -283,15 +253,31 @@ impl Walk {
             }
             for (path, fate) in &fates {
                 let told = match fate {
-                    Fate::Upload { key, size } => teller.upload(folder, path, key, *size)?,
+                    Fate::Upload { key, size, inode } => {
+                        inodes.insert(*inode);
+                        teller.upload(folder, path, key, *size)?
+                    }
                     Fate::NoKey(why) => teller.unsyncable(folder, path, why)?,
                     Fate::Unreadable(why) => teller.failed(folder, path, why)?,
                 };
                 exit = exit.strongest(told);
             }
+            missing.extend(step.missing.into_iter().map(|(path, _)| path));
             if !step.done {
                 self.scanner = Some(scanner);
             }
+        }
+        if folder.on_delete == OnDelete::Keep {
+            return Ok(exit);
+        }
+        let looker = self.looker.clone();
+        let doomed = Offload::Pool.run(move || looker.doomed(&missing, &inodes));
+        let (doomed, known) = doomed.await.context("look at what was synced")?;
+        let counted = doomed.iter().filter(|(_, _, counts)| *counts).count() as u64;
+        let asked = Brake::new(folder.delete_brake).ask(counted, known, self.looker.now.mono);
+        for (path, key, counts) in &doomed {
+            let is_held = *counts && asked == Verdict::Hold;
+            exit = exit.strongest(teller.delete(folder, path, key, is_held)?);
         }
         Ok(exit)
     }
@@ -301,6 +287,34 @@ impl Looker {
     fn is_left_out(&self, path: &RelPath, stat: &Stat) -> bool {
         let reason = self.filter.leaves_out(path, stat, self.now.wall_ns);
         reason.is_some()
+    }
+
+    /// Returns the keys of missing files whose objects would go, whether each counts for the brake (a file that is there
+    /// under another name does not), and how many files are known.
+    #[expect(
+        clippy::type_complexity,
+        reason = "taken apart where it is returned to"
+    )]
+    fn doomed(
+        &self,
+        missing: &[RelPath],
+        inodes: &BTreeSet<(u64, u64)>,
+    ) -> anyhow::Result<(Vec<(RelPath, String, bool)>, u64)> {
+        let Some((manifest, row)) = &self.known else {
+            return Ok((Vec::new(), 0));
+        };
+        let mut doomed = Vec::new();
+        for (path, entry) in missing.iter().zip(manifest.entries(row.id, missing)?) {
+            let Some(entry) = entry.filter(|entry| !plan::is_old_news(entry, self.now)) else {
+                continue;
+            };
+            let stat = entry.stored.map(|content| content.stat);
+            let is_elsewhere = stat.is_some_and(|stat| inodes.contains(&(stat.dev, stat.ino)));
+            if let Ok(key) = self.keys.key(path) {
+                doomed.push((path.clone(), key, !is_elsewhere));
+            }
+        }
+        Ok((doomed, manifest.count_synced(row.id)?))
     }
 
     /// Returns what would become of the paths; nothing of those that are level, gone, or not files.
@@ -321,6 +335,7 @@ impl Looker {
                     Ok(key) => Fate::Upload {
                         key,
                         size: stat.size,
+                        inode: (stat.dev, stat.ino),
                     },
                     Err(error) => Fate::NoKey(error.to_string()),
                 },
@@ -339,129 +354,5 @@ struct NoRows;
 impl Rows for NoRows {
     fn page(&mut self, _: &RelPath, _: &RelPath, _: usize) -> anyhow::Result<Vec<Known>> {
         Ok(Vec::new())
-    }
-}
-
-/// Returns how many requests it takes to send a file.
-fn requests(size: u64) -> u64 {
-    if size <= SINGLE_MOST {
-        return 1;
-    }
-    // Begin, parts, complete.
-    2 + size.div_ceil(part_size_bytes(size))
-}
-
-/// Where it is told what would be done.
-struct Teller {
-    out: Out,
-    json: bool,
-    quiet: bool,
-    sum: Estimate,
-}
-
-impl Teller {
-    fn there(&mut self, folder: &config::Folder, there: Option<u64>) -> anyhow::Result<()> {
-        let Some(there) = there else { return Ok(()) };
-        self.sum.objects_there += there;
-        self.sum.requests += there / 1000 + 1;
-        if there > 0 && !self.json && !self.quiet {
-            self.line(&format!(
-                "{there} objects are under {} already: equal ones would be adopted without sending, others set aside before their key is written",
-                folder.to
-            ))?;
-        }
-        Ok(())
-    }
-
-    fn upload(
-        &mut self,
-        folder: &config::Folder,
-        path: &RelPath,
-        key: &str,
-        size: u64,
-    ) -> anyhow::Result<Exit> {
-        self.sum.would_upload += 1;
-        self.sum.bytes += size;
-        self.sum.requests += requests(size);
-        if self.json {
-            self.json(&Event {
-                key: Some(key),
-                bytes: size,
-                ..Event::new("would_upload", &folder.name, path)
-            })?;
-        } else {
-            let size = show_bytes(size);
-            self.line(&format!("would upload {path} → {key} ({size})"))?;
-        }
-        Ok(Exit::Level)
-    }
-
-    fn unsyncable(
-        &mut self,
-        folder: &config::Folder,
-        path: &RelPath,
-        why: &str,
-    ) -> anyhow::Result<Exit> {
-        self.sum.unsyncable += 1;
-        tracing::warn!(folder = %folder.name, %path, "could not sync the file: {why}");
-        self.skipped(folder, path, why)?;
-        Ok(Exit::Different)
-    }
-
-    fn skipped(
-        &mut self,
-        folder: &config::Folder,
-        path: &RelPath,
-        why: &str,
-    ) -> anyhow::Result<()> {
-        self.sum.skipped += 1;
-        self.event("skipped", folder, path, why)
-    }
-
-    fn failed(
-        &mut self,
-        folder: &config::Folder,
-        path: &RelPath,
-        why: &str,
-    ) -> anyhow::Result<Exit> {
-        self.sum.failed += 1;
-        tracing::warn!(folder = %folder.name, %path, "{why}");
-        self.event("failed", folder, path, why)?;
-        Ok(Exit::Failed)
-    }
-
-    fn event(
-        &mut self,
-        what: &str,
-        folder: &config::Folder,
-        path: &RelPath,
-        why: &str,
-    ) -> anyhow::Result<()> {
-        if !self.json {
-            return Ok(());
-        }
-        self.json(&Event {
-            error: Some(why),
-            ..Event::new(what, &folder.name, path)
-        })
-    }
-
-    fn close(&mut self) -> anyhow::Result<()> {
-        if self.json {
-            let line = serde_json::to_string(&self.sum)?;
-            self.line(&line)
-        } else if self.quiet {
-            Ok(())
-        } else {
-            self.line(&self.sum.to_string())
-        }
-    }
-
-    fn json(&mut self, line: &impl Serialize) -> anyhow::Result<()> {
-        self.line(&serde_json::to_string(line)?)
-    }
-
-    fn line(&mut self, line: &str) -> anyhow::Result<()> {
-        self.out.line(line).context("write the results")
     }
 }

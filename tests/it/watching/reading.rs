@@ -387,3 +387,33 @@ fn w56_what_is_written_through_a_link_outside_is_found_by_the_scan() {
     }
     rig.probe();
 }
+
+#[test]
+fn a_write_under_one_name_reaches_the_other_names_without_a_scan() {
+    let rig = Rig::started(With::default());
+    fs::create_dir(rig.at("sub")).unwrap();
+    rig.write("one", "before");
+    fs::hard_link(rig.at("one"), rig.at("sub/two")).unwrap();
+    rig.level();
+    fs::write(rig.at("one"), "after").unwrap();
+    rig.level();
+    assert_eq!(rig.object("sub/two").unwrap(), b"after");
+}
+
+#[test]
+fn a_hard_link_to_another_users_file_is_left_out_by_name() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let rig = Rig::started(With::default());
+    fs::create_dir(rig.at("theirs")).unwrap();
+    std::os::unix::fs::chown(rig.at("theirs"), Some(12_345), None).unwrap();
+    fs::write(rig.outside("secret"), "of somebody else").unwrap();
+    std::os::unix::fs::chown(rig.outside("secret"), Some(54_321), None).unwrap();
+    fs::hard_link(rig.outside("secret"), rig.at("theirs/innocent")).unwrap();
+    rig.write("theirs/after", "their own file beside it");
+    rig.until("the file beside it", |rig| {
+        rig.object("theirs/after").is_some()
+    });
+    assert!(rig.object("theirs/innocent").is_none());
+}

@@ -25,7 +25,8 @@
 //! A step does a bounded amount of work. In memory are the listings of the folders on the way down and one page of rows.
 //! Nothing recurses, however deep the tree.
 
-use std::collections::VecDeque;
+mod cursor;
+
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -34,16 +35,11 @@ use crate::base::path::RelPath;
 use crate::base::stat::{Kind, Stat};
 use crate::tree::filter::Filter;
 use crate::tree::filter::reason::Reason;
+use crate::tree::scan::cursor::Cursor;
 use crate::tree::{Found, Tree};
 
 /// How many names and rows one step looks at, about 20 ms of cold disk: a step can be waited for when stopping.
 const WORK: usize = 2_000;
-
-/// How many rows are asked for at once: enough to make the question cheap, small beside a listing.
-const PAGE: usize = 512;
-
-/// The longest name of any filesystem that Linux knows, in bytes.
-const NAME_MAX: usize = 255;
 
 /// What the manifest knows of one path, as far as a scan asks.
 #[derive(Clone, PartialEq, Debug)]
@@ -448,78 +444,12 @@ fn is_level(row: &Known, now: &Stat) -> bool {
         && !stat.is_racy(row.read_at_ns)
 }
 
-/// The rows of a folder, a page at a time.
-struct Cursor {
-    rows: Box<dyn Rows>,
-    within: RelPath,
-    page: VecDeque<Known>,
-    /// The next page begins after this path.
-    after: RelPath,
-    /// The last page has been taken.
-    at_end: bool,
-}
-
-impl Cursor {
-    fn new(rows: Box<dyn Rows>, within: RelPath) -> Self {
-        Self {
-            rows,
-            after: within.clone(),
-            within,
-            page: VecDeque::new(),
-            at_end: false,
-        }
-    }
-
-    fn peek(&mut self) -> anyhow::Result<Option<&Known>> {
-        if self.page.is_empty() && !self.at_end {
-            let page = self.rows.page(&self.within, &self.after, PAGE)?;
-            debug_assert!(
-                page.is_sorted_by(|a, b| a.path < b.path)
-                    && page.first().is_none_or(|first| first.path > self.after),
-                "a page is sorted and begins after the last one"
-            );
-            self.at_end = page.len() < PAGE;
-            if let Some(last) = page.last() {
-                self.after = last.path.clone();
-            }
-            self.page = page.into();
-        }
-        Ok(self.page.front())
-    }
-
-    fn drop_first(&mut self) {
-        self.page.pop_front();
-    }
-
-    /// Takes the row at `path` if it is the one that was peeked at.
-    fn take_equal(&mut self, path: &RelPath) -> Option<Known> {
-        self.page.pop_front_if(|row| row.path == *path)
-    }
-
-    /// Goes behind all rows below `folder`, without reading them where they are not in the page yet.
-    fn skip_below(&mut self, folder: &RelPath) {
-        if folder.is_root() {
-            self.page.clear();
-            self.at_end = true;
-            return;
-        }
-        let is_behind = |row: &Known| !row.path.is_within(folder) && row.path > *folder;
-        let first_behind = self.page.iter().position(is_behind);
-        self.page.drain(..first_behind.unwrap_or(self.page.len()));
-        // No name is that long, so every path below the folder sorts before this one, and every other one as the
-        // folder's own paths do.
-        let end = folder.join(&[0xff; NAME_MAX + 1]);
-        if self.page.is_empty() && self.after < end {
-            self.after = end;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
+    use crate::tree::scan::cursor::PAGE;
     use crate::tree::{Identity, OpenFile, ReadError};
 
     /// A tree in memory: paths with their stats, folders with what listing them answers.
