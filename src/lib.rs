@@ -5,19 +5,22 @@
 //!
 //! ```text
 //!  kernel ── watch ──┐ Touched(path)     bounded; full → lost → scan
-//!  walk   ── scan  ──┤ differing paths   bounded; full → the walk waits
+//!  walk   ── scan  ──┤ differing, missing paths   bounded; full → the walk waits
 //!                    ▼
 //!  ┌────────────────────────────── agent ─────────────────────────────┐
 //!  │ queue.touch(path, now)     … quiet, or touched for max_wait …    │
 //!  │ queue.pop_due(now) → intents into the next commit → spawn jobs   │
 //!  └─────────────────────────────┬────────────────────────────────────┘
 //!                                ▼           one async fn, top to bottom
-//!       read (stat, hash, stat) → plan::step → dedupe → put | multipart | copy
+//!    read (lease, stat, hash, stat) → plan::step → dedupe → put | multipart | copy | delete
 //!                                │ Outcome   (a multipart's id goes up as Progress)
 //!  ┌─────────────────────────────▼────────────────────────────────────┐
 //!  │ commit(outcomes + next intents) → queue.finish(path, outcome)    │
 //!  └──────────────────────────────────────────────────────────────────┘
 //! ```
+//!
+//! A file that is missing takes a longer road before it is a path like any other: two listings, what was known by then
+//! worked on first, the brake ([`agent`], `deletes`). What a person decides comes in as an event of the loop too.
 //!
 //! The modules in reading order: [`base`] has the words everybody uses; [`tree`] is what the disk has, [`store`] the
 //! bucket, [`manifest`] what we have seen synced; [`sync`] is the way of one file; [`agent`] the loop of one folder;

@@ -3,7 +3,8 @@
 //! - Overview: hints, scans and jobs come in as one closed enum of events; handling one is synchronous. Each turn makes one
 //!   transaction of what has ended and of the intents of what is about to start; jobs start only after it has committed;
 //!   at most one commit is in flight, and touches are taken meanwhile.
-//! - Order: intent, bytes, row. Live before backlog. A waiter of the dedupe map is told only when the row it copies from is
+//! - Order: intent, bytes, row. Live before backlog, deletes last: after all that was known when their files were proven
+//!   gone. A waiter of the dedupe map is told only when the row it copies from is
 //!   durable.
 //! - Errors and retries: a file's failure is data, held by the queue for its backoff. Trouble that is everyone's (endpoint,
 //!   bucket, credentials) is confirmed by one question to the bucket and then probed with one job at a time. If the
