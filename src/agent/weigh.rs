@@ -136,7 +136,13 @@ fn judge(
         .as_ref()
         .map(|content| ctx.manifest.by_content(ctx.folder, &content.sha256));
     let twins = twins.and_then(Result::ok).unwrap_or_default().into_iter();
-    let twins = twins.filter(|twin| twin.path != *path && twin.state == State::Synced);
+    // A twin whose file cannot be seen keeps nothing safe: it may be the next to go, or be held for that.
+    let is_there = |twin: &Entry| {
+        let stat = ctx.tree.stat(&twin.path);
+        stat.is_ok_and(|stat| stat.kind == Kind::File)
+    };
+    let twins =
+        twins.filter(|twin| twin.path != *path && twin.state == State::Synced && is_there(twin));
     Missing::Gone {
         twins: twins.map(|twin| twin.path).collect(),
         released,

@@ -233,7 +233,10 @@ impl World {
             10 | 11 => {
                 let (path, content) = (self.file(), self.content());
                 self.say(&format!("write {path} secretly ({})", content.len()));
+                // Only its ctime tells, and a rename on top of it would hide even that: its event is not lost silently.
+                self.tree.trouble(0.0, self.trouble.1);
                 self.tree.write_secretly(&path, &content);
+                self.tree.trouble(self.trouble.0, self.trouble.1);
             }
             12 | 13 => {
                 let path = self.path();
