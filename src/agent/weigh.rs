@@ -127,10 +127,7 @@ fn judge(
     {
         return Missing::Away;
     }
-    let released = row
-        .held
-        .as_ref()
-        .is_some_and(|held| held.what == HeldWhat::Released);
+    let released = is_released(&row);
     let twins = row
         .stored
         .as_ref()
@@ -147,6 +144,13 @@ fn judge(
         twins: twins.map(|twin| twin.path).collect(),
         released,
     }
+}
+
+/// Returns true if a person has let it go.
+pub(super) fn is_released(row: &Entry) -> bool {
+    row.held
+        .as_ref()
+        .is_some_and(|held| held.what == HeldWhat::Released)
 }
 
 /// Returns the lowest folder on the way to `path` that is there.
