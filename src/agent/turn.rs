@@ -311,7 +311,10 @@ impl Turn {
             {
                 keep(Some(entry), path, notes)
             }
-            Some(entry) if entry.ambiguous_until_ns > notes.now.wall_ns => entry.ambiguous_until_ns,
+            // What may still land with the very content that a row claims leaves no doubt to be told.
+            Some(entry) if entry.ambiguous_until_ns > notes.now.wall_ns => {
+                plan::doubt_until(&entry)
+            }
             _ => 0,
         };
         let had_files = || {
