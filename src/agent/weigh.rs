@@ -2,7 +2,7 @@
 //!
 //! Only looks; whether an object goes is decided by the loop, which knows the brake.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::agent::turn::{Notes, is_gone, keep};
 use crate::base::path::RelPath;
@@ -18,6 +18,8 @@ use crate::tree::Tree;
 pub(super) struct Weigh {
     /// Rows whose files are proven missing; under `keep` a scan that did not find them is enough.
     pub paths: Vec<RelPath>,
+    /// Paths that could not be stored yet: one of them may be the new name of a missing one.
+    pub unsettled: Vec<RelPath>,
     /// Whether the files in the bucket are to be counted.
     pub count_known: bool,
 }
@@ -45,6 +47,11 @@ pub(super) enum Missing {
     },
     /// Its filesystem is not mounted.
     Away,
+    /// Its file has another name, which could not be stored yet: the object waits for that.
+    Renamed {
+        /// The folder whose listing shows that it is missing.
+        look_in: RelPath,
+    },
     /// Its object can go.
     Gone {
         /// Other paths whose objects have the same content.
@@ -79,12 +86,17 @@ pub(super) fn weigh(ctx: &Ctx, weigh: Weigh, notes: &mut Notes) -> Weighed {
         }
     };
     let mut devices = BTreeMap::new();
+    let unsettled = weigh.unsettled.iter();
+    let unsettled: BTreeSet<(u64, u64)> = unsettled
+        .filter_map(|path| ctx.tree.stat(path).ok())
+        .map(|stat| (stat.dev, stat.ino))
+        .collect();
     for (path, row) in weigh.paths.into_iter().zip(rows) {
         let missing = row.map_or(
             Missing::Settled {
                 ambiguous_until_ns: 0,
             },
-            |row| judge(ctx, &path, row, &mut devices, notes),
+            |row| judge(ctx, &path, row, (&mut devices, &unsettled), notes),
         );
         weighed.found.push((path, missing));
     }
@@ -98,7 +110,7 @@ fn judge(
     ctx: &Ctx,
     path: &RelPath,
     row: Entry,
-    devices: &mut BTreeMap<RelPath, Option<u64>>,
+    (devices, unsettled): (&mut BTreeMap<RelPath, Option<u64>>, &BTreeSet<(u64, u64)>),
     notes: &mut Notes,
 ) -> Missing {
     let is_gone = match ctx.tree.stat(path) {
@@ -126,6 +138,11 @@ fn judge(
         .is_some_and(|content| device != Some(content.stat.dev))
     {
         return Missing::Away;
+    }
+    let inode = row.stored.as_ref().map(|content| content.stat);
+    if inode.is_some_and(|stat| unsettled.contains(&(stat.dev, stat.ino))) {
+        let look_in = lowest_folder(&*ctx.tree, path);
+        return Missing::Renamed { look_in };
     }
     let released = is_released(&row);
     let twins = row

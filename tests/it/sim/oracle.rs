@@ -157,7 +157,10 @@ impl Oracle {
         if !keeps {
             self.nothing_is_left_over(&files.into_keys().collect());
         }
-        // An upload whose beginning was never answered has no id that anybody could know; every other one was ended.
+    }
+
+    /// An upload whose beginning was never answered has no id that anybody could know; every other one was ended.
+    pub fn no_upload_is_left(&self) {
         let uploads = self.manifest.uploads(self.folder).expect("readable");
         assert_eq!(uploads, [], "unfinished uploads were left behind");
     }

@@ -488,6 +488,10 @@ impl World {
             stop.cancel();
             assert_eq!(agent.await.reason, Reason::Stopped(true));
         });
+        // What could not be given up is tried again at the next start.
+        if storm.is_none() {
+            self.oracle.no_upload_is_left();
+        }
     }
 
     async fn until_level(
