@@ -273,8 +273,9 @@ impl Loop {
     pub(super) fn weighed(&mut self, weighed: Weighed, now: Now) {
         self.deletes.is_weighing = false;
         if weighed.is_away {
-            // The next scan says what is wrong with the root, or finds it whole.
-            return self.scans.lost(now);
+            // A scan says what is wrong with the root, or finds it whole; at once, as nothing else keeps this from being
+            // asked again and again.
+            return self.scans.look_now(now);
         }
         if let Some(known) = weighed.known {
             self.deletes.known = known;

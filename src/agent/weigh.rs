@@ -13,6 +13,11 @@ use crate::sync::file::Ctx;
 use crate::sync::plan;
 use crate::tree::Tree;
 
+/// The devices of folders, as far as they were asked for.
+type Devices = BTreeMap<RelPath, Option<u64>>;
+/// Files, by device and inode.
+type Inodes = BTreeSet<(u64, u64)>;
+
 /// What is to be weighed.
 #[derive(Debug, Default)]
 pub(super) struct Weigh {
@@ -85,9 +90,9 @@ pub(super) fn weigh(ctx: &Ctx, weigh: Weigh, notes: &mut Notes) -> Weighed {
             return weighed;
         }
     };
-    let mut devices = BTreeMap::new();
+    let mut devices = Devices::new();
     let unsettled = weigh.unsettled.iter();
-    let unsettled: BTreeSet<(u64, u64)> = unsettled
+    let unsettled: Inodes = unsettled
         .filter_map(|path| ctx.tree.stat(path).ok())
         .map(|stat| (stat.dev, stat.ino))
         .collect();
@@ -110,7 +115,7 @@ fn judge(
     ctx: &Ctx,
     path: &RelPath,
     row: Entry,
-    (devices, unsettled): (&mut BTreeMap<RelPath, Option<u64>>, &BTreeSet<(u64, u64)>),
+    (devices, unsettled): (&mut Devices, &Inodes),
     notes: &mut Notes,
 ) -> Missing {
     let is_gone = match ctx.tree.stat(path) {

@@ -17,7 +17,6 @@ use tidewatch::sync::limits::Limits;
 use tidewatch::tree::filter::Filter;
 use tidewatch::tree::hints;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::sim::oracle::Oracle;
@@ -389,11 +388,12 @@ impl World {
 
     /// Lets time pass and things happen.
     async fn storm(&mut self, clock: Clock, lasts: Duration) {
-        let end = Instant::now() + lasts;
+        let now = || Clock::Real.now().mono;
+        let end = now() + lasts;
         loop {
             let pause = Duration::from_millis(self.random.u64(1..3_000));
-            tokio::time::sleep_until(end.min(Instant::now() + pause)).await;
-            if Instant::now() >= end {
+            tokio::time::sleep_until(end.min(now() + pause)).await;
+            if now() >= end {
                 return;
             }
             self.wall_ns = clock.now().wall_ns;
