@@ -28,6 +28,10 @@ use crate::tree::scan::Depth;
 const MISSING_MOST: usize = 100_000;
 /// Paths weighed in one turn: each asks the disk and the manifest a few times.
 const WEIGHED_AT_ONCE: usize = 500;
+/// Paths that could not be stored yet and are compared with the missing ones, at most.
+const UNSETTLED_MOST: usize = 10_000;
+/// How soon a missing file is looked for again whose new name could not be stored yet.
+const UNSETTLED: Duration = Duration::from_secs(15);
 /// How long a decision waits for what may still belong to it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -99,7 +103,7 @@ impl Deletes {
 
     /// Returns true if no delete is on its way.
     pub fn is_done(&self) -> bool {
-        self.missing.is_empty() && !self.is_weighing
+        self.missing.is_empty() && self.confirm.is_empty() && !self.is_weighing
     }
 
     pub fn next_at(&self) -> Option<Instant> {
@@ -170,6 +174,7 @@ impl Deletes {
         self.is_weighing = !paths.is_empty();
         Weigh {
             paths,
+            unsettled: Vec::new(),
             count_known: self.brake.needs_known(self.missing.len() as u64),
         }
     }
@@ -257,15 +262,20 @@ impl Loop {
         if !self.deletes.keeps() && (waits || !self.contact.is_done()) {
             return Weigh::default();
         }
-        self.deletes.take()
+        let mut weigh = self.deletes.take();
+        if !self.deletes.keeps() {
+            weigh.unsettled = self.queue.unsettled(UNSETTLED_MOST);
+        }
+        weigh
     }
 
     /// Takes what a turn found out about missing files, and lets them go or not.
     pub(super) fn weighed(&mut self, weighed: Weighed, now: Now) {
         self.deletes.is_weighing = false;
         if weighed.is_away {
-            // The next scan says what is wrong with the root, or finds it whole.
-            return self.scans.lost(now);
+            // A scan says what is wrong with the root, or finds it whole; at once, as nothing else keeps this from being
+            // asked again and again.
+            return self.scans.look_now(now);
         }
         if let Some(known) = weighed.known {
             self.deletes.known = known;
@@ -285,6 +295,12 @@ impl Loop {
                     self.deletes.is_back(&path);
                     let why = "its filesystem is not mounted: the file is not taken for deleted";
                     self.cannot_sync(&path, why);
+                }
+                Missing::Renamed { look_in } => {
+                    // Proven anew later, when the new name may have its object.
+                    self.deletes.is_back(&path);
+                    let again = now.mono + UNSETTLED;
+                    self.deletes.confirm.entry(look_in).or_insert(again);
                 }
                 Missing::Gone { twins, released } => {
                     // A twin that is missing itself keeps nothing safe.

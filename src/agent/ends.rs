@@ -9,6 +9,7 @@ use crate::base::path::RelPath;
 use crate::base::policy::OnDelete;
 use crate::base::snapshot::What;
 use crate::base::stat::Kind;
+use crate::sync::Lane;
 use crate::sync::file::{self, Aim, Done, How, Outcome, Task};
 use crate::sync::queue::{End, Job};
 use crate::tree::scan::Depth;
@@ -23,8 +24,13 @@ impl Loop {
             // It is there again, or its absence has to be proven anew.
             self.deletes.is_back(&path);
         }
-        self.outage
-            .looked(&path, matches!(seen, Seen::Task(_)), now);
+        match seen {
+            // It stays among those that wait to be tried: tried again at once it would be found the same for ever.
+            Seen::Unreadable(_) | Seen::Fresh(_) => self.outage.ended(&path, now),
+            _ => self
+                .outage
+                .looked(&path, matches!(seen, Seen::Task(_)), now),
+        }
         let end = match seen {
             Seen::Task(task) => {
                 let task = self.with_care(*task);
@@ -142,10 +148,14 @@ impl Loop {
         }
     }
 
-    /// A file that is taken for a renamed one must not have been written to under its former name.
+    /// A file that is taken for a renamed one must not have been written to under its former name. Only events say that it
+    /// was not: a rename sets the ctime, so that a write which put the mtime back leaves no other trace. What a scan found,
+    /// or what was told while events were lost, is read.
     fn with_care(&mut self, mut task: Task) -> Task {
         if let Aim::Rename { from, .. } = &task.aim
-            && self.queue.was_written(&from.path)
+            && (task.job.lane != Lane::Live
+                || self.scans.is_blind()
+                || self.queue.was_written(&from.path))
         {
             task.aim = Aim::Store;
         }

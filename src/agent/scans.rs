@@ -198,6 +198,12 @@ impl Scans {
         self.completed.is_some() && !self.is_blind && self.away.is_none() && is_followed
     }
 
+    /// Returns true if events may have been lost since the last complete scan began.
+    pub fn is_blind(&self) -> bool {
+        let is_losing = self.full.as_ref().is_some_and(|full| full.lost_meanwhile);
+        self.is_blind || is_losing || self.away.is_some()
+    }
+
     pub fn next_at(&self) -> Option<Instant> {
         let full = self.next_full.filter(|_| self.full.is_none());
         full.into_iter().chain(self.next_poll()).min()

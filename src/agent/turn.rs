@@ -63,6 +63,8 @@ pub(super) struct Notes {
     pub now: Now,
     /// Whether the root is the folder that it was; false if nobody asked.
     pub root_is_there: bool,
+    /// Whether the root has any name; false if nobody asked.
+    root_has_names: bool,
     /// Whether first contact found anything that has not been taken.
     has_remote: bool,
     /// Other names of files that were written to under one.
@@ -141,10 +143,18 @@ impl Turn {
         // Asked once a turn, and only where something may be judged gone.
         let root_is_there =
             (!weigh.paths.is_empty() || due.iter().any(|job| job.remove)) && is_root();
+        let root_has_names = root_is_there
+            && due.iter().any(|job| job.remove)
+            && self
+                .ctx
+                .tree
+                .list(&RelPath::root())
+                .is_ok_and(|names| !names.is_empty());
         let mut notes = Notes {
             now,
             has_remote,
             root_is_there,
+            root_has_names,
             also: Vec::new(),
             changes,
             error: None,
@@ -323,6 +333,8 @@ impl Turn {
             && !keeps
             && notes.root_is_there
             && let Some(entry) = &known
+            // A root that has become empty since it was asked about holds whatever nobody has released.
+            && (notes.root_has_names || weigh::is_released(entry))
         {
             return self.doomed(job, entry.clone(), notes);
         }
@@ -332,7 +344,10 @@ impl Turn {
             {
                 keep(Some(entry), path, notes)
             }
-            Some(entry) if entry.ambiguous_until_ns > notes.now.wall_ns => entry.ambiguous_until_ns,
+            // What may still land with the very content that a row claims leaves no doubt to be told.
+            Some(entry) if entry.ambiguous_until_ns > notes.now.wall_ns => {
+                plan::doubt_until(&entry)
+            }
             _ => 0,
         };
         let had_files = || {

@@ -2,7 +2,7 @@
 //!
 //! Only looks; whether an object goes is decided by the loop, which knows the brake.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::agent::turn::{Notes, is_gone, keep};
 use crate::base::path::RelPath;
@@ -13,11 +13,18 @@ use crate::sync::file::Ctx;
 use crate::sync::plan;
 use crate::tree::Tree;
 
+/// The devices of folders, as far as they were asked for.
+type Devices = BTreeMap<RelPath, Option<u64>>;
+/// Files, by device and inode.
+type Inodes = BTreeSet<(u64, u64)>;
+
 /// What is to be weighed.
 #[derive(Debug, Default)]
 pub(super) struct Weigh {
     /// Rows whose files are proven missing; under `keep` a scan that did not find them is enough.
     pub paths: Vec<RelPath>,
+    /// Paths that could not be stored yet: one of them may be the new name of a missing one.
+    pub unsettled: Vec<RelPath>,
     /// Whether the files in the bucket are to be counted.
     pub count_known: bool,
 }
@@ -45,6 +52,11 @@ pub(super) enum Missing {
     },
     /// Its filesystem is not mounted.
     Away,
+    /// Its file has another name, which could not be stored yet: the object waits for that.
+    Renamed {
+        /// The folder whose listing shows that it is missing.
+        look_in: RelPath,
+    },
     /// Its object can go.
     Gone {
         /// Other paths whose objects have the same content.
@@ -78,13 +90,18 @@ pub(super) fn weigh(ctx: &Ctx, weigh: Weigh, notes: &mut Notes) -> Weighed {
             return weighed;
         }
     };
-    let mut devices = BTreeMap::new();
+    let mut devices = Devices::new();
+    let unsettled = weigh.unsettled.iter();
+    let unsettled: Inodes = unsettled
+        .filter_map(|path| ctx.tree.stat(path).ok())
+        .map(|stat| (stat.dev, stat.ino))
+        .collect();
     for (path, row) in weigh.paths.into_iter().zip(rows) {
         let missing = row.map_or(
             Missing::Settled {
                 ambiguous_until_ns: 0,
             },
-            |row| judge(ctx, &path, row, &mut devices, notes),
+            |row| judge(ctx, &path, row, (&mut devices, &unsettled), notes),
         );
         weighed.found.push((path, missing));
     }
@@ -98,7 +115,7 @@ fn judge(
     ctx: &Ctx,
     path: &RelPath,
     row: Entry,
-    devices: &mut BTreeMap<RelPath, Option<u64>>,
+    (devices, unsettled): (&mut Devices, &Inodes),
     notes: &mut Notes,
 ) -> Missing {
     let is_gone = match ctx.tree.stat(path) {
@@ -130,20 +147,35 @@ fn judge(
     {
         return Missing::Away;
     }
-    let released = row
-        .held
-        .as_ref()
-        .is_some_and(|held| held.what == HeldWhat::Released);
+    let inode = row.stored.as_ref().map(|content| content.stat);
+    if inode.is_some_and(|stat| unsettled.contains(&(stat.dev, stat.ino))) {
+        let look_in = lowest_folder(&*ctx.tree, path);
+        return Missing::Renamed { look_in };
+    }
+    let released = is_released(&row);
     let twins = row
         .stored
         .as_ref()
         .map(|content| ctx.manifest.by_content(ctx.folder, &content.sha256));
     let twins = twins.and_then(Result::ok).unwrap_or_default().into_iter();
-    let twins = twins.filter(|twin| twin.path != *path && twin.state == State::Synced);
+    // A twin whose file cannot be seen keeps nothing safe: it may be the next to go, or be held for that.
+    let is_there = |twin: &Entry| {
+        let stat = ctx.tree.stat(&twin.path);
+        stat.is_ok_and(|stat| stat.kind == Kind::File)
+    };
+    let twins =
+        twins.filter(|twin| twin.path != *path && twin.state == State::Synced && is_there(twin));
     Missing::Gone {
         twins: twins.map(|twin| twin.path).collect(),
         released,
     }
+}
+
+/// Returns true if a person has let it go.
+pub(super) fn is_released(row: &Entry) -> bool {
+    row.held
+        .as_ref()
+        .is_some_and(|held| held.what == HeldWhat::Released)
 }
 
 /// Returns the lowest folder on the way to `path` that is there.

@@ -62,7 +62,11 @@ impl Way {
         }
         if self.allowed == Some(Verdict::Hold) {
             Guard::Quarantine
-        } else if self.ctx.policy.history == History::Trash && !self.old_is_safe {
+        } else if self.ctx.policy.history == History::Trash
+            && !self.old_is_safe
+            // Somebody else's is adopted or set aside by first contact, which also takes note that it is settled.
+            && self.task.remote.is_none()
+        {
             Guard::SetAside
         } else {
             Guard::Go

@@ -47,6 +47,7 @@ impl Way {
             Ok(object) => object,
             Err(error) if error.kind == ErrorKind::NotFound => {
                 self.changes.push(Change::RemoteTaken(remote.key));
+                self.old_is_safe = true;
                 return Ok(false);
             }
             Err(error) => return Err(Stop::Store(error)),
@@ -75,7 +76,7 @@ impl Way {
         self.move_aside(&object).await?;
         tracing::info!(key = %self.task.key, "set an object aside that was there before us");
         self.changes.push(Change::RemoteTaken(remote.key));
-        self.set_aside = true;
+        (self.set_aside, self.old_is_safe) = (true, true);
         Ok(false)
     }
 
@@ -102,6 +103,8 @@ impl Way {
             .iter()
             .map(|(name, value)| (name.clone().into(), value.clone()))
             .collect();
+        // Noted before: a copy whose answer is lost may be in trash all the same.
+        self.note_trash();
         let (store, gate) = (&self.ctx.store, self.gate());
         let mut copied = upload::copy(store, &gate, &from, &to, &carried).await;
         if copied
@@ -115,7 +118,6 @@ impl Way {
             Stop::Store(error)
         })?;
         tracing::debug!(key = %self.task.key, to, "set an object aside");
-        self.note_trash();
         Ok(())
     }
 }

@@ -173,6 +173,15 @@ impl Queue {
         jobs.any(|job| job.is_fresh() && !job.remove && job.since.mono <= at)
     }
 
+    /// Returns at most so many paths whose last attempt failed or found them moving.
+    pub fn unsettled(&self, most: usize) -> Vec<RelPath> {
+        let jobs = self.jobs().filter(|job| job.failures + job.moves > 0);
+        jobs.filter(|job| !job.remove)
+            .map(|job| job.path.clone())
+            .take(most)
+            .collect()
+    }
+
     /// Holds a path until `due`, without a touch: a key that has to be looked at again.
     pub fn hold_until(&mut self, path: RelPath, due: Instant, now: Now) {
         if !self.slots.contains_key(&path) {

@@ -4,7 +4,8 @@
 //! and lands before the first request that comes after its time, or at `settle`: no task runs on its own. Time is
 //! tokio's, which a test may have paused.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -83,6 +84,19 @@ struct Line {
     pending: Vec<(i64, Request)>,
     faults: u64,
     clock: Option<Clock>,
+    on_delete: Option<OnDelete>,
+    /// Keys of which a request was late at any time.
+    late_keys: BTreeSet<String>,
+}
+
+/// Called with the key when a removal is asked for.
+#[derive(Clone)]
+struct OnDelete(Arc<dyn Fn(&str) + Send + Sync>);
+
+impl fmt::Debug for OnDelete {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnDelete")
+    }
 }
 
 /// A request that can land without its caller.
@@ -111,6 +125,8 @@ impl<S: Store> Faulty<S> {
                 pending: Vec::new(),
                 faults: 0,
                 clock: None,
+                on_delete: None,
+                late_keys: BTreeSet::new(),
             })),
         }
     }
@@ -124,6 +140,16 @@ impl<S: Store> Faulty<S> {
     /// clock from the first use on.
     pub fn set_clock(&self, clock: Clock) {
         self.lock().clock = Some(clock);
+    }
+
+    /// Has `hook` called with its key whenever an object's removal is asked for, before anything else happens.
+    pub fn on_delete(&self, hook: impl Fn(&str) + Send + Sync + 'static) {
+        self.lock().on_delete = Some(OnDelete(Arc::new(hook)));
+    }
+
+    /// Returns whether a request for this key was ever late.
+    pub fn was_late(&self, key: &str) -> bool {
+        self.lock().late_keys.contains(key)
     }
 
     /// Ends all faults and latency; what is pending still lands at its time.
@@ -242,6 +268,7 @@ impl<S: Store> Faulty<S> {
             (Fault::Late(after), Some(request)) => {
                 let mut line = self.lock();
                 let due = line.now_ns() + after.as_nanos() as i64;
+                line.late_keys.insert(key.to_owned());
                 line.pending.push((due, request));
                 drop(line);
                 Err(failed(
@@ -342,6 +369,10 @@ impl<S: Store> Store for Faulty<S> {
     }
 
     async fn delete(&self, key: &str) -> Result<Removed> {
+        let hook = self.lock().on_delete.clone();
+        if let Some(OnDelete(hook)) = hook {
+            hook(key);
+        }
         let late = Request::Delete(key.to_owned());
         self.send("DeleteObject", key, Some(late), self.inner.delete(key))
             .await

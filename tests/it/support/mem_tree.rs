@@ -13,6 +13,8 @@ use tidewatch::tree::{
     Found, Hint, HintSender, Hold, Identity, Lease, OpenFile, ReadError, Touch, Tree,
 };
 
+/// The name in the folder that is where the root should be.
+const OTHERS: &[u8] = b"lost+found";
 /// All changes within that share their stamps, nanoseconds.
 const GRAIN_NS: i64 = 10_000_000;
 
@@ -36,8 +38,12 @@ struct World {
     mount: Mount,
     /// Folders that may not be listed, nor anything below them looked at.
     closed: BTreeSet<RelPath>,
+    /// How likely an event is told twice.
+    echo: f64,
     /// How often a file was read.
     reads: u64,
+    /// Since when everything can be seen; `None`: not now.
+    clear_since_ns: Option<i64>,
 }
 
 /// What is where the root should be.
@@ -47,6 +53,8 @@ pub enum Mount {
     Here,
     /// The empty folder on which it was mounted.
     Gone,
+    /// Another folder, with an empty folder of its own in it.
+    Other,
     /// An empty filesystem that cannot be told from it by its numbers.
     Emptied,
 }
@@ -59,6 +67,23 @@ struct Node {
     mtime_ns: i64,
     ctime_ns: i64,
     mode: u32,
+    /// When it came to be under its path.
+    since_ns: i64,
+    /// When its content was last written.
+    written_ns: i64,
+}
+
+/// A regular file as it really is, whether it can be seen or not.
+#[derive(Clone, Debug)]
+pub struct Real {
+    /// Its content.
+    pub content: Arc<Vec<u8>>,
+    /// Its inode.
+    pub ino: u64,
+    /// Since when it has been under its path.
+    pub since_ns: i64,
+    /// When its content was last written.
+    pub written_ns: i64,
 }
 
 impl MemTree {
@@ -78,9 +103,12 @@ impl MemTree {
             closed: BTreeSet::new(),
             reads: 0,
             has_leases: true,
+            echo: 0.0,
+            clear_since_ns: None,
         };
         let root = world.node(Kind::Folder, Vec::new());
         world.nodes.insert(RelPath::root(), root);
+        world.has_cleared();
         Self(Arc::new(Mutex::new(world)))
     }
 
@@ -108,7 +136,11 @@ impl MemTree {
 
     /// The root goes away, or comes back.
     pub fn away(&self, away: bool) {
-        self.lock().away = away;
+        let mut world = self.lock();
+        if world.away != away {
+            world.away = away;
+            world.has_cleared();
+        }
     }
 
     /// Puts something else where the root is, or the root back. No event tells.
@@ -116,6 +148,7 @@ impl MemTree {
         let mut world = self.lock();
         world.mount = mount;
         world.armed.clear();
+        world.has_cleared();
     }
 
     /// Takes the right to look into a folder away, or gives it back.
@@ -126,12 +159,72 @@ impl MemTree {
         } else {
             world.closed.remove(folder);
         }
+        world.has_cleared();
         world.event(folder, Touch::Meta);
+    }
+
+    /// Gives all rights back.
+    pub fn open_all(&self) {
+        let mut world = self.lock();
+        let closed = std::mem::take(&mut world.closed);
+        world.has_cleared();
+        for folder in closed {
+            world.event(&folder, Touch::Meta);
+        }
+    }
+
+    /// Returns whether a path is below a folder that may not be looked into.
+    pub fn is_hidden(&self, path: &RelPath) -> bool {
+        let world = self.lock();
+        world.closed.iter().any(|folder| path.is_within(folder))
+    }
+
+    /// Returns since when everything can be seen; `None`: not now.
+    pub fn clear_since_ns(&self) -> Option<i64> {
+        self.lock().clear_since_ns
+    }
+
+    /// Returns its time, nanoseconds.
+    pub fn now_ns(&self) -> i64 {
+        self.lock().clock.now().wall_ns
+    }
+
+    /// Returns the folders in it.
+    pub fn folders(&self) -> Vec<RelPath> {
+        let world = self.lock();
+        let folders = world
+            .nodes
+            .iter()
+            .filter(|(path, node)| node.kind == Kind::Folder && !path.is_root());
+        folders.map(|(path, _)| path.clone()).collect()
+    }
+
+    /// Returns all regular files as they really are.
+    pub fn real(&self) -> BTreeMap<RelPath, Real> {
+        let world = self.lock();
+        let files = world
+            .nodes
+            .iter()
+            .filter(|(_, node)| node.kind == Kind::File);
+        let real = |node: &Node| Real {
+            content: node.content.clone(),
+            ino: node.ino,
+            since_ns: node.since_ns,
+            written_ns: node.written_ns,
+        };
+        files
+            .map(|(path, node)| (path.clone(), real(node)))
+            .collect()
     }
 
     /// Returns how often files were read so far.
     pub fn reads(&self) -> u64 {
         self.lock().reads
+    }
+
+    /// Sets how likely an event is told twice.
+    pub fn echo(&self, echo: f64) {
+        self.lock().echo = echo;
     }
 
     /// The kernel's queue has run over.
@@ -203,6 +296,7 @@ impl MemTree {
             world.event(path, Touch::Meta);
             world.nodes.remove(path);
             world.armed.remove(path);
+            world.closed.remove(path);
         }
     }
 
@@ -229,7 +323,12 @@ impl MemTree {
         for path in moved {
             let rest = &path.as_bytes()[from.as_bytes().len()..];
             let target = RelPath::new(&[to.as_bytes(), rest].concat()).expect("a valid path");
-            let node = world.nodes.remove(&path).expect("listed");
+            let mut node = world.nodes.remove(&path).expect("listed");
+            node.since_ns = world.clock.now().wall_ns;
+            // The right to look into a folder goes with it.
+            if world.closed.remove(&path) {
+                world.closed.insert(target.clone());
+            }
             world.nodes.insert(target, node);
             world.armed.remove(&path);
         }
@@ -242,6 +341,11 @@ impl MemTree {
 }
 
 impl World {
+    fn has_cleared(&mut self) {
+        let is_clear = !self.away && self.mount == Mount::Here && self.closed.is_empty();
+        self.clear_since_ns = is_clear.then(|| self.clock.now().wall_ns);
+    }
+
     fn stamp(&self) -> i64 {
         let now = self.clock.now().wall_ns;
         // Never whole seconds: a filesystem whose stamps have a fraction.
@@ -260,6 +364,8 @@ impl World {
             mtime_ns: now,
             ctime_ns: now,
             mode,
+            since_ns: self.clock.now().wall_ns,
+            written_ns: self.clock.now().wall_ns,
         }
     }
 
@@ -286,9 +392,10 @@ impl World {
     }
 
     fn write(&mut self, path: &RelPath, content: &[u8]) {
-        let now = self.stamp();
+        let (now, exactly) = (self.stamp(), self.clock.now().wall_ns);
         match self.nodes.get_mut(path) {
             Some(node) if node.kind == Kind::File => {
+                node.written_ns = exactly;
                 node.content = Arc::new(content.to_vec());
                 (node.mtime_ns, node.ctime_ns) = (now, now);
             }
@@ -322,6 +429,9 @@ impl World {
             && self.random.f64() >= self.deaf
             && let Some(hints) = &self.hints
         {
+            if self.echo > 0.0 && self.random.f64() < self.echo {
+                hints.send(hint.clone());
+            }
             hints.send(hint);
         }
     }
@@ -329,6 +439,11 @@ impl World {
     fn stat(&self, path: &RelPath) -> io::Result<Stat> {
         if self.away {
             return Err(io::ErrorKind::NotFound.into());
+        }
+        if self.mount == Mount::Other && path.as_bytes() == OTHERS {
+            // An inode that no node has.
+            let root = stat_of(&self.nodes[&RelPath::root()]);
+            return Ok(Stat { ino: 1, ..root });
         }
         if self.mount != Mount::Here && !path.is_root() {
             return Err(io::ErrorKind::NotFound.into());
@@ -364,7 +479,10 @@ impl Tree for MemTree {
         Ok(Identity {
             dev: 1,
             ino: stat.ino,
-            fsid: if world.mount == Mount::Gone { 2 } else { 1 },
+            fsid: match world.mount {
+                Mount::Here | Mount::Emptied => 1,
+                Mount::Gone | Mount::Other => 2,
+            },
         })
     }
 
@@ -377,7 +495,13 @@ impl Tree for MemTree {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         if world.mount != Mount::Here {
-            return Ok(Vec::new());
+            let has_name = world.mount == Mount::Other && folder.is_root();
+            let other = has_name.then(|| Found {
+                name: OTHERS.into(),
+                stat: world.stat(&RelPath::root().join(OTHERS)).expect("there"),
+                armed: true,
+            });
+            return Ok(other.into_iter().collect());
         }
         let watched = world.hints.is_some();
         if watched {

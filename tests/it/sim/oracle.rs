@@ -1,0 +1,186 @@
+//! What must be true: of every removal when it is asked for, of what the manifest claims whenever the agent is down, and of
+//! everything at the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tidewatch::base::digest::Sha256;
+use tidewatch::base::path::RelPath;
+use tidewatch::base::policy::OnDelete;
+use tidewatch::manifest::{Entry, FolderId, Manifest, State};
+use tidewatch::store::key::KeyMap;
+use tidewatch::sync::plan;
+
+use crate::support::faulty::Faulty;
+use crate::support::mem_store::MemStore;
+use crate::support::mem_tree::MemTree;
+
+const SECOND_NS: i64 = 1_000_000_000;
+/// A file that has been there for so long must not lose its object: longer than from the last look to the request.
+const THERE_NS: i64 = 60 * SECOND_NS;
+/// What a file has been for so long, in the open, has been found by a rescan: one every minute, with jitter.
+const FOUND_NS: i64 = 80 * SECOND_NS;
+
+/// Knows everything, and judges.
+#[derive(Clone)]
+pub struct Oracle {
+    pub tree: MemTree,
+    pub bucket: MemStore,
+    pub store: Faulty<MemStore>,
+    pub manifest: Manifest,
+    pub folder: FolderId,
+    pub on_delete: OnDelete,
+    /// Objects of others, as they were planted.
+    pub planted: Arc<BTreeMap<RelPath, Vec<u8>>>,
+}
+
+impl Oracle {
+    /// A removal is asked for: is it right?
+    pub fn removal(&self, key: &str) {
+        let keys = KeyMap::new("p/");
+        if keys.is_reserved(key) {
+            return;
+        }
+        let path = keys.path(key).expect("a key of ours");
+        let now_ns = self.tree.now_ns();
+        if let Some(file) = self.tree.real().get(&path) {
+            let there = now_ns - file.since_ns;
+            assert!(
+                there < THERE_NS,
+                "the object of {path} is removed, and the file has been there for {there} ns"
+            );
+        }
+        if self.on_delete == OnDelete::Delete {
+            self.has_a_copy(&path, key, now_ns);
+        }
+    }
+
+    /// The content of a file that was renamed long enough ago is somewhere else in the bucket too.
+    fn has_a_copy(&self, path: &RelPath, key: &str, now_ns: i64) {
+        let mut rows = self
+            .manifest
+            .entries(self.folder, std::slice::from_ref(path))
+            .expect("readable");
+        let Some(content) = rows.pop().flatten().and_then(|row| row.stored) else {
+            return;
+        };
+        let is_long_ago = |ns: i64| now_ns - ns >= FOUND_NS;
+        if !self.tree.clear_since_ns().is_some_and(is_long_ago) {
+            return;
+        }
+        for (to, file) in self.tree.real() {
+            let is_it = file.ino == content.stat.ino
+                && to != *path
+                && is_long_ago(file.since_ns)
+                && is_long_ago(file.written_ns)
+                && !self.store.was_late(&format!("p/{to}"))
+                && Sha256::of(&file.content) == content.sha256;
+            if is_it {
+                let objects = self.bucket.objects();
+                let mut others = objects.iter().filter(|(other, _)| *other != key);
+                assert!(
+                    others.any(|(_, object)| object.bytes == file.content.as_slice()),
+                    "the only object with the content of {to}, which was {path}, is removed"
+                );
+            }
+        }
+    }
+
+    fn rows(&self) -> Vec<Entry> {
+        self.manifest
+            .page(self.folder, &RelPath::root(), &RelPath::root(), 10_000)
+            .expect("readable")
+    }
+
+    /// A row says "synced" without reserve only if the bucket holds exactly that.
+    pub fn claims_are_true(&self) {
+        let objects = self.bucket.objects();
+        for row in self.rows() {
+            if plan::doubt_until(&row) != 0 || !matches!(row.state, State::Synced | State::Kept) {
+                continue;
+            }
+            let content = row.stored.as_ref().expect("a synced row has a content");
+            let object = objects
+                .get(&format!("p/{}", row.path))
+                .unwrap_or_else(|| panic!("{} is said to be in the bucket and is not", row.path));
+            assert_eq!(
+                object.etag, content.etag,
+                "{}: another object than the manifest says",
+                row.path
+            );
+            assert_eq!(
+                Sha256::of(&object.bytes),
+                content.sha256,
+                "{}: other bytes than the manifest says",
+                row.path
+            );
+        }
+    }
+
+    /// The storm is over, and its last request has landed.
+    pub fn everything_agrees(&self) {
+        self.claims_are_true();
+        let objects = self.bucket.objects();
+        let rows: BTreeMap<RelPath, _> = self
+            .rows()
+            .into_iter()
+            .map(|row| (row.path.clone(), row))
+            .collect();
+        let files = self.tree.files();
+        for (path, content) in &files {
+            let object = objects
+                .get(&format!("p/{path}"))
+                .unwrap_or_else(|| panic!("{path} is not in the bucket"));
+            assert!(
+                object.bytes == content.as_slice(),
+                "{path}: the bucket has another content"
+            );
+            let row = rows
+                .get(path)
+                .unwrap_or_else(|| panic!("{path} has no row"));
+            assert_eq!(row.state, State::Synced, "{path}");
+            assert_eq!(row.held, None, "{path}");
+        }
+        let keeps = self.on_delete == OnDelete::Keep;
+        for (path, row) in &rows {
+            assert!(
+                keeps || files.contains_key(path),
+                "a row is left of a file that is gone: {row:?}"
+            );
+            let expected = if files.contains_key(path) {
+                State::Synced
+            } else {
+                State::Kept
+            };
+            assert_eq!(row.state, expected, "{path}");
+        }
+        if !keeps {
+            self.nothing_is_left_over(&files.into_keys().collect());
+        }
+    }
+
+    /// An upload whose beginning was never answered has no id that anybody could know; every other one was ended.
+    pub fn no_upload_is_left(&self) {
+        let uploads = self.manifest.uploads(self.folder).expect("readable");
+        assert_eq!(uploads, [], "unfinished uploads were left behind");
+    }
+
+    /// No object is left whose file is gone, but those of others.
+    fn nothing_is_left_over(&self, files: &BTreeSet<RelPath>) {
+        let keys = KeyMap::new("p/");
+        for (key, object) in self.bucket.objects() {
+            if keys.is_reserved(&key) {
+                continue;
+            }
+            let path = keys.path(&key).expect("a key of ours");
+            let is_theirs = self
+                .planted
+                .get(&path)
+                .is_some_and(|bytes| object.bytes == bytes.as_slice());
+            assert!(
+                files.contains(&path) || is_theirs,
+                "an object is left whose file is gone: {path}"
+            );
+        }
+    }
+}
