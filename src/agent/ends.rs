@@ -12,7 +12,12 @@ use crate::base::stat::Kind;
 use crate::sync::Lane;
 use crate::sync::file::{self, Aim, Done, How, Outcome, Task};
 use crate::sync::queue::{End, Job};
+use crate::tree::Beginning;
 use crate::tree::scan::Depth;
+
+/// What is said of a file of which only the beginning was sent.
+const ONLY_ITS_BEGINNING: &str =
+    "it is written to without rest; what was sent is its beginning at an instant";
 
 impl Loop {
     /// Takes what a look found; what it changed is durable.
@@ -61,8 +66,8 @@ impl Loop {
                 self.cannot_sync(&path, &why);
                 End::Done
             }
-            Seen::Fresh(left) => match self.moving(job, now) {
-                End::Moving => End::Fresh(now.mono + left),
+            Seen::Fresh(left) => match self.moving(job, None, now) {
+                End::Moving(_) => End::Fresh(now.mono + left),
                 other => other,
             },
             Seen::Unreadable(error) => self.failed(job, &file::read_error(&error), None, false),
@@ -96,10 +101,12 @@ impl Loop {
                 how,
                 ambiguous_until_ns,
                 racy,
+                is_beginning,
             } => {
                 is_stored = true;
                 self.synced(&path, key, how, size, now);
-                self.after_success(&path, ambiguous_until_ns, racy, now)
+                let end = self.after_success(&path, ambiguous_until_ns, racy, now);
+                self.names_beginning(&path, is_beginning, end)
             }
             Outcome::Gone {
                 kind,
@@ -126,7 +133,7 @@ impl Loop {
                 self.teller.tell(What::Held, &path, Some(key), 0, None);
                 End::Done
             }
-            Outcome::Moving => self.moving(&job, now),
+            Outcome::Moving { beginning } => self.moving(&job, beginning, now),
             Outcome::Failed {
                 error,
                 kind,
@@ -178,7 +185,6 @@ impl Loop {
     }
 
     fn synced(&mut self, path: &RelPath, key: String, how: How, size: u64, now: Now) {
-        self.is_well(path);
         if how != How::Noted {
             self.store_works(now);
             self.ctx
@@ -255,16 +261,38 @@ impl Loop {
         End::Again(now.mono + Duration::from_nanos(left) + Duration::from_millis(1))
     }
 
-    fn moving(&mut self, job: &Job, now: Now) -> End {
+    /// What was sent may be only what the file began with: then it is still to be named, and is looked at again.
+    fn names_beginning(&mut self, path: &RelPath, is_beginning: bool, end: End) -> End {
+        if !is_beginning {
+            self.is_well(path);
+            return end;
+        }
+        self.cannot_sync(path, ONLY_ITS_BEGINNING);
+        match end {
+            End::Again(due) => End::Grows(due),
+            other => other,
+        }
+    }
+
+    /// A file that was written to while it was read, or is open for writing.
+    fn moving(&mut self, job: &Job, beginning: Option<Beginning>, now: Now) -> End {
         let waited = now.mono.saturating_duration_since(job.since.mono);
         let once = self.mode != crate::agent::Mode::Forever;
-        if waited >= self.settings.max_wait || (once && job.moves + 1 >= crate::agent::PATIENCE) {
-            self.cannot_sync(&job.path, "it is written to without rest, and is not safe");
-            if once {
-                return End::GivenUp;
-            }
+        let is_last = once && job.moves + 1 >= crate::agent::PATIENCE;
+        // The next try may find that it only grows.
+        let is_first_look = beginning.is_some() && job.beginning.is_none();
+        if !is_last && (waited < self.settings.max_wait || is_first_look) {
+            return End::Moving(beginning);
         }
-        End::Moving
+        // Of one that is named already something may be safe.
+        if !self.unsyncable.contains_key(&job.path) {
+            self.cannot_sync(&job.path, "it is written to without rest, and is not safe");
+        }
+        if once {
+            End::GivenUp
+        } else {
+            End::Moving(beginning)
+        }
     }
 }
 

@@ -33,7 +33,7 @@ mod trash;
 mod turn;
 mod weigh;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -140,7 +140,7 @@ struct Loop {
     /// Paths whose last attempt failed, and why.
     failing: BTreeMap<RelPath, String>,
     /// Regular files inside the filter that cannot be synced as they are.
-    unsyncable: BTreeSet<RelPath>,
+    unsyncable: BTreeMap<RelPath, String>,
     stop: CancellationToken,
     /// Until when what runs may end.
     stopping: Option<Instant>,
@@ -245,7 +245,7 @@ impl Loop {
             scans,
             ambiguous: BTreeMap::new(),
             failing: BTreeMap::new(),
-            unsyncable: BTreeSet::new(),
+            unsyncable: BTreeMap::new(),
             stop,
             stopping: None,
             dropped: false,

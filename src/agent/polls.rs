@@ -78,7 +78,7 @@ impl Loop {
             self.scans.polls.begin(folder, depth, now.mono);
         }
         // What has been found and cannot be synced as it is differs for ever.
-        let is_known = |path: &RelPath| self.queue.has(path) || self.unsyncable.contains(path);
+        let is_known = |path: &RelPath| self.queue.has(path) || self.unsyncable.contains_key(path);
         let news = differing.iter().filter(|(path, _)| !is_known(path));
         if !is_full {
             if let Some(polling) = &mut self.scans.polling

@@ -23,8 +23,8 @@ impl Rest {
             max_wait: settings.max_wait,
             moves_most: match mode {
                 Mode::Forever => u32::MAX,
-                // Its last try.
-                Mode::Once { .. } => PATIENCE - 1,
+                // Its last two tries: what a file began with has to be seen twice.
+                Mode::Once { .. } => PATIENCE - 2,
             },
         }
     }
@@ -44,7 +44,9 @@ impl Rest {
     /// Returns whether a file that is still being written to goes on being waited for.
     pub fn patience(&self, job: &Job, now: Now) -> Patience {
         if self.is_overdue(job, now) || job.moves >= self.moves_most {
-            Patience::Over
+            Patience::Over {
+                before: job.beginning.as_deref().copied(),
+            }
         } else {
             Patience::Left
         }

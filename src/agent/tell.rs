@@ -261,11 +261,15 @@ impl Loop {
     /// A regular file that belongs in the bucket cannot get there as it is.
     pub(super) fn cannot_sync(&mut self, path: &RelPath, why: &str) {
         self.failing.remove(path);
-        if self.unsyncable.len() < REMEMBERED && self.unsyncable.insert(path.clone()) {
-            tracing::warn!(folder = %self.teller.name(), %path, "could not sync the file: {why}");
-            self.teller
-                .tell(What::Skipped, path, None, 0, Some(why.to_owned()));
+        let named = self.unsyncable.get(path);
+        let is_said = named.is_some_and(|before| before == why);
+        if is_said || (named.is_none() && self.unsyncable.len() >= REMEMBERED) {
+            return;
         }
+        self.unsyncable.insert(path.clone(), why.to_owned());
+        tracing::warn!(folder = %self.teller.name(), %path, "could not sync the file: {why}");
+        self.teller
+            .tell(What::Skipped, path, None, 0, Some(why.to_owned()));
     }
 
     /// Takes a failure of a path; returns how the queue goes on with it.

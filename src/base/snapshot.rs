@@ -93,7 +93,7 @@ pub struct FolderSnapshot {
     pub sent_bytes: u64,
     /// Paths whose last attempt failed.
     pub failed: u64,
-    /// Files inside the filter that have no possible key or never rest.
+    /// Files inside the filter that have no possible key, or never rest, also if their beginning was sent.
     pub unsyncable: u64,
     /// Deletes and overwrites that a brake holds for a person.
     pub held: u64,

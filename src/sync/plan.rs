@@ -73,6 +73,8 @@ pub struct Read {
     pub read_at_ns: i64,
     /// Whether nobody can promise that no writer was at work meanwhile.
     pub doubtful: bool,
+    /// Whether it is only what a file began with that is written to without rest.
+    pub is_beginning: bool,
 }
 
 impl Read {
@@ -82,6 +84,7 @@ impl Read {
             stat: whole.stat,
             read_at_ns: whole.read_at_ns,
             doubtful: whole.doubtful,
+            is_beginning: whole.is_beginning,
         }
     }
 }
@@ -287,6 +290,7 @@ mod tests {
             stat,
             read_at_ns: first_ns + after_ns,
             doubtful,
+            is_beginning: false,
         };
         let same = stat(T + 1);
         let table = [

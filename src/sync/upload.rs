@@ -5,6 +5,8 @@
 //! - Consistency: each part is read under a lease of its own, which is given back before the part is sent, and between two
 //!   stats that are those of the beginning. Before the parts are joined there is one more such look: nobody writes now,
 //!   and nobody has since the beginning. Where there are no leases only the stats say so, and a young file is doubtful.
+//!   A source that is a clone, or the beginning of a file that only grows, has no lease either and says which stat it has;
+//!   what was hashed before must come out again.
 //! - Errors and retries: the store repeats a request for blips; what comes back from here is the queue's to retry. A
 //!   complete whose answer was lost is settled by looking at the object.
 //! - Cancellation: dropping the future aborts the parts on their way; the upload's id stays in the manifest, and the next

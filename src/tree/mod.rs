@@ -5,6 +5,7 @@
 pub(in crate::tree) mod armed;
 pub mod budget;
 pub mod filter;
+mod grown;
 pub mod polls;
 mod read;
 pub mod real;
@@ -24,7 +25,10 @@ use crate::tree::report::WatchReport;
 use crate::tree::scan::Depth;
 
 pub use crate::base::stat::Identity;
-pub use read::{Hold, Lease, ReadCounts, Reading, Whole, read_captured, read_whole};
+pub use grown::{Beginning, Grown};
+pub use read::{
+    Hold, Lease, ReadCounts, Reading, Whole, read_beginning, read_captured, read_whole,
+};
 
 /// A folder's tree. Every method may block and is called through `offload`.
 pub trait Tree: Send + Sync + 'static {
@@ -146,6 +150,9 @@ pub enum ReadError {
     /// It changed while it was read.
     #[error("it changed while it was read")]
     Moving,
+    /// It is written to without rest. What it began with is compared at a later try.
+    #[error("it is written to without rest")]
+    Restless(Box<Beginning>),
     /// The kernel refused.
     #[error("{0}")]
     Io(#[from] io::Error),

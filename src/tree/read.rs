@@ -11,6 +11,8 @@
 //!   pages never get clean (tmpfs): only the close of the writer, which is an event, or a rescan finds what it changed.
 //! - A lease that is refused means that a writer is there, and the read does not begin; unless the file has rested that
 //!   long on a filesystem that stamps every change: many programs keep files open for writing for days.
+//! - Of a file that has been waited for long enough a clone is read, where one can be made; else its beginning, if it is a
+//!   file that only grows ([`Grown`] tells). Both are doubtful.
 //!
 //! A lease is held while bytes are read, and never while anything else is waited for. A writer waits until we have let
 //! go, which is one piece at the most.
@@ -22,7 +24,7 @@ use crate::base::clock::Clock;
 use crate::base::digest::{Crc64, Sha256};
 use crate::base::path::RelPath;
 use crate::base::stat::Stat;
-use crate::tree::{OpenFile, ReadError, Tree};
+use crate::tree::{Beginning, Grown, OpenFile, ReadError, Tree};
 
 /// How much is read between two looks at the file, in bytes: the longest that a writer waits for us.
 const PIECE: usize = 1 << 20;
@@ -78,6 +80,8 @@ pub struct Whole {
     pub read_at_ns: i64,
     /// Whether nobody can promise that no writer was at work meanwhile: it has to be read once more.
     pub doubtful: bool,
+    /// Whether it is only what a file began with that is written to without rest; always doubtful then.
+    pub is_beginning: bool,
 }
 
 /// Reads a file of at most `limit` bytes into one buffer: bytes and hash in one call.
@@ -114,6 +118,32 @@ pub fn read_captured(
     Ok(Some(whole))
 }
 
+/// Reads what a file that never rests began with, of at most `limit` bytes. `before`: what it was at an earlier try.
+///
+/// [`ReadError::Restless`]: what to remember until the next one.
+pub fn read_beginning(
+    tree: &dyn Tree,
+    path: &RelPath,
+    limit: u64,
+    before: Option<Beginning>,
+    buffers: &Pool,
+    clock: Clock,
+) -> Result<Whole, ReadError> {
+    // An empty beginning says nothing of a file.
+    let grown = Grown::open(tree, path, before, &(1..=limit), clock)?;
+    let whole = whole(&grown, limit, buffers, grown.read_at_ns)?;
+    if !whole.stat.same_content_as(&grown.stat) {
+        // It became shorter just now.
+        return Err(ReadError::Moving);
+    }
+    grown.judge(whole.sha256)?;
+    Ok(Whole {
+        doubtful: true,
+        is_beginning: true,
+        ..whole
+    })
+}
+
 fn whole(
     file: &dyn OpenFile,
     limit: u64,
@@ -137,6 +167,7 @@ fn whole(
         bytes,
         read_at_ns,
         doubtful,
+        is_beginning: false,
     })
 }
 

@@ -4,5 +4,6 @@
 
 mod agent;
 mod bench;
+mod growing;
 mod images;
 mod lease;

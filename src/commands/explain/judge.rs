@@ -186,6 +186,13 @@ fn of_file(stat: &Stat, known: Option<&Entry>, now: Now) -> Verdict {
     };
     if !stored.stat.same_content_as(stat) {
         let at = rfc3339(stored.synced_at_ns);
+        if stored.doubtful && has_grown(&stored.stat, stat) {
+            let why = format!(
+                "it was written to while it was read, and goes on growing; what was synced at {at} is its \
+                 beginning at an instant"
+            );
+            return unsafe_for("changed", why);
+        }
         return unsafe_for(
             "changed",
             format!("it was changed after it was synced at {at}"),
@@ -203,6 +210,11 @@ fn of_file(stat: &Stat, known: Option<&Entry>, now: Now) -> Verdict {
         "level",
         "the bucket holds it as it is on the disk".to_owned(),
     )
+}
+
+/// Returns true if it is the same file, and longer than it was.
+fn has_grown(was: &Stat, is: &Stat) -> bool {
+    (was.dev, was.ino) == (is.dev, is.ino) && was.size < is.size
 }
 
 /// What is wrong with a row, whatever is on the disk.

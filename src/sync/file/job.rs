@@ -21,7 +21,7 @@ use crate::sync::limits::{self, Limits, Permit};
 use crate::sync::plan::{self, Step};
 use crate::sync::upload::SINGLE_MOST;
 use crate::sync::{Lane, queue, upload};
-use crate::tree::{self, ReadError, Tree, Whole};
+use crate::tree::{self, Beginning, ReadError, Tree, Whole};
 
 /// What the files of one folder share.
 pub struct Ctx {
@@ -123,8 +123,12 @@ pub struct Task {
 pub enum Patience {
     /// It may come to rest by itself.
     Left,
-    /// It has been waited for long enough: a clone of it is read, where one can be made.
-    Over,
+    /// It has been waited for long enough: a clone of it is read, where one can be made; else its beginning, if it only
+    /// grows.
+    Over {
+        /// What it was at an earlier try.
+        before: Option<Beginning>,
+    },
 }
 
 /// What a job is to do.
@@ -199,9 +203,13 @@ impl Ctx {
         let (tree, buffers) = (&*self.tree, &self.buffers);
         let read = tree::read_whole(tree, path, SINGLE_MOST, buffers, self.clock);
         match (&read, patience) {
-            (Err(ReadError::Moving), Patience::Over) => {
-                let captured = tree::read_captured(tree, path, SINGLE_MOST, buffers, self.clock)?;
-                captured.map_or(read, Ok)
+            (Err(ReadError::Moving), Patience::Over { before }) => {
+                match tree::read_captured(tree, path, SINGLE_MOST, buffers, self.clock)? {
+                    Some(whole) => Ok(whole),
+                    None => {
+                        tree::read_beginning(tree, path, SINGLE_MOST, before, buffers, self.clock)
+                    }
+                }
             }
             _ => read,
         }
@@ -286,6 +294,8 @@ pub enum Outcome {
         ambiguous_until_ns: i64,
         /// Whether the file may have changed under the same stamps, or while it was read, so that it has to be read once more.
         racy: bool,
+        /// Whether it has only what the file began with, which is written to without rest.
+        is_beginning: bool,
     },
     /// The file is gone.
     Gone {
@@ -304,7 +314,10 @@ pub enum Outcome {
     /// The new content waits in quarantine until a person has decided.
     Held,
     /// It changed while it was read.
-    Moving,
+    Moving {
+        /// What it was, to be compared at the next try.
+        beginning: Option<Beginning>,
+    },
     /// It did not work.
     Failed {
         /// Why, for people.

@@ -2,6 +2,9 @@
 //!
 //! The hash-first pass is one read under one lease. Parts are read one by one, each under a lease of its own, since no
 //! lease is held while anything is sent; [`upload`] says what makes them one content.
+//!
+//! By parts a file that never rests would be sent in vain each time. A clone of it is sent instead, where one can be made;
+//! else its beginning, if it only grows: hashed at two tries first, and its parts have to come to the same hash.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,14 +22,14 @@ use crate::sync::file::{Stop, Way};
 use crate::sync::meta;
 use crate::sync::plan::{self, Read, Step};
 use crate::sync::upload::{self, SINGLE_MOST};
-use crate::tree::{OpenFile, ReadError, Reading};
+use crate::tree::{Grown, OpenFile, ReadError, Reading};
 
 impl Way {
     pub(in crate::sync::file) async fn large(&mut self) -> Result<Outcome, Stop> {
         let Large {
             mut source,
             digests,
-            is_clone,
+            is_of_an_instant,
             mut read,
         } = self.open_large().await?;
         let stat = read.stat;
@@ -75,7 +78,7 @@ impl Way {
             }
             upload::Stop::Store(error) => self.unwritten(error, hashed),
         })?;
-        read.doubtful = is_clone || sent.doubtful;
+        read.doubtful = is_of_an_instant || sent.doubtful;
         Ok(self.stored(How::Uploaded, sent.stored, sent.sha256, read))
     }
 
@@ -91,8 +94,17 @@ impl Way {
         let patience = self.task.patience;
         let open = self.ctx.offload.run(move || {
             let read_at_ns = ctx.clock.now().wall_ns;
-            let (file, is_clone) = open_patiently(&ctx, &path, patience)?;
-            let stat = file.stat().map_err(ReadError::from_io)?;
+            let opened = open_patiently(&ctx, &path, read_at_ns, patience)?;
+            let (file, grown) = match &opened {
+                Opened::Itself(file) | Opened::Clone(file) => (file.clone(), None),
+                Opened::Beginning(grown) => (grown.clone() as Arc<dyn OpenFile>, Some(grown)),
+            };
+            let is_of_an_instant = !matches!(opened, Opened::Itself(_));
+            let stat = match grown {
+                Some(grown) => grown.stat,
+                None => file.stat().map_err(ReadError::from_io)?,
+            };
+            let read_at_ns = grown.map_or(read_at_ns, |grown| grown.read_at_ns);
             if stat.size <= SINGLE_MOST {
                 // It has shrunk since it was looked at: another road.
                 return Err(ReadError::Moving);
@@ -101,17 +113,22 @@ impl Way {
                 .manifest
                 .knows_size(ctx.folder, stat.size, &path)
                 .unwrap_or(false);
-            let may_be_there = known_elsewhere || own_size == Some(stat.size) || has_remote;
+            let may_be_there =
+                known_elsewhere || own_size == Some(stat.size) || has_remote || grown.is_some();
             let md5 = has_remote.then(md5::Md5::new);
             let mut read = Read {
                 stat,
                 read_at_ns,
-                doubtful: is_clone,
+                doubtful: is_of_an_instant,
+                is_beginning: grown.is_some(),
             };
             let mut digests = None;
             if may_be_there {
                 let (found, doubtful) = hash(&*file, &read, &ctx, md5)?;
                 read.doubtful |= doubtful;
+                if let Some(grown) = grown {
+                    grown.judge(found.sha256)?;
+                }
                 digests = Some(found);
             }
             let source = upload::Source {
@@ -125,7 +142,7 @@ impl Way {
             Ok(Large {
                 source,
                 digests,
-                is_clone,
+                is_of_an_instant,
                 read,
             })
         });
@@ -157,8 +174,8 @@ struct Large {
     source: upload::Source,
     /// The names of its content, if it was hashed first.
     digests: Option<Digests>,
-    /// It is a clone of a file that never rests.
-    is_clone: bool,
+    /// It is a clone of a file that never rests, or its beginning.
+    is_of_an_instant: bool,
     /// How it was hashed; no more than begun if it was not.
     read: Read,
 }
@@ -170,19 +187,36 @@ struct Digests {
     md5: String,
 }
 
-/// Opens a file, or, if it has been waited for long enough, a clone of it, where one can be made: by parts a file that
-/// never rests would be sent in vain each time. Returns whether it is a clone.
+/// What is read of a file.
+enum Opened {
+    Itself(Arc<dyn OpenFile>),
+    Clone(Arc<dyn OpenFile>),
+    Beginning(Arc<Grown>),
+}
+
+/// Opens a file; if it has been waited for long enough, a clone of it or, while it is written to, its beginning.
 fn open_patiently(
     ctx: &Ctx,
     path: &RelPath,
+    read_at_ns: i64,
     patience: Patience,
-) -> Result<(Arc<dyn OpenFile>, bool), ReadError> {
-    if patience == Patience::Over
-        && let Some(clone) = ctx.tree.capture(path)?
-    {
-        return Ok((clone.into(), true));
+) -> Result<Opened, ReadError> {
+    let Patience::Over { before } = patience else {
+        return Ok(Opened::Itself(ctx.tree.open(path)?.into()));
+    };
+    if let Some(clone) = ctx.tree.capture(path)? {
+        return Ok(Opened::Clone(clone.into()));
     }
-    Ok((ctx.tree.open(path)?.into(), false))
+    let file = ctx.tree.open(path)?;
+    match Reading::begin(&*file, read_at_ns).map(drop) {
+        Ok(()) => Ok(Opened::Itself(file.into())),
+        Err(ReadError::Moving) => {
+            let sizes = SINGLE_MOST + 1..=u64::MAX;
+            let grown = Grown::open(&*ctx.tree, path, before, &sizes, ctx.clock)?;
+            Ok(Opened::Beginning(grown.into()))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// How much of a large file is hashed between two reads, bytes.

@@ -3,6 +3,9 @@
 //! One way in ([`sync`]) and one way out ([`Done`]). A job never writes the manifest and never asks the queue: what it needs
 //! of them goes to the folder's loop as a [`Message`]. Before it starts, the loop has made the intent durable.
 //!
+//! A file that never rests ends as moving, try after try. Where only what it began with could be sent the row says so by a
+//! stat that the file no longer has, and by its doubt; the loop goes on naming it.
+//!
 //! The only module here that names its siblings.
 
 mod aside;
@@ -265,6 +268,7 @@ impl Way {
             stat,
             read_at_ns: looked_at_ns,
             doubtful: false,
+            is_beginning: false,
         };
         Ok(copied.map(|stored| self.stored(How::Copied, stored, sha256, read)))
     }

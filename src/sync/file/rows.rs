@@ -25,7 +25,7 @@ impl Way {
             (content.stat, content.read_at_ns) = (read.stat, read.read_at_ns);
             content.synced_at_ns = self.started.wall_ns;
         }
-        self.synced(How::Noted, row)
+        self.synced(How::Noted, row, read.is_beginning)
     }
 
     pub(in crate::sync::file) fn stored(
@@ -57,10 +57,10 @@ impl Way {
             synced_at_ns: now.wall_ns,
             doubtful: read.doubtful,
         });
-        self.synced(how, row)
+        self.synced(how, row, read.is_beginning)
     }
 
-    fn synced(&mut self, how: How, row: Entry) -> Outcome {
+    fn synced(&mut self, how: How, row: Entry, is_beginning: bool) -> Outcome {
         let ambiguous_until_ns = plan::doubt_until(&row);
         let racy = row
             .stored
@@ -71,6 +71,7 @@ impl Way {
             how,
             ambiguous_until_ns,
             racy,
+            is_beginning,
         }
     }
 
@@ -109,7 +110,13 @@ impl Way {
             }
             Stop::Read(ReadError::Moving) => {
                 self.restore(None);
-                return Outcome::Moving;
+                return Outcome::Moving { beginning: None };
+            }
+            Stop::Read(ReadError::Restless(beginning)) => {
+                self.restore(None);
+                return Outcome::Moving {
+                    beginning: Some(*beginning),
+                };
             }
             Stop::Read(ReadError::Io(error)) => (read_error(&error), None, false),
             Stop::Store(error) => (error.to_string(), Some(error.kind), error.is_everyones()),

@@ -5,6 +5,7 @@ use tokio::time::Instant;
 use crate::base::clock::Now;
 use crate::base::path::RelPath;
 use crate::sync::Lane;
+use crate::tree::Beginning;
 
 /// A path whose time has come.
 #[derive(Clone, PartialEq, Debug)]
@@ -23,6 +24,8 @@ pub struct Job {
     pub failures: u32,
     /// How often it was found changing while it was read, since it was last done.
     pub moves: u32,
+    /// What it was when it had been waited for long enough, if it has been looked at since.
+    pub beginning: Option<Box<Beginning>>,
     /// It is level as far as anybody knows, and is only looked at once more.
     pub is_check: bool,
     /// Its file is proven gone, and its object is to go.
@@ -41,6 +44,7 @@ impl Job {
             size: 0,
             failures: 0,
             moves: 0,
+            beginning: None,
             is_check: false,
             remove: false,
             not_before: None,
@@ -60,8 +64,11 @@ pub enum End {
     Done,
     /// It is level, but has to be looked at again at that instant.
     Again(Instant),
-    /// It changed while it was read.
-    Moving,
+    /// Its beginning is level, and it goes on growing: it is looked at again at that instant, and has to be waited for
+    /// as long as if it had been touched just now.
+    Grows(Instant),
+    /// It changed while it was read. What it was then, if that is to be compared at the next try.
+    Moving(Option<Beginning>),
     /// It was written to so lately that it has to rest until that instant.
     Fresh(Instant),
     /// It failed.

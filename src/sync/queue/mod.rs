@@ -245,7 +245,7 @@ impl Queue {
         };
         let due = match end {
             End::Done | End::GivenUp => None,
-            End::Again(due) => {
+            End::Again(due) | End::Grows(due) => {
                 job = Job {
                     lane: Lane::Backlog,
                     is_check: true,
@@ -253,15 +253,15 @@ impl Queue {
                 };
                 Some(due)
             }
-            End::Moving => {
+            End::Moving(beginning) => {
                 job.moves += 1;
+                // What was seen for the first time is compared soon, however long it was waited for that.
+                let is_first = beginning.is_some() && job.beginning.is_none();
+                job.beginning = beginning.map(Box::new).or(job.beginning);
+                let doublings = if is_first { 1 } else { job.moves.min(16) };
                 let longer = self.settings.settle.max(Duration::from_millis(100));
-                Some(
-                    now.mono
-                        + longer
-                            .saturating_mul(1 << job.moves.min(16))
-                            .min(self.settings.max_wait),
-                )
+                let pause = longer.saturating_mul(1 << doublings);
+                Some(now.mono + pause.min(self.settings.max_wait))
             }
             End::Fresh(due) => {
                 job.moves += 1;
@@ -273,7 +273,7 @@ impl Queue {
                 Some(now.mono + backoff::pause(job.failures, base, cap, random))
             }
         };
-        let waits = matches!(end, End::Moving | End::Fresh(_) | End::Failed);
+        let waits = matches!(end, End::Moving(_) | End::Fresh(_) | End::Failed);
         job.not_before = due.filter(|_| waits);
         // Failures beyond the bound are left to the next scan: their rows say that they are open.
         let due = due.filter(|_| end != End::Failed || self.slots.len() < LIVE_MOST);
@@ -284,11 +284,16 @@ impl Queue {
             return;
         };
         // Touched while it ran: it is looked at once more, whatever was found.
-        if matches!(end, End::Done | End::GivenUp | End::Again(_)) {
-            job = Job {
-                since: first,
-                ..fresh
-            };
+        match end {
+            End::Done | End::GivenUp | End::Again(_) => {
+                job = Job {
+                    since: first,
+                    ..fresh
+                };
+            }
+            // Else what took long to send would be due at once.
+            End::Grows(_) => job = fresh,
+            End::Moving(_) | End::Fresh(_) | End::Failed => {}
         }
         if touch > Touch::Scan {
             job.lane = Lane::Live;
@@ -484,6 +489,8 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::stat::Stat;
+    use crate::tree::Beginning;
 
     const SETTLE: Duration = Duration::from_secs(1);
 
@@ -630,7 +637,7 @@ mod tests {
         b.touch("a", Touch::Scan);
         for expected in [2, 4, 8, 10, 10] {
             b.pop();
-            b.finish("a", End::Moving);
+            b.finish("a", End::Moving(None));
             let pause = b.queue.next_due(Lane::Backlog).expect("held") - b.now.mono;
             assert_eq!(pause, SETTLE * expected);
             b.wait(pause);
@@ -638,8 +645,48 @@ mod tests {
     }
 
     #[test]
+    fn what_a_file_began_with_is_compared_soon_the_first_time_only() {
+        let mut b = bench();
+        b.touch("a", Touch::Scan);
+        let beginning = Some(Beginning {
+            stat: Stat::NONE,
+            read_at_ns: 0,
+            sha256: None,
+        });
+        for (seen, expected) in [(None, 2), (None, 4), (beginning, 2), (beginning, 10)] {
+            b.pop();
+            b.finish("a", End::Moving(seen));
+            let pause = b.queue.next_due(Lane::Backlog).expect("held") - b.now.mono;
+            assert_eq!(pause, SETTLE * expected);
+            b.wait(pause);
+        }
+        let jobs = b.queue.pop_due(b.now, 9, 9);
+        assert_eq!(jobs[0].beginning.as_deref(), beginning.as_ref());
+    }
+
+    #[test]
+    fn what_goes_on_growing_is_waited_for_as_long_as_before() {
+        for (end, is_overdue) in [
+            (End::Grows as fn(Instant) -> End, false),
+            (End::Again, true),
+        ] {
+            let mut b = bench();
+            b.touch("a", Touch::Data);
+            b.wait(SETTLE);
+            b.pop();
+            b.touch("a", Touch::Data);
+            // It took that long to be sent.
+            b.wait(SETTLE * 10);
+            b.finish("a", end(b.now.mono + SETTLE));
+            b.wait(SETTLE / 2);
+            b.touch("a", Touch::Data);
+            assert_eq!(b.pop() == ["a"], is_overdue);
+        }
+    }
+
+    #[test]
     fn touches_do_not_shorten_the_pause_of_what_failed_or_would_not_rest() {
-        for end in [End::Failed, End::Moving] {
+        for end in [End::Failed, End::Moving(None)] {
             let mut b = bench();
             b.touch("a", Touch::Data);
             b.wait(SETTLE * 20);
@@ -659,10 +706,10 @@ mod tests {
         let mut b = bench();
         b.touch("a", Touch::Scan);
         b.pop();
-        b.finish("a", End::Moving);
+        b.finish("a", End::Moving(None));
         b.wait(SETTLE * 2);
         b.pop();
-        b.finish("a", End::Moving);
+        b.finish("a", End::Moving(None));
         // Four times the settle time from here on, if nothing but writes comes.
         b.touch("a", Touch::Data);
         b.wait(SETTLE);
@@ -672,7 +719,7 @@ mod tests {
         assert_eq!(b.pop(), ["a"]);
         // And one that comes while the job runs.
         b.touch("a", Touch::Closed);
-        b.finish("a", End::Moving);
+        b.finish("a", End::Moving(None));
         b.wait(SETTLE / 5);
         assert_eq!(b.pop(), ["a"]);
     }
@@ -785,7 +832,7 @@ mod tests {
                         }
                     }
                     3 if running.remove(name) => {
-                        let ends = [End::Done, End::Moving, End::Failed];
+                        let ends = [End::Done, End::Moving(None), End::Failed];
                         b.finish(name, ends[dice as usize % 3]);
                     }
                     4 if b.queue.hold_source(&path(name), b.now) => sources.push(name.to_owned()),

@@ -407,7 +407,9 @@ fn beginning(tree: &dyn Tree, path: &RelPath, limit: usize) -> std::io::Result<O
         Ok(file) => file,
         Err(ReadError::Gone | ReadError::Kind(_)) => return Ok(None),
         Err(ReadError::Io(error)) => return Err(error),
-        Err(error @ ReadError::Moving) => return Err(std::io::Error::other(error)),
+        Err(error @ (ReadError::Moving | ReadError::Restless(_))) => {
+            return Err(std::io::Error::other(error));
+        }
     };
     let mut text = vec![0; limit];
     let len = file.read_at(0, &mut text)?;
