@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use tokio::sync::oneshot;
 
+use crate::agent::root::renumbered;
 use crate::agent::{Loop, Pending, Then};
 use crate::base::clock::Now;
 use crate::base::path::RelPath;
@@ -87,8 +88,14 @@ impl Loop {
             .tree
             .identity()
             .map_err(|error| error.to_string())?;
+        let renumbered = self.root.and_then(|was| renumbered(was, identity));
+        let mounts = self.ctx.tree.mounts().unwrap_or_default();
         self.root = Some(identity);
+        self.mounts = mounts.iter().cloned().collect();
         self.scans.look_now(now);
-        Ok((vec![Change::Root(identity)], 1))
+        let changes = renumbered
+            .into_iter()
+            .chain([Change::Root(identity), Change::Mounts(mounts)]);
+        Ok((changes.collect(), 1))
     }
 }

@@ -14,7 +14,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::agent::weigh::{Missing, Weigh, Weighed};
-use crate::agent::{Loop, Pending, Then};
+use crate::agent::{Loop, Mode, Pending, Then};
+use crate::base::backoff;
 use crate::base::clock::Now;
 use crate::base::path::RelPath;
 use crate::base::policy::{Brake as Limit, OnDelete};
@@ -32,6 +33,8 @@ const WEIGHED_AT_ONCE: usize = 500;
 const UNSETTLED_MOST: usize = 10_000;
 /// How soon a missing file is looked for again whose new name could not be stored yet.
 const UNSETTLED: Duration = Duration::from_secs(15);
+/// The first and the longest pause before an object is to be removed again that could not be.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 /// How long a decision waits for what may still belong to it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -39,23 +42,32 @@ pub(super) struct Deletes {
     policy: OnDelete,
     settle: Duration,
     missing: BTreeMap<RelPath, Absence>,
+    /// How many of them are in each stage.
+    count: [usize; 4],
     /// Folders that are listed once more, and when.
     confirm: BTreeMap<RelPath, Instant>,
+    /// More were missing than are remembered: they are to be found again.
+    has_more: bool,
     brake: Brake,
     /// Files in the bucket, when they were last counted.
     known: u64,
     root_is_empty: bool,
-    is_weighing: bool,
+    /// How many are looked at in the turn under way.
+    weighing: usize,
     /// How many rows a brake holds.
     pub held: u64,
     pub held_is_stale: bool,
 }
 
 struct Absence {
-    /// When a listing first did not have it.
+    /// When a listing first did not have it; after a failure, when it may be proven anew.
     first: Instant,
     /// When the last scan that did not find it began.
     seen: Instant,
+    /// The folder whose listing did not have it.
+    listed: RelPath,
+    /// How often its object could not be removed.
+    failures: u32,
     stage: Stage,
 }
 
@@ -71,17 +83,31 @@ enum Stage {
     Going,
 }
 
+impl Stage {
+    /// Its place in [`Deletes::count`].
+    fn place(self) -> usize {
+        match self {
+            Self::Once => 0,
+            Self::Proven(_) => 1,
+            Self::Weighed { .. } => 2,
+            Self::Going => 3,
+        }
+    }
+}
+
 impl Deletes {
     pub fn new(on_delete: OnDelete, brake: Option<Limit>, settle: Duration) -> Self {
         Self {
             policy: on_delete,
             settle,
             missing: BTreeMap::new(),
+            count: [0; 4],
             confirm: BTreeMap::new(),
+            has_more: false,
             brake: Brake::new(brake),
             known: 0,
             root_is_empty: false,
-            is_weighing: false,
+            weighing: 0,
             held: 0,
             held_is_stale: true,
         }
@@ -93,7 +119,20 @@ impl Deletes {
 
     /// A path is there again, or its object has gone.
     pub fn is_back(&mut self, path: &RelPath) {
-        self.missing.remove(path);
+        if let Some(absence) = self.missing.remove(path) {
+            self.count[absence.stage.place()] -= 1;
+        }
+    }
+
+    /// A path's removal is not in the queue any more.
+    pub fn is_not_going(&mut self, path: &RelPath) {
+        if self
+            .missing
+            .get(path)
+            .is_some_and(|absence| absence.stage == Stage::Going)
+        {
+            self.is_back(path);
+        }
     }
 
     /// Returns how many objects are to go and have not gone.
@@ -103,7 +142,7 @@ impl Deletes {
 
     /// Returns true if no delete is on its way.
     pub fn is_done(&self) -> bool {
-        self.missing.is_empty() && self.confirm.is_empty() && !self.is_weighing
+        self.missing.is_empty() && self.confirm.is_empty() && self.weighing == 0 && !self.has_more
     }
 
     pub fn next_at(&self) -> Option<Instant> {
@@ -114,18 +153,20 @@ impl Deletes {
     fn found_missing(&mut self, path: RelPath, listed: RelPath, started: Instant, now: Now) {
         if let Some(absence) = self.missing.get_mut(&path) {
             absence.seen = started;
-            if absence.stage == Stage::Once {
-                if started >= absence.first + self.settle {
-                    absence.stage = Stage::Proven(now.mono);
-                } else {
-                    self.confirm
-                        .entry(listed)
-                        .or_insert(absence.first + self.settle);
-                }
+            if absence.stage != Stage::Once {
+                return;
+            }
+            absence.listed.clone_from(&listed);
+            let again = absence.first + self.settle;
+            if started >= again {
+                self.set(&path, Stage::Proven(now.mono));
+            } else {
+                self.confirm.entry(listed).or_insert(again);
             }
             return;
         }
         if self.missing.len() >= MISSING_MOST {
+            self.has_more = true;
             return;
         }
         // Under `keep` nothing is removed, and one listing is enough to say that the file is gone.
@@ -135,13 +176,19 @@ impl Deletes {
             Stage::Once
         };
         if !self.keeps() {
-            self.confirm.entry(listed).or_insert(now.mono + self.settle);
+            self.confirm
+                .entry(listed.clone())
+                .or_insert(now.mono + self.settle);
         }
+        self.count[stage.place()] += 1;
+        let (first, seen) = (now.mono, started);
         self.missing.insert(
             path,
             Absence {
-                first: now.mono,
-                seen: started,
+                first,
+                seen,
+                listed,
+                failures: 0,
                 stage,
             },
         );
@@ -149,64 +196,69 @@ impl Deletes {
 
     /// A scan of `folder` has ended: what it did not miss any more is there again.
     pub fn scanned(&mut self, folder: &RelPath, depth: Depth, started: Instant) {
+        if self.count[Stage::Once.place()] == 0 {
+            return;
+        }
         let settle = self.settle;
-        self.missing.retain(|path, absence| {
-            let was_in_scope = path.is_within(folder)
-                && (depth == Depth::Full || path.parent().as_ref() == Some(folder));
-            let is_stale = absence.stage == Stage::Once
-                && absence.first + settle <= started
-                && absence.seen < started;
-            !(was_in_scope && is_stale)
-        });
-    }
-
-    /// Takes what is to be weighed in the next turn.
-    fn take(&mut self) -> Weigh {
-        let is_proven =
-            |(_, absence): &(&RelPath, &Absence)| matches!(absence.stage, Stage::Proven(_));
-        let paths: Vec<RelPath> = self
+        let is_back = |(path, absence): &(&RelPath, &Absence)| {
+            let was_in_scope = if depth == Depth::Full {
+                path.is_within(folder)
+            } else {
+                absence.listed == *folder
+            };
+            let is_stale = absence.first + settle <= started && absence.seen < started;
+            absence.stage == Stage::Once && was_in_scope && is_stale
+        };
+        let back: Vec<RelPath> = self
             .missing
             .iter()
-            .filter(is_proven)
+            .filter(is_back)
             .map(|(path, _)| path.clone())
-            .take(WEIGHED_AT_ONCE)
             .collect();
-        self.is_weighing = !paths.is_empty();
-        Weigh {
-            paths,
-            unsettled: Vec::new(),
-            count_known: self.brake.needs_known(self.missing.len() as u64),
+        for path in back {
+            self.is_back(&path);
         }
     }
 
-    /// Returns the latest proof of what has not been weighed yet.
-    fn last_proof(&self) -> Option<Instant> {
-        let proofs = self
+    /// Takes what is to be weighed in the next turn: what was proven gone before everything that is still worked on.
+    fn take(&mut self, before: Option<Instant>, looks: impl Fn(Instant) -> bool) -> Weigh {
+        let keeps = self.keeps();
+        let is_ready = |(_, absence): &(&RelPath, &Absence)| match absence.stage {
+            Stage::Proven(at) => keeps || (before.is_none_or(|before| at < before) && !looks(at)),
+            _ => false,
+        };
+        let paths: Vec<RelPath> = self
             .missing
-            .values()
-            .filter_map(|absence| match absence.stage {
-                Stage::Proven(at) => Some(at),
-                _ => None,
-            });
-        proofs.max()
+            .iter()
+            .filter(is_ready)
+            .map(|(path, _)| path.clone())
+            .take(WEIGHED_AT_ONCE)
+            .collect();
+        self.weighing = paths.len();
+        let count_known = self.brake.needs_known(self.missing.len() as u64);
+        Weigh {
+            paths,
+            count_known,
+            ..Weigh::default()
+        }
     }
 
     /// Returns what is ready to be decided about; empty while more may belong to it.
     fn ready(&self, now: Now) -> Vec<(RelPath, bool)> {
-        let mut ready = Vec::new();
+        let [once, proven, weighed, _] = self.count;
+        if weighed == 0 || proven > 0 || self.weighing > 0 {
+            return Vec::new();
+        }
+        let mut ready = Vec::with_capacity(weighed);
         let mut oldest = now.mono;
-        let mut has_more = self.is_weighing;
         for (path, absence) in &self.missing {
-            match absence.stage {
-                Stage::Weighed { counts } => {
-                    oldest = oldest.min(absence.first);
-                    ready.push((path.clone(), counts));
-                }
-                Stage::Once | Stage::Proven(_) => has_more = true,
-                Stage::Going => {}
+            if let Stage::Weighed { counts } = absence.stage {
+                oldest = oldest.min(absence.first);
+                ready.push((path.clone(), counts));
             }
         }
-        if has_more && oldest + self.settle + PATIENCE > now.mono {
+        // Files that go one after the other for ever are not waited for.
+        if once > 0 && oldest + self.settle + PATIENCE > now.mono {
             ready.clear();
         }
         ready
@@ -214,11 +266,13 @@ impl Deletes {
 
     /// Nothing was found out, and nothing was counted.
     pub fn turn_failed(&mut self) {
-        (self.is_weighing, self.held_is_stale) = (false, true);
+        (self.weighing, self.held_is_stale) = (0, true);
     }
 
     fn set(&mut self, path: &RelPath, stage: Stage) {
         if let Some(absence) = self.missing.get_mut(path) {
+            self.count[absence.stage.place()] -= 1;
+            self.count[stage.place()] += 1;
             absence.stage = stage;
         }
     }
@@ -251,27 +305,38 @@ impl Loop {
         }
     }
 
-    /// Returns what the next turn is to weigh: nothing before all that was known when the last file was proven gone has
-    /// been worked on.
-    pub(super) fn take_missing(&mut self) -> Weigh {
-        let Some(proof) = self.deletes.last_proof() else {
-            return Weigh::default();
-        };
-        let may_hide_a_name = self.scans.is_looking() || self.scans.away().is_some();
-        let waits = self.queue.has_work_since(proof) || may_hide_a_name || self.outage.is_on();
-        if !self.deletes.keeps() && (waits || !self.contact.is_done()) {
+    /// Returns what the next turn is to weigh: nothing before all that was known when its file was proven gone has been
+    /// worked on.
+    pub(super) fn take_missing(&mut self, now: Now) -> Weigh {
+        if self.deletes.count[1] == 0 {
             return Weigh::default();
         }
-        let mut weigh = self.deletes.take();
+        let waits = self.scans.away().is_some() || self.outage.is_on() || !self.contact.is_done();
+        if !self.deletes.keeps() && waits {
+            return Weigh::default();
+        }
+        let mut unsettled = Vec::new();
         if !self.deletes.keeps() {
-            weigh.unsettled = self.queue.unsettled(UNSETTLED_MOST);
+            // Where a file of theirs may be that has no object yet.
+            let named = self.failing.keys().chain(self.unsyncable.keys()).cloned();
+            unsettled = self.queue.unsettled(UNSETTLED_MOST);
+            unsettled.extend(named.take(UNSETTLED_MOST));
+            if unsettled.len() >= UNSETTLED_MOST {
+                // Too many to be sure of any.
+                return Weigh::default();
+            }
         }
+        let (oldest, scans) = (self.queue.oldest_work(), &self.scans);
+        let mut weigh = self.deletes.take(oldest, |at| scans.is_looking(at, now));
+        weigh.unsettled = unsettled;
+        weigh.away.clone_from(&self.mounts_away);
+        weigh.mounts = self.mounts.iter().cloned().collect();
         weigh
     }
 
     /// Takes what a turn found out about missing files, and lets them go or not.
     pub(super) fn weighed(&mut self, weighed: Weighed, now: Now) {
-        self.deletes.is_weighing = false;
+        self.deletes.weighing = 0;
         if weighed.is_away {
             // A scan says what is wrong with the root, or finds it whole; at once, as nothing else keeps this from being
             // asked again and again.
@@ -291,22 +356,23 @@ impl Loop {
                         self.queue.hold_until(path, due, now);
                     }
                 }
-                Missing::Away => {
-                    self.deletes.is_back(&path);
-                    let why = "its filesystem is not mounted: the file is not taken for deleted";
-                    self.cannot_sync(&path, why);
-                }
+                Missing::Away => self.deletes.is_back(&path),
                 Missing::Renamed { look_in } => {
-                    // Proven anew later, when the new name may have its object.
                     self.deletes.is_back(&path);
-                    let again = now.mono + UNSETTLED;
-                    self.deletes.confirm.entry(look_in).or_insert(again);
+                    if self.mode == Mode::Forever {
+                        // Proven anew later, when the new name may have its object.
+                        let again = now.mono + UNSETTLED;
+                        self.deletes.confirm.entry(look_in).or_insert(again);
+                    } else {
+                        let why = "it has another name now, under which it could not be stored: its object stays";
+                        self.cannot_sync(&path, why);
+                    }
                 }
                 Missing::Gone { twins, released } => {
                     // A twin that is missing itself keeps nothing safe.
-                    let is_safe = twins
-                        .iter()
-                        .any(|twin| !self.deletes.missing.contains_key(twin));
+                    let is_missing = |twin: &RelPath| self.deletes.missing.contains_key(twin);
+                    let is_safe =
+                        !self.deletes.has_more && twins.iter().any(|twin| !is_missing(twin));
                     self.deletes.set(
                         &path,
                         Stage::Weighed {
@@ -320,8 +386,9 @@ impl Loop {
 
     /// Asks the brake about everything that is ready, and queues or holds it.
     pub(super) fn decide_deletes(&mut self, now: Now) {
-        if self.deletes.missing.is_empty() {
-            return;
+        if self.deletes.missing.is_empty() && self.deletes.has_more {
+            self.deletes.has_more = false;
+            self.scans.look_now(now);
         }
         let mut ready = self.deletes.ready(now);
         // One that is looked at for another reason has its turn after that.
@@ -346,7 +413,7 @@ impl Loop {
         }
         for (path, counts) in ready {
             if holds && counts {
-                self.deletes.missing.remove(&path);
+                self.deletes.is_back(&path);
                 self.deletes.held_is_stale = true;
                 self.teller.tell(What::Held, &path, None, 0, None);
                 let changes = vec![Change::HoldDelete(path, now.wall_ns)];
@@ -358,6 +425,25 @@ impl Loop {
                 self.deletes.set(&path, Stage::Going);
             }
         }
+    }
+
+    /// An object could not be removed: its file is proven gone anew before the next try.
+    pub(super) fn not_removed(&mut self, path: &RelPath, end: End, now: Now) -> End {
+        let Some(absence) = self.deletes.missing.get_mut(path) else {
+            return end;
+        };
+        absence.failures += 1;
+        if self.mode != Mode::Forever && absence.failures >= crate::agent::PATIENCE {
+            self.deletes.is_back(path);
+            return End::GivenUp;
+        }
+        let pause = backoff::pause(absence.failures, RETRY.0, RETRY.1, &mut self.random);
+        absence.first = now.mono + pause;
+        let listed = absence.listed.clone();
+        let again = absence.first + self.deletes.settle;
+        self.deletes.set(path, Stage::Once);
+        self.deletes.confirm.entry(listed).or_insert(again);
+        End::Done
     }
 
     /// Looks again at everything that a person has let go.

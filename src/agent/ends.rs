@@ -9,11 +9,11 @@ use crate::base::path::RelPath;
 use crate::base::policy::OnDelete;
 use crate::base::snapshot::What;
 use crate::base::stat::Kind;
-use crate::sync::Lane;
+use crate::manifest::Entry;
 use crate::sync::file::{self, Aim, Done, How, Outcome, Task};
 use crate::sync::queue::{End, Job};
-use crate::tree::Beginning;
 use crate::tree::scan::Depth;
+use crate::tree::{Beginning, Touch};
 
 /// What is said of a file of which only the beginning was sent.
 const ONLY_ITS_BEGINNING: &str =
@@ -25,9 +25,10 @@ impl Loop {
         let path = job.path.clone();
         tracing::trace!(%path, ?seen, "looked at");
         self.deletes.held_is_stale |= self.deletes.held > 0;
-        if job.remove && !matches!(seen, Seen::Task(_)) {
+        let removes = matches!(&seen, Seen::Task(task) if matches!(task.aim, Aim::Remove { .. }));
+        if !removes {
             // It is there again, or its absence has to be proven anew.
-            self.deletes.is_back(&path);
+            self.deletes.is_not_going(&path);
         }
         match seen {
             // It stays among those that wait to be tried: tried again at once it would be found the same for ever.
@@ -47,10 +48,6 @@ impl Loop {
                 self.deletes.is_back(&path);
                 End::Done
             }
-            Seen::Held => {
-                self.is_well(&path);
-                End::Done
-            }
             Seen::Gone {
                 kind,
                 ambiguous_until_ns,
@@ -61,7 +58,10 @@ impl Loop {
                 }
                 self.gone(&path, kind, ambiguous_until_ns, now)
             }
-            Seen::Excluded => End::Done,
+            Seen::Held | Seen::Excluded => {
+                self.is_well(&path);
+                End::Done
+            }
             Seen::NoKey(why) => {
                 self.cannot_sync(&path, &why);
                 End::Done
@@ -95,7 +95,7 @@ impl Loop {
         }
         self.outage.ended(&path, now);
         self.tally().set_aside += u64::from(set_aside);
-        let mut is_stored = false;
+        let (mut is_stored, mut is_back) = (false, false);
         let end = match outcome {
             Outcome::Synced {
                 how,
@@ -104,6 +104,7 @@ impl Loop {
                 is_beginning,
             } => {
                 is_stored = true;
+                self.may_overwrite.remove(&path);
                 self.synced(&path, key, how, size, now);
                 let end = self.after_success(&path, ambiguous_until_ns, racy, now);
                 self.names_beginning(&path, is_beginning, end)
@@ -121,6 +122,11 @@ impl Loop {
             Outcome::Deleted { ambiguous_until_ns } => {
                 self.deleted(&path, key, size, now);
                 self.look_again(&path, ambiguous_until_ns, now)
+            }
+            Outcome::Back => {
+                self.deletes.is_back(&path);
+                is_back = true;
+                End::Done
             }
             Outcome::Foreign => {
                 self.deletes.is_back(&path);
@@ -142,31 +148,34 @@ impl Loop {
                 if is_everyones && let Some(kind) = kind {
                     self.outage.suspect(kind, &error);
                 }
-                self.failed(&job, &error, kind, is_everyones)
+                let end = self.failed(&job, &error, kind, is_everyones);
+                if job.remove {
+                    self.not_removed(&path, end, now)
+                } else {
+                    end
+                }
             }
         };
-        if end == End::GivenUp {
-            self.deletes.is_back(&path);
-        }
         self.queue.finish(&path, end, now, &mut self.random);
+        if is_back {
+            self.queue.touch(path.clone(), Touch::Scan, 0, now);
+        }
         // Last: who waits for this content asks at once whether its source is at rest.
         if let Some(first) = first.filter(|_| is_stored) {
             first.stored(&path);
         }
     }
 
-    /// A file that is taken for a renamed one must not have been written to under its former name. Only events say that it
-    /// was not: a rename sets the ctime, so that a write which put the mtime back leaves no other trace. What a scan found,
-    /// or what was told while events were lost, is read.
+    /// A file that is taken for a renamed one must not have been written to under its former name. Where its own stamps
+    /// cannot say so (a rename sets the ctime), an event has to have told of the move, and none may have been lost.
     fn with_care(&mut self, mut task: Task) -> Task {
         if let Aim::Rename { from, .. } = &task.aim
-            && (task.job.lane != Lane::Live
-                || self.scans.is_blind()
+            && ((self.scans.is_blind() && !is_unchanged(from, &task))
                 || self.queue.was_written(&from.path))
         {
             task.aim = Aim::Store;
         }
-        if task.aim != Aim::Remove {
+        if !matches!(task.aim, Aim::Remove { .. }) {
             self.deletes.is_back(&task.job.path);
         }
         task
@@ -294,6 +303,13 @@ impl Loop {
             End::Moving(beginning)
         }
     }
+}
+
+/// Returns true if a file has the whole stat under which its former name was synced.
+fn is_unchanged(from: &Entry, task: &Task) -> bool {
+    from.stored
+        .as_ref()
+        .is_some_and(|content| content.stat.same_content_as(&task.stat))
 }
 
 fn kind_words(kind: Kind) -> &'static str {

@@ -1,11 +1,13 @@
 //! What watchers and jobs say, taken in.
 
-use crate::agent::{Loop, Pending, Then};
+use tokio::sync::mpsc;
+
+use crate::agent::{Control, Loop, Pending, Then};
 use crate::base::clock::Now;
 use crate::manifest::Change;
 use crate::sync::brake::Verdict;
 use crate::sync::file::Message;
-use crate::tree::Hint;
+use crate::tree::{Hint, HintReceiver};
 
 impl Loop {
     pub(super) fn hint(&mut self, hint: Hint, now: Now) {
@@ -55,9 +57,16 @@ impl Loop {
                     then: Then::Nothing,
                 });
             }
-            Message::Overwrite { verdict } => {
-                let asked = self.overwrites.ask(1, 0, now.mono);
-                if asked == Verdict::Hold && self.deletes.held == 0 {
+            Message::Overwrite { path, verdict } => {
+                // Each file is asked about once, however often its upload is tried.
+                let asked = if self.may_overwrite.contains(&path) {
+                    Verdict::Go
+                } else {
+                    self.overwrites.ask(1, 0, now.mono)
+                };
+                if asked == Verdict::Go {
+                    self.may_overwrite.insert(path);
+                } else if self.deletes.held == 0 {
                     tracing::warn!(folder = %self.teller.name(), "overwrites are held: more than the overwrite brake \
                         allows; new contents wait in quarantine, see `tidewatch held list`, then release or drop them");
                     self.deletes.held = 1;
@@ -77,5 +86,24 @@ impl Loop {
                 }
             }
         }
+    }
+}
+
+/// Waits for what a person asks. Cancel-safe.
+pub(super) async fn control(control: &mut Option<mpsc::Receiver<Control>>) -> Control {
+    if let Some(receiver) = control {
+        if let Some(asked) = receiver.recv().await {
+            return asked;
+        }
+        *control = None;
+    }
+    std::future::pending().await
+}
+
+/// Waits for what the watcher says. Cancel-safe.
+pub(super) async fn hint(hints: &mut Option<HintReceiver>) -> Option<Hint> {
+    match hints {
+        Some(hints) => hints.recv().await,
+        None => std::future::pending().await,
     }
 }

@@ -21,7 +21,7 @@ impl Loop {
         let weigh = if self.stopping.is_some() {
             Weigh::default()
         } else {
-            self.take_missing()
+            self.take_missing(now)
         };
         if due.is_empty()
             && self.pending.is_empty()

@@ -27,13 +27,14 @@ mod polls;
 mod recall;
 mod rest;
 mod root;
+mod rows;
 mod scans;
 mod tell;
 mod trash;
 mod turn;
 mod weigh;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -57,13 +58,14 @@ use crate::sync::queue::{self, Queue};
 use crate::tree::{Hint, HintReceiver};
 
 pub use root::root_trouble;
-pub use scans::ManifestRows;
+pub use rows::ManifestRows;
 
 pub use control::{Answer, Control, Request};
 pub use folder::{Ended, Folder, Mode, Reason, Settings};
 
 use contact::Contact;
 use deletes::Deletes;
+use events::{control, hint};
 use outage::Outage;
 use rest::Rest;
 use scans::Scans;
@@ -130,9 +132,14 @@ struct Loop {
     outage: Outage,
     deletes: Deletes,
     overwrites: Brake,
+    /// Paths that it has let through, and that have not been stored yet.
+    may_overwrite: BTreeSet<RelPath>,
     trash: Trash,
     /// The folder that the root was when it was last trusted.
     root: Option<Identity>,
+    /// Where filesystems were ever seen mounted inside it, and which of them are not now.
+    mounts: BTreeSet<RelPath>,
+    mounts_away: Vec<RelPath>,
     control: Option<mpsc::Receiver<Control>>,
     teller: Teller,
     /// Keys that are looked at again, and when (wall clock, nanoseconds).
@@ -221,8 +228,11 @@ impl Loop {
             outage: Outage::new(mode),
             deletes: Deletes::new(settings.on_delete, settings.delete_brake, settings.settle),
             overwrites: Brake::new(settings.overwrite_brake),
+            may_overwrite: BTreeSet::new(),
             trash: Trash::new(row.trash_due_ns),
             root: row.root,
+            mounts: row.mounts.into_iter().collect(),
+            mounts_away: Vec::new(),
             control: folder.control,
             teller: Teller::new(snapshot, folder.snapshots, folder.happenings, now),
             settings,
@@ -393,7 +403,8 @@ impl Loop {
             let next_try = self.outage.next_at().filter(|_| may_try);
             sooner(next_try.map(|at| at.max(self.turn_not_before.unwrap_or(at))));
             sooner(self.deletes.next_at());
-            sooner(self.trash.next_at(now));
+            let may_empty = !self.outage.is_on() && self.contact.is_done();
+            sooner(self.trash.next_at(may_empty, now));
             sooner(self.contact.next_at().filter(|_| !self.queue.is_empty()));
             sooner(self.teller.next_at());
             if let Mode::Once { timeout } = self.mode {
@@ -477,22 +488,5 @@ fn joined<T>(ended: Result<T, tokio::task::JoinError>) -> Option<T> {
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(_) => None,
         },
-    }
-}
-
-async fn control(control: &mut Option<mpsc::Receiver<Control>>) -> Control {
-    if let Some(receiver) = control {
-        if let Some(asked) = receiver.recv().await {
-            return asked;
-        }
-        *control = None;
-    }
-    std::future::pending().await
-}
-
-async fn hint(hints: &mut Option<HintReceiver>) -> Option<Hint> {
-    match hints {
-        Some(hints) => hints.recv().await,
-        None => std::future::pending().await,
     }
 }

@@ -1,19 +1,20 @@
 //! Is the root the folder that it was? Asked before each scan; nothing is believed gone under another one.
 //!
 //! Device, inode and filesystem id must be those on record. Numbers change when a machine starts again or a disk moves to
-//! another port, so a root that differs is still taken for the same if most of a sample of the files that were synced from
+//! another port, so a root that differs is still taken for the same if four of five files of a sample that were synced from
 //! it are there, with their size and mtime. An empty folder where a filesystem was is neither.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::agent::{Loop, Pending, Then};
 use crate::base::path::RelPath;
 use crate::base::stat::{Identity, Kind};
-use crate::manifest::{Change, Entry, FolderId, FolderRow, Manifest, State};
+use crate::manifest::{Change, Entry, FolderId, FolderRow, Manifest};
 use crate::tree::Tree;
 
 /// Rows that are compared with the tree when its root is not the one on record.
-const SAMPLE: usize = 64;
+const SAMPLE: u32 = 64;
 
 /// What a look at the root needs.
 pub(super) struct RootCheck {
@@ -21,14 +22,19 @@ pub(super) struct RootCheck {
     manifest: Manifest,
     folder: FolderId,
     was: Option<Identity>,
+    /// Where filesystems are known to be mounted inside it.
+    mounts: BTreeSet<RelPath>,
 }
 
 /// What it found.
 pub(super) enum RootFound {
-    /// It is the folder on record.
-    Same,
-    /// It is to be put on record.
-    Moved(Vec<Change>),
+    /// It is the folder on record, or is to be put on record.
+    There {
+        /// What is new.
+        changes: Vec<Change>,
+        /// Where something was mounted, and is not.
+        away: Vec<RelPath>,
+    },
     /// It is not there, or another one.
     Away(String),
 }
@@ -40,30 +46,32 @@ impl RootCheck {
             Ok(is) => is,
             Err(error) => return RootFound::Away(error.to_string()),
         };
-        let Some(was) = self.was else {
-            return RootFound::Moved(vec![Change::Root(is)]);
-        };
-        if was == is {
-            return RootFound::Same;
-        }
-        match self.is_familiar() {
-            Ok(true) => {
-                let renumbered = (was.dev != is.dev).then_some(Change::Renumbered { from: was.dev, to: is.dev });
-                RootFound::Moved(renumbered.into_iter().chain([Change::Root(is)]).collect())
+        let mut changes = Vec::new();
+        if self.was != Some(is) {
+            match self.was.map_or(Ok(true), |_| self.is_familiar()) {
+                Ok(true) => {
+                    changes.extend(self.was.and_then(|was| renumbered(was, is)));
+                    changes.push(Change::Root(is));
+                }
+                Ok(false) => return RootFound::Away(ANOTHER.to_owned()),
+                Err(error) => return RootFound::Away(error.to_string()),
             }
-            Ok(false) => RootFound::Away(
-                "another folder is there than before, without the files that were synced from it; nothing is sent and \
-                 nothing is removed until the former one is back (if it is right: `tidewatch folder set --accept-root`)"
-                    .to_owned(),
-            ),
-            Err(error) => RootFound::Away(error.to_string()),
         }
+        let now: BTreeSet<RelPath> = match self.tree.mounts() {
+            Some(points) => points.into_iter().collect(),
+            // What cannot be known is as it was.
+            None => self.mounts.clone(),
+        };
+        if !now.is_subset(&self.mounts) {
+            changes.push(Change::Mounts(self.mounts.union(&now).cloned().collect()));
+        }
+        let away = self.mounts.difference(&now).cloned().collect();
+        RootFound::There { changes, away }
     }
 
-    /// Returns true if most of the files that a sample of rows is about are there.
+    /// Returns true if four of five files that a sample of rows is about are there.
     fn is_familiar(&self) -> Result<bool, crate::manifest::Error> {
-        let root = RelPath::root();
-        let rows = self.manifest.page(self.folder, &root, &root, SAMPLE)?;
+        let rows = self.manifest.sample(self.folder, SAMPLE)?;
         let is_there = |row: &&Entry| {
             let Some(content) = &row.stored else {
                 return false;
@@ -73,13 +81,20 @@ impl RootCheck {
                     && (stat.size, stat.mtime_ns) == (content.stat.size, content.stat.mtime_ns)
             })
         };
-        let synced: Vec<&Entry> = rows
-            .iter()
-            .filter(|row| row.state == State::Synced)
-            .collect();
-        // Nothing to lose: nothing was ever synced from it.
-        Ok(rows.is_empty() || synced.iter().copied().filter(is_there).count() * 2 > synced.len())
+        // With no synced row there is nothing to lose.
+        Ok(rows.iter().filter(is_there).count() * 5 >= rows.len() * 4)
     }
+}
+
+const ANOTHER: &str = "another folder is there than before, without the files that were synced from it; nothing is sent \
+    and nothing is removed until the former one is back (if it is right: `tidewatch folder set FOLDER --accept-root`)";
+
+/// Returns the change that takes a device's new number into the rows.
+pub(super) fn renumbered(was: Identity, is: Identity) -> Option<Change> {
+    (was.dev != is.dev).then_some(Change::Renumbered {
+        from: was.dev,
+        to: is.dev,
+    })
 }
 
 /// Returns why the root cannot be used as the folder that `row` is about; `None` if it can. Blocks.
@@ -89,10 +104,11 @@ pub fn root_trouble(tree: &Arc<dyn Tree>, manifest: &Manifest, row: &FolderRow) 
         manifest: manifest.clone(),
         folder: row.id,
         was: row.root,
+        mounts: row.mounts.iter().cloned().collect(),
     };
     match check.check() {
         RootFound::Away(why) => Some(why),
-        RootFound::Same | RootFound::Moved(_) => None,
+        RootFound::There { .. } => None,
     }
 }
 
@@ -104,22 +120,36 @@ impl Loop {
             manifest: ctx.manifest.clone(),
             folder: ctx.folder,
             was: self.root,
+            mounts: self.mounts.clone(),
         }
     }
 
-    /// Puts the root on record.
-    pub(super) fn trust_root(&mut self, changes: Vec<Change>) {
+    /// Takes what a look at the root has found; it is durable before anything that follows from it.
+    pub(super) fn trust_root(&mut self, changes: Vec<Change>, away: Vec<RelPath>) {
         for change in &changes {
-            if let Change::Root(identity) = change {
-                if self.root.is_some() {
-                    tracing::info!(folder = %self.teller.name(), "the folder has another device or inode, and the same files");
+            match change {
+                Change::Root(identity) => {
+                    if self.root.is_some() {
+                        tracing::info!(folder = %self.teller.name(), "the folder has another device or inode, and the same files");
+                    }
+                    self.root = Some(*identity);
                 }
-                self.root = Some(*identity);
+                Change::Mounts(points) => self.mounts.extend(points.iter().cloned()),
+                _ => {}
             }
         }
-        self.pending.push_back(Pending {
-            changes,
-            then: Then::Nothing,
-        });
+        for point in away
+            .iter()
+            .filter(|point| !self.mounts_away.contains(point))
+        {
+            tracing::warn!(folder = %self.teller.name(), path = %point, "what was mounted there is not; the objects of its files stay");
+        }
+        self.mounts_away = away;
+        if !changes.is_empty() {
+            self.pending.push_back(Pending {
+                changes,
+                then: Then::Nothing,
+            });
+        }
     }
 }

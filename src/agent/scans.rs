@@ -13,14 +13,14 @@ use tokio::time::Instant;
 
 use crate::agent::polls::Polling;
 use crate::agent::root::RootFound;
+use crate::agent::rows::ManifestRows;
 use crate::agent::{Loop, Mode, Pending, Then};
 use crate::base::clock::Now;
 use crate::base::path::RelPath;
-use crate::manifest::{Change, Entry, FolderId, HeldWhat, Manifest, State};
-use crate::sync::plan;
+use crate::manifest::{Change, FolderId, Manifest};
 use crate::tree::filter::Filter;
 use crate::tree::polls::Polls;
-use crate::tree::scan::{Depth, Known, Rows, Scanner, Scope, Step};
+use crate::tree::scan::{Depth, Scanner, Scope, Step};
 use crate::tree::{Hint, Touch, Tree};
 
 /// Differing paths handed over at once.
@@ -29,6 +29,8 @@ const BATCH: usize = 512;
 const WANTED_MOST: usize = 10_000;
 /// How soon an absent root is looked for again.
 const AWAY: Duration = Duration::from_secs(5);
+/// How long a scan that a hint asked for is waited for before a file is taken for deleted, and not renamed.
+const HINTED: Duration = Duration::from_secs(60);
 /// The first and the longest pause between two full scans that losses order.
 const LOST_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
@@ -70,8 +72,8 @@ pub(super) struct Running {
 /// What a scan found, or why it could not go on.
 enum Found {
     Step(Step),
-    /// The root is to be trusted, and was not on record as it is.
-    Root(Vec<Change>),
+    /// The root is to be trusted: what is new of it, and what was mounted inside it and is not.
+    Root(Vec<Change>, Vec<RelPath>),
     Away(String),
     Failed(String),
 }
@@ -182,12 +184,15 @@ impl Scans {
             && self.wanted.is_empty()
     }
 
-    /// Returns true while names may be found that nobody knows of yet.
-    pub fn is_looking(&self) -> bool {
-        self.full.is_some()
-            || self.hinted.is_some()
-            || !self.wanted.is_empty()
-            || self.completed.is_none()
+    /// Returns true while a scan that began before `at` may find names that nobody knows of yet. One that a hint asked for
+    /// is waited for only so long: on a busy tree there is always another.
+    pub fn is_looking(&self, at: Instant, now: Now) -> bool {
+        let full = self
+            .full
+            .as_ref()
+            .is_some_and(|full| full.started.mono <= at);
+        let hinted = self.hinted.is_some() || !self.wanted.is_empty();
+        full || self.completed.is_none() || (hinted && now.mono < at + HINTED)
     }
 
     /// Returns true if a complete scan began after the last loss of events, and no hint is left to be followed. A rescan
@@ -278,10 +283,8 @@ impl Loop {
         let root = self.root_check();
         self.scans.tasks.spawn(async move {
             match offload.run(move || root.check()).await {
-                RootFound::Same => {}
-                RootFound::Moved(change) => {
-                    // It must be durable before anything below it is judged.
-                    if sender.send(Found::Root(change)).await.is_err() {
+                RootFound::There { changes, away } => {
+                    if sender.send(Found::Root(changes, away)).await.is_err() {
                         return;
                     }
                 }
@@ -317,7 +320,7 @@ impl Loop {
         let Report { is_full, found } = report;
         let step = match found {
             Found::Step(step) => step,
-            Found::Root(changes) => return self.trust_root(changes),
+            Found::Root(changes, away) => return self.trust_root(changes, away),
             Found::Away(why) => return self.is_away(is_full, &why, now),
             Found::Failed(why) => {
                 self.scans.failures = (self.scans.failures.0 + 1, why.clone());
@@ -445,45 +448,5 @@ impl Loop {
         } else {
             self.scans.hinted.take()
         }
-    }
-}
-
-/// The manifest's rows as a scan wants them.
-pub struct ManifestRows {
-    /// The manifest.
-    pub manifest: Manifest,
-    /// The folder.
-    pub folder: FolderId,
-    /// Which keys are to be looked at again by now.
-    pub now: Now,
-}
-
-impl Rows for ManifestRows {
-    fn page(
-        &mut self,
-        within: &RelPath,
-        after: &RelPath,
-        limit: usize,
-    ) -> anyhow::Result<Vec<Known>> {
-        let rows = self.manifest.page(self.folder, within, after, limit)?;
-        Ok(rows.iter().map(|row| known(row, self.now)).collect())
-    }
-}
-
-fn known(row: &Entry, now: Now) -> Known {
-    let is_due_again = plan::is_due_again(row, now);
-    let is_certain = matches!(row.state, State::Synced | State::Kept);
-    let is_doubtful = row.stored.as_ref().is_some_and(|content| content.doubtful);
-    let held_seen = row.held.as_ref().and_then(|held| {
-        let is_asked = matches!(held.what, HeldWhat::Overwrite | HeldWhat::Dropped);
-        held.seen.clone().filter(|_| is_asked)
-    });
-    Known {
-        path: row.path.clone(),
-        stat: row.stored.as_ref().map(|content| content.stat),
-        read_at_ns: row.stored.as_ref().map_or(0, |content| content.read_at_ns),
-        settled: is_certain && !is_due_again && !is_doubtful && row.failure.is_none(),
-        kept: plan::is_old_news(row, now),
-        held_seen,
     }
 }

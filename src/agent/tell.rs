@@ -237,6 +237,9 @@ impl Loop {
         if unreadable > 0 {
             let _ = write!(words, "; unreadable: {unreadable}");
         }
+        for point in &self.mounts_away {
+            let _ = write!(words, "; not mounted: {point}");
+        }
         words
     }
 

@@ -51,7 +51,11 @@ impl Trash {
         self.tasks.abort_all();
     }
 
-    pub fn next_at(&self, now: Now) -> Option<Instant> {
+    /// Returns when it has to be gone through next; `None` while it may not be.
+    pub fn next_at(&self, may_begin: bool, now: Now) -> Option<Instant> {
+        if !may_begin {
+            return None;
+        }
         let due_ns = self.due_ns.filter(|_| self.tasks.is_empty())?;
         let left = u64::try_from(due_ns.saturating_sub(now.wall_ns)).unwrap_or(0);
         // A day at most, so that a clock that was set does not make it wait for ever.
@@ -75,6 +79,8 @@ impl Loop {
         if !is_due || !may || !self.trash.tasks.is_empty() {
             return;
         }
+        // What is set aside meanwhile says so itself.
+        self.trash.due_ns = None;
         let (ctx, keep) = (self.ctx.clone(), self.settings.trash_keep);
         self.trash.tasks.spawn(async move {
             let mut removed = 0;
@@ -89,7 +95,8 @@ impl Loop {
             tracing::info!(folder = %self.teller.name(), removed, "removed what was in trash long enough");
         }
         match due {
-            Ok(due) => {
+            Ok(found) => {
+                let due = found.into_iter().chain(self.trash.due_ns).min();
                 self.trash.due_ns = due;
                 let changes = vec![Change::TrashDue(due)];
                 self.pending.push_back(Pending {
@@ -100,8 +107,8 @@ impl Loop {
             Err(error) => {
                 tracing::warn!(folder = %self.teller.name(), "could not empty the trash: {error}; it is tried again in an hour");
                 self.trash.not_before = Some(now.mono + RETRY);
-                if self.mode != crate::agent::Mode::Forever {
-                    self.trash.due_ns = None;
+                if self.mode == crate::agent::Mode::Forever {
+                    self.trash.due_ns = Some(now.wall_ns);
                 }
             }
         }

@@ -63,6 +63,8 @@ pub(super) struct Notes {
     pub now: Now,
     /// Whether the root is the folder that it was; false if nobody asked.
     pub root_is_there: bool,
+    /// The folder that the root has to be.
+    root: Option<Identity>,
     /// Whether the root has any name; false if nobody asked.
     root_has_names: bool,
     /// Whether first contact found anything that has not been taken.
@@ -154,6 +156,7 @@ impl Turn {
             now,
             has_remote,
             root_is_there,
+            root,
             root_has_names,
             also: Vec::new(),
             changes,
@@ -283,7 +286,7 @@ impl Turn {
         let from = if job.must_read {
             None
         } else {
-            weigh::former_name(&self.ctx, &job.path, &stat, known.as_ref())
+            weigh::former_name(&self.ctx, &job.path, &stat, known.as_ref(), job.moved)
         };
         let aim = from.map_or(Aim::Store, |from| Aim::Rename {
             from: Box::new(from),
@@ -332,11 +335,11 @@ impl Turn {
             && is_news
             && !keeps
             && notes.root_is_there
-            && let Some(entry) = &known
+            && let (Some(entry), Some(root)) = (&known, notes.root)
             // A root that has become empty since it was asked about holds whatever nobody has released.
             && (notes.root_has_names || weigh::is_released(entry))
         {
-            return self.doomed(job, entry.clone(), notes);
+            return self.doomed(job, entry.clone(), root, notes);
         }
         let ambiguous_until_ns = match known {
             Some(entry)
@@ -366,7 +369,7 @@ impl Turn {
     }
 
     /// Its object goes: the intent first.
-    fn doomed(&self, job: &Job, entry: Entry, notes: &mut Notes) -> Seen {
+    fn doomed(&self, job: &Job, entry: Entry, root: Identity, notes: &mut Notes) -> Seen {
         let key = match self.ctx.keys.key(&job.path) {
             Ok(key) => key,
             Err(error) => return Seen::NoKey(error.to_string()),
@@ -390,7 +393,7 @@ impl Turn {
             job: job.clone(),
             key,
             stat,
-            aim: Aim::Remove,
+            aim: Aim::Remove { root },
             known: Some(entry),
             remote,
             ahead: None,

@@ -2,21 +2,25 @@
 //!
 //! Only looks; whether an object goes is decided by the loop, which knows the brake.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::agent::turn::{Notes, is_gone, keep};
 use crate::base::path::RelPath;
 use crate::base::policy::OnDelete;
 use crate::base::stat::{Kind, Stat};
 use crate::manifest::{Entry, HeldWhat, State};
-use crate::sync::file::Ctx;
+use crate::sync::file::{self, Ctx};
 use crate::sync::plan;
 use crate::tree::Tree;
 
-/// The devices of folders, as far as they were asked for.
-type Devices = BTreeMap<RelPath, Option<u64>>;
 /// Files, by device and inode.
 type Inodes = BTreeSet<(u64, u64)>;
+
+/// What the name of a recorded link ends with.
+const RECORDED: &[u8] = b".rclonelink";
+
+/// Where something was mounted inside the folder and is not; where something is or was.
+type Mounts = (Vec<RelPath>, Vec<RelPath>);
 
 /// What is to be weighed.
 #[derive(Debug, Default)]
@@ -25,6 +29,10 @@ pub(super) struct Weigh {
     pub paths: Vec<RelPath>,
     /// Paths that could not be stored yet: one of them may be the new name of a missing one.
     pub unsettled: Vec<RelPath>,
+    /// Where something was mounted inside the folder, and is not.
+    pub away: Vec<RelPath>,
+    /// Where something is or was mounted inside the folder.
+    pub mounts: Vec<RelPath>,
     /// Whether the files in the bucket are to be counted.
     pub count_known: bool,
 }
@@ -90,7 +98,7 @@ pub(super) fn weigh(ctx: &Ctx, weigh: Weigh, notes: &mut Notes) -> Weighed {
             return weighed;
         }
     };
-    let mut devices = Devices::new();
+    let mounts = (weigh.away, weigh.mounts);
     let unsettled = weigh.unsettled.iter();
     let unsettled: Inodes = unsettled
         .filter_map(|path| ctx.tree.stat(path).ok())
@@ -101,7 +109,7 @@ pub(super) fn weigh(ctx: &Ctx, weigh: Weigh, notes: &mut Notes) -> Weighed {
             Missing::Settled {
                 ambiguous_until_ns: 0,
             },
-            |row| judge(ctx, &path, row, (&mut devices, &unsettled), notes),
+            |row| judge(ctx, &path, row, (&mounts, &unsettled), notes),
         );
         weighed.found.push((path, missing));
     }
@@ -115,7 +123,7 @@ fn judge(
     ctx: &Ctx,
     path: &RelPath,
     row: Entry,
-    (devices, unsettled): (&mut Devices, &Inodes),
+    (mounts, unsettled): (&Mounts, &Inodes),
     notes: &mut Notes,
 ) -> Missing {
     let is_gone = match ctx.tree.stat(path) {
@@ -132,20 +140,14 @@ fn judge(
             ambiguous_until_ns: keep(Some(row), path, notes),
         };
     }
-    if ctx.tree.is_away(path) {
+    if ctx.tree.is_away(path) || is_covered(ctx, path, &row, mounts) {
         return Missing::Away;
     }
-    // What was read from another device than its folder is on now lived on a filesystem that is not mounted.
-    let folder = path.parent().unwrap_or_else(RelPath::root);
-    let device = *devices
-        .entry(folder)
-        .or_insert_with_key(|_| device_of(&*ctx.tree, path));
-    if row
-        .stored
-        .as_ref()
-        .is_some_and(|content| device != Some(content.stat.dev))
-    {
-        return Missing::Away;
+    if is_behind_link(&*ctx.tree, path) {
+        // Links are not taken any more, or this is one now: what is left out is not removed.
+        let (change, ambiguous_until_ns) = file::gone(Some(row), path, notes.now);
+        notes.changes.push(change);
+        return Missing::Settled { ambiguous_until_ns };
     }
     let inode = row.stored.as_ref().map(|content| content.stat);
     if inode.is_some_and(|stat| unsettled.contains(&(stat.dev, stat.ino))) {
@@ -190,22 +192,52 @@ pub(super) fn lowest_folder(tree: &dyn Tree, path: &RelPath) -> RelPath {
     RelPath::root()
 }
 
-/// Returns the device of the lowest folder on the way to `path` that is there.
-fn device_of(tree: &dyn Tree, path: &RelPath) -> Option<u64> {
-    tree.stat(&lowest_folder(tree, path))
-        .ok()
-        .map(|stat| stat.dev)
+/// Returns true if the file of a row may be on a filesystem that is not mounted, or below one that is.
+fn is_covered(ctx: &Ctx, path: &RelPath, row: &Entry, (away, mounts): &Mounts) -> bool {
+    let is_within = |points: &[RelPath]| points.iter().any(|point| path.is_within(point));
+    if is_within(away) {
+        return true;
+    }
+    // What was read from another device than is mounted there now lies under that, or on what was mounted before.
+    let device = || {
+        ctx.tree
+            .stat(&lowest_folder(&*ctx.tree, path))
+            .ok()
+            .map(|stat| stat.dev)
+    };
+    let stored = row.stored.as_ref().filter(|_| is_within(mounts));
+    stored.is_some_and(|content| device() != Some(content.stat.dev))
+}
+
+/// Returns true if `path`, or a folder above it, is a link that is not followed, or the path records one.
+fn is_behind_link(tree: &dyn Tree, path: &RelPath) -> bool {
+    let is_link = |at: &RelPath| tree.stat(at).is_ok_and(|stat| stat.kind == Kind::Symlink);
+    let recorded = path
+        .as_bytes()
+        .strip_suffix(RECORDED)
+        .and_then(RelPath::new);
+    let mut at = Some(path.clone());
+    while let Some(here) = at.filter(|here| !here.is_root()) {
+        if is_link(&here) {
+            return true;
+        }
+        at = here.parent();
+    }
+    recorded.is_some_and(|link| is_link(&link))
 }
 
 /// Returns the row of the name under which this very file was synced, if that name is gone and nothing says that the
-/// file has changed since: same device, inode, size and mtime. Its ctime is the rename's.
+/// file has changed since.
 ///
-/// An inode alone proves nothing: ext4 gives one away again at once.
+/// A file inside a renamed folder keeps its whole stat. One that was renamed itself has the rename's ctime: then it takes an
+/// event that told of the move (`moved`), since a write that put the mtime back would leave no other trace. An inode alone
+/// proves nothing: ext4 gives one away again at once.
 pub(super) fn former_name(
     ctx: &Ctx,
     path: &RelPath,
     stat: &Stat,
     known: Option<&Entry>,
+    moved: bool,
 ) -> Option<Entry> {
     let is_same = |other: &Stat| (other.dev, other.ino) == (stat.dev, stat.ino);
     if stat.size == 0
@@ -224,6 +256,7 @@ pub(super) fn former_name(
         row.path != *path
             && is_same(was)
             && (was.size, was.mtime_ns) == (stat.size, stat.mtime_ns)
+            && (moved || was.ctime_ns == stat.ctime_ns)
             && plan::doubt_until(row) == 0
             && !content.doubtful
             && !was.is_racy(content.read_at_ns)

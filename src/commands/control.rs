@@ -186,18 +186,28 @@ pub fn decide(state_dir: &Path, row: &FolderRow, verb: Verb) -> Result<u64, Deci
     let count = manifest
         .count_held(row.id)
         .map_err(|error| refused(&error))?;
-    let (change, count) = match verb {
-        Verb::Release => (Change::Release, count),
-        Verb::Drop => (Change::DropHeld, count),
+    let (changes, count) = match verb {
+        Verb::Release => (vec![Change::Release], count),
+        Verb::Drop => (vec![Change::DropHeld], count),
         Verb::AcceptRoot => {
-            let path = Path::new(folders::root_of(row));
-            let identity = RealTree::open(path)
-                .identity()
-                .map_err(|error| refused(&error))?;
-            (Change::Root(identity), 1)
+            let tree = RealTree::open(Path::new(folders::root_of(row)));
+            let is = tree.identity().map_err(|error| refused(&error))?;
+            let was = row.root.filter(|was| was.dev != is.dev);
+            let renumbered = was.map(|was| Change::Renumbered {
+                from: was.dev,
+                to: is.dev,
+            });
+            let mounts = Change::Mounts(tree.mounts().unwrap_or_default());
+            (
+                renumbered
+                    .into_iter()
+                    .chain([Change::Root(is), mounts])
+                    .collect(),
+                1,
+            )
         }
     };
-    let committed = manifest.commit(row.id, &[change]);
+    let committed = manifest.commit(row.id, &changes);
     manifest.close();
     committed.map(|()| count).map_err(|error| refused(&error))
 }

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, named_params, params};
 
-use crate::base::path::escaped;
+use crate::base::path::{RelPath, escaped};
 use crate::base::stat::{Identity, Kind};
 use crate::manifest::connections::Manifest;
 use crate::manifest::error::Error;
@@ -48,10 +48,13 @@ const HOLD_DELETE: &str = "UPDATE files SET held = 'delete', held_at_ns = ?3, he
 const TRASHED: &str =
     "UPDATE folders SET trash_due_ns = coalesce(min(trash_due_ns, ?2), ?2) WHERE id = ?1";
 const TRASH_DUE: &str = "UPDATE folders SET trash_due_ns = ?2 WHERE id = ?1";
-const RENUMBERED: &str = "UPDATE files SET dev = ?3 WHERE folder_id = ?1 AND dev = ?2";
+// Exchanged, so that what another filesystem inside the folder had under the new number stays apart.
+const RENUMBERED: &str = "UPDATE files SET dev = CASE dev WHEN ?2 THEN ?3 ELSE ?2 END
+    WHERE folder_id = ?1 AND dev IN (?2, ?3)";
+const MOUNTS: &str = "UPDATE folders SET mounts = ?2 WHERE id = ?1";
 
 /// Every statement of this file.
-pub(super) const ALL: [&str; 17] = [
+pub(super) const ALL: [&str; 18] = [
     PUT,
     INTEND,
     FORGET,
@@ -69,6 +72,7 @@ pub(super) const ALL: [&str; 17] = [
     TRASHED,
     TRASH_DUE,
     RENUMBERED,
+    MOUNTS,
 ];
 
 impl Manifest {
@@ -131,6 +135,10 @@ fn apply(connection: &Connection, folder: FolderId, change: &Change) -> rusqlite
             params![folder.0, from.cast_signed(), to.cast_signed()],
         )
         .map(drop),
+        Change::Mounts(points) => {
+            let points: Vec<&[u8]> = points.iter().map(RelPath::as_bytes).collect();
+            run(MOUNTS, params![folder.0, points.join(&0)]).and_then(the_folder)
+        }
         Change::Release => run(RELEASE, params![folder.0]).map(drop),
         Change::DropHeld => {
             run(DROP_DELETES, params![folder.0])?;

@@ -83,7 +83,21 @@ pub(super) fn folder_row(row: &Row<'_>) -> rusqlite::Result<FolderRow> {
         last_scan_ns: row.get(7)?,
         root: identity(row)?,
         trash_due_ns: row.get(11)?,
+        mounts: mounts(row)?,
     })
+}
+
+/// Reads paths that are separated by NULs, which no path has.
+fn mounts(row: &Row<'_>) -> rusqlite::Result<Vec<RelPath>> {
+    let Some(bytes) = row.get_ref(12)?.as_blob_or_null()? else {
+        return Ok(Vec::new());
+    };
+    let paths = bytes
+        .split(|byte| *byte == 0)
+        .filter(|path| !path.is_empty());
+    paths
+        .map(|path| RelPath::new(path).ok_or_else(|| unreadable(12, "a path that cannot be")))
+        .collect()
 }
 
 /// Reads which folder a root was.

@@ -102,6 +102,8 @@ pub struct FolderRow {
     pub last_scan_ns: Option<i64>,
     /// Which folder the root was when it was last trusted; `None` before the first scan.
     pub root: Option<Identity>,
+    /// Where filesystems were mounted inside the folder, as far as it was ever seen.
+    pub mounts: Vec<RelPath>,
     /// Wall clock when the trash has to be gone through, nanoseconds; `None` if nothing is in it.
     pub trash_due_ns: Option<i64>,
 }
@@ -267,6 +269,8 @@ pub enum Change {
     Trashed(i64),
     /// The trash has been gone through; when it has to be next, or `None` if it is empty.
     TrashDue(Option<i64>),
+    /// Filesystems are or were mounted at these paths inside the folder.
+    Mounts(Vec<RelPath>),
     /// The root has another device number than before, and is the same folder all the same: so are its files.
     Renumbered {
         /// The device number in the rows.

@@ -35,9 +35,9 @@ macro_rules! entries_where {
 }
 
 const FOLDERS: &str = "SELECT id, path, endpoint, bucket, prefix, name, contacted, last_scan_ns,
-    root_dev, root_ino, root_fsid, trash_due_ns FROM folders ORDER BY id";
+    root_dev, root_ino, root_fsid, trash_due_ns, mounts FROM folders ORDER BY id";
 const FOLDER: &str = "SELECT id, path, endpoint, bucket, prefix, name, contacted, last_scan_ns,
-    root_dev, root_ino, root_fsid, trash_due_ns FROM folders
+    root_dev, root_ino, root_fsid, trash_due_ns, mounts FROM folders
     WHERE path = ?1 AND endpoint = ?2 AND bucket = ?3 AND prefix = ?4";
 const ADD_FOLDER: &str = "INSERT INTO folders (path, endpoint, bucket, prefix, name) VALUES (?1, ?2, ?3, ?4, ?5)
     ON CONFLICT (path, endpoint, bucket, prefix) DO UPDATE SET name = excluded.name WHERE name <> excluded.name";
@@ -55,6 +55,8 @@ const BY_INODE: &str = entries_where!(
     "i.ino = ?2 AND i.dev = ?3 AND i.state IN ('synced', 'kept') ORDER BY i.id LIMIT ?4"
 );
 const HELD: &str = entries_where!("i.path > ?2 AND i.held IS NOT NULL ORDER BY i.path LIMIT ?3");
+const LAST: &str = "SELECT coalesce(max(id), 0) FROM files";
+const SYNCED_FROM: &str = entries_where!("i.id >= ?2 AND i.state = 'synced' ORDER BY i.id LIMIT 1");
 const COUNT_HELD: &str = "SELECT count(*) FROM files WHERE folder_id = ?1 AND held IS NOT NULL AND held IN ('delete', 'overwrite')";
 const COUNT_SYNCED: &str = "SELECT count(*) FROM files WHERE folder_id = ?1 AND state = 'synced'";
 const ANY: &str = "SELECT EXISTS (SELECT 1 FROM files WHERE folder_id = ?1)";
@@ -79,7 +81,7 @@ const UPLOADS: &str =
     "SELECT path, key, upload_id FROM uploads WHERE folder_id = ?1 ORDER BY path, upload_id";
 
 /// Every statement of this file.
-pub(super) const ALL: [&str; 20] = [
+pub(super) const ALL: [&str; 22] = [
     FOLDERS,
     FOLDER,
     ADD_FOLDER,
@@ -90,6 +92,8 @@ pub(super) const ALL: [&str; 20] = [
     BY_CONTENT,
     BY_INODE,
     HELD,
+    LAST,
+    SYNCED_FROM,
     COUNT_HELD,
     COUNT_SYNCED,
     ANY,
@@ -249,6 +253,25 @@ impl Manifest {
                 after,
                 connection.prepare_cached(HELD)?.query_map(params, entry)?,
             )
+        })
+    }
+
+    /// Returns at most `count` rows that are `Synced`, spread over all that there are.
+    pub fn sample(&self, folder: FolderId, count: u32) -> Result<Vec<Entry>, Error> {
+        self.read(|connection| {
+            let last: i64 = connection
+                .prepare_cached(LAST)?
+                .query_row([], |row| row.get(0))?;
+            let mut statement = connection.prepare_cached(SYNCED_FROM)?;
+            let mut rows: Vec<Entry> = Vec::new();
+            for n in 0..i64::from(count) {
+                let from = last * n / i64::from(count);
+                let row = statement
+                    .query_row(params![folder.0, from], entry)
+                    .optional()?;
+                rows.extend(row.filter(|row| rows.last().is_none_or(|last| last.path != row.path)));
+            }
+            Ok(rows)
         })
     }
 

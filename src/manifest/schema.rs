@@ -98,6 +98,7 @@ ALTER TABLE folders ADD COLUMN root_dev INTEGER;
 ALTER TABLE folders ADD COLUMN root_ino INTEGER;
 ALTER TABLE folders ADD COLUMN root_fsid INTEGER;
 ALTER TABLE folders ADD COLUMN trash_due_ns INTEGER;
+ALTER TABLE folders ADD COLUMN mounts BLOB;
 ALTER TABLE files ADD COLUMN doubtful INTEGER NOT NULL DEFAULT 0 CHECK (doubtful IN (0, 1));
 ALTER TABLE files ADD COLUMN held TEXT CHECK (held IN ('delete', 'overwrite', 'released', 'dropped'));
 ALTER TABLE files ADD COLUMN held_at_ns INTEGER;

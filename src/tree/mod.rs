@@ -80,6 +80,11 @@ pub trait Tree: Send + Sync + 'static {
         let _ = folder;
     }
 
+    /// Returns where filesystems are mounted inside the tree now; `None` where that cannot be known.
+    fn mounts(&self) -> Option<Vec<RelPath>> {
+        None
+    }
+
     /// Returns true if what belongs at `path` is on a filesystem that was mounted inside the tree and is not now: nothing
     /// there may be judged, in either direction.
     fn is_away(&self, path: &RelPath) -> bool {

@@ -5,7 +5,7 @@ use tokio::sync::oneshot;
 use crate::base::digest::Sha256;
 use crate::base::policy::History;
 use crate::base::stat::Stat;
-use crate::manifest::{Change, Held, HeldWhat, State};
+use crate::manifest::{Change, Held, HeldWhat};
 use crate::store::{Body, ErrorKind};
 use crate::sync::brake::Verdict;
 use crate::sync::file::{Message, Outcome, Stop, Way};
@@ -41,18 +41,20 @@ impl Way {
         let Some(entry) = self.known.as_ref().filter(|_| is_other) else {
             return Guard::Go;
         };
-        let is_released = entry
-            .held
-            .as_ref()
-            .is_some_and(|held| held.what == HeldWhat::Released);
-        let is_good = entry.state == State::Synced && entry.stored.is_some();
-        if is_good
-            && !is_released
-            && self.ctx.policy.asks_before_overwriting
-            && self.allowed.is_none()
-        {
+        let held = entry.held.as_ref().map(|held| held.what);
+        let is_good = plan::certain(entry).is_some();
+        let asks = self.ctx.policy.asks_before_overwriting && held != Some(HeldWhat::Released);
+        if held == Some(HeldWhat::Overwrite) {
+            // Undecided: a newer version waits in the place of the one before.
+            self.allowed = Some(Verdict::Hold);
+        } else if is_good && asks && self.allowed.is_none() {
             let (verdict, answer) = oneshot::channel();
-            let asked = self.ctx.to_loop.send(Message::Overwrite { verdict }).await;
+            let path = self.task.job.path.clone();
+            let asked = self
+                .ctx
+                .to_loop
+                .send(Message::Overwrite { path, verdict })
+                .await;
             // A loop that has ended answers nothing, and this job ends with it.
             self.allowed = Some(if asked.is_ok() {
                 answer.await.unwrap_or(Verdict::Hold)
@@ -118,7 +120,8 @@ impl Way {
     ) -> Result<Outcome, Stop> {
         let key = self.quarantine_key()?;
         let meta = meta::of(&self.task.job.path, &source.stat, None);
-        let sent = upload::multipart(&self.ctx.store, &self.gate(), &key, &meta, source).await;
+        let sent =
+            upload::multipart(&self.ctx.store, &self.gate_for(&key), &key, &meta, source).await;
         sent.map_err(|stop| match stop {
             upload::Stop::Read(error) => Stop::Read(error),
             upload::Stop::Store(error) => Stop::Store(error),

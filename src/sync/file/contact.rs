@@ -105,7 +105,7 @@ impl Way {
             .collect();
         // Noted before: a copy whose answer is lost may be in trash all the same.
         self.note_trash();
-        let (store, gate) = (&self.ctx.store, self.gate());
+        let (store, gate) = (&self.ctx.store, self.gate_for(&to));
         let mut copied = upload::copy(store, &gate, &from, &to, &carried).await;
         if copied
             .as_ref()

@@ -11,7 +11,7 @@ use crate::base::clock::{Clock, Now};
 use crate::base::offload::Offload;
 use crate::base::path::RelPath;
 use crate::base::policy::{History, OnDelete};
-use crate::base::stat::{Kind, Stat};
+use crate::base::stat::{Identity, Kind, Stat};
 use crate::manifest::{self, Change, Entry, FolderId, Manifest, Remote};
 use crate::store::key::KeyMap;
 use crate::store::{self, ErrorKind, Object, Store};
@@ -92,6 +92,8 @@ pub enum Message {
     },
     /// May an object be overwritten with other content?
     Overwrite {
+        /// The path.
+        path: RelPath,
         /// The answer.
         verdict: oneshot::Sender<Verdict>,
     },
@@ -144,7 +146,10 @@ pub enum Aim {
         looked_at_ns: i64,
     },
     /// Remove the object: the file is proven gone.
-    Remove,
+    Remove {
+        /// The folder under which it was.
+        root: Identity,
+    },
 }
 
 /// A file that was read before its job began.
@@ -309,6 +314,8 @@ pub enum Outcome {
         /// Wall clock until which the key is ambiguous all the same, nanoseconds; 0: it is not.
         ambiguous_until_ns: i64,
     },
+    /// The file is there again, or cannot be looked for: its object was not touched.
+    Back,
     /// The file is gone, and the object under its key is not the one that we know: it was left alone.
     Foreign,
     /// The new content waits in quarantine until a person has decided.

@@ -115,8 +115,8 @@ struct Way {
 
 impl Way {
     async fn run(&mut self) -> Result<Outcome, Stop> {
-        if self.task.aim == Aim::Remove {
-            return self.remove().await;
+        if let Aim::Remove { root } = self.task.aim {
+            return self.remove(root).await;
         }
         self.settle_doubt().await?;
         if let Some(outcome) = self.renamed().await? {
@@ -361,7 +361,12 @@ impl Way {
     }
 
     fn gate(&self) -> Arc<JobGate> {
-        let (path, key) = (self.task.job.path.clone(), self.task.key.clone());
+        self.gate_for(&self.task.key)
+    }
+
+    /// The gate of what is written under another key on behalf of this path.
+    fn gate_for(&self, key: &str) -> Arc<JobGate> {
+        let (path, key) = (self.task.job.path.clone(), key.to_owned());
         Arc::new(JobGate {
             ctx: self.ctx.clone(),
             path,

@@ -2,16 +2,21 @@
 //!
 //! Never removes what it does not know: an object that is not the one of the row was written by somebody else, and stays.
 
+use std::io;
+
+use crate::base::path::RelPath;
 use crate::base::policy::OnDelete;
+use crate::base::stat::{Identity, Kind};
 use crate::manifest::{Change, Entry, Remote, State};
 use crate::store::{self, ErrorKind, Object};
 use crate::sync::file::aside::is_certain;
 use crate::sync::file::{Doubt, Outcome, Stop, Way};
 use crate::sync::plan;
 use crate::sync::upload::Gate as _;
+use crate::tree::Tree;
 
 impl Way {
-    pub(in crate::sync::file) async fn remove(&mut self) -> Result<Outcome, Stop> {
+    pub(in crate::sync::file) async fn remove(&mut self, root: Identity) -> Result<Outcome, Stop> {
         let object = match self.gate().head(&self.task.key).await {
             Ok(object) => Some(object),
             Err(error) if error.kind == ErrorKind::NotFound => None,
@@ -24,6 +29,17 @@ impl Way {
             self.size = object.size;
             if self.ctx.policy.on_delete == OnDelete::Trash {
                 self.move_aside(&object).await?;
+            }
+            // The last look, as late as can be: much may have happened since the one before the intent.
+            let (tree, path) = (self.ctx.tree.clone(), self.task.job.path.clone());
+            let look = move || {
+                tree.identity().is_ok_and(|is| is == root)
+                    && !tree.is_away(&path)
+                    && is_gone(&*tree, &path)
+            };
+            if !self.ctx.offload.run(look).await {
+                self.restore(None);
+                return Ok(Outcome::Back);
             }
             let removal = self.ctx.store.delete(&self.task.key);
             let removed = self.gate().send(0, removal).await;
@@ -93,5 +109,16 @@ impl Way {
             effect: store::Effect::None,
             message: why.to_owned(),
         })
+    }
+}
+
+/// Returns true if there is no file at `path`.
+fn is_gone(tree: &dyn Tree, path: &RelPath) -> bool {
+    match tree.stat(path) {
+        Ok(stat) => stat.kind != Kind::File,
+        Err(error) => matches!(
+            error.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+        ),
     }
 }

@@ -148,7 +148,7 @@ impl Way {
     }
 
     /// Puts the row back to what is still certain.
-    fn restore(&mut self, error: Option<String>) {
+    pub(in crate::sync::file) fn restore(&mut self, error: Option<String>) {
         let attempts = self.task.job.failures.saturating_add(1);
         let failure = error.map(|error| Failure { attempts, error });
         let mut row = self.row_now().unwrap_or_else(|| self.blank(State::Unsent));

@@ -9,6 +9,10 @@ use crate::tree::Beginning;
 
 /// A path whose time has come.
 #[derive(Clone, PartialEq, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is told by another touch, and asked for by another look"
+)]
 pub struct Job {
     /// The path.
     pub path: RelPath,
@@ -28,6 +32,8 @@ pub struct Job {
     pub beginning: Option<Box<Beginning>>,
     /// It is level as far as anybody knows, and is only looked at once more.
     pub is_check: bool,
+    /// An event told that it was moved to this name.
+    pub moved: bool,
     /// Its file is proven gone, and its object is to go.
     pub remove: bool,
     /// Touches do not bring it forward before that: it failed, or would not rest.
@@ -46,6 +52,7 @@ impl Job {
             moves: 0,
             beginning: None,
             is_check: false,
+            moved: false,
             remove: false,
             not_before: None,
         }

@@ -99,6 +99,9 @@ impl Queue {
                 job.lane = Lane::Live;
             }
             job.must_read |= touch >= Touch::Data;
+            job.moved |= touch == Touch::Moved;
+            // Somebody has told of it: that it is gone has to be proven anew.
+            job.remove &= touch == Touch::Scan;
             let due = self.quiet_at(touch, job.since, now);
             if self.wakes(&job, touch, now) {
                 job.not_before = None;
@@ -120,6 +123,7 @@ impl Queue {
         let job = Job {
             lane,
             must_read,
+            moved: touch == Touch::Moved,
             size,
             ..Job::new(path, now)
         };
@@ -167,10 +171,12 @@ impl Queue {
         })
     }
 
-    /// Returns true if work that is neither failing, nor a check, nor a removal has waited since `at` or longer.
-    pub fn has_work_since(&self, at: Instant) -> bool {
-        let mut jobs = self.slots.values().map(|slot| &slot.job);
-        jobs.any(|job| job.is_fresh() && !job.remove && job.since.mono <= at)
+    /// Returns since when the oldest work has waited that is neither failing, nor a check, nor a removal.
+    pub fn oldest_work(&self) -> Option<Instant> {
+        let jobs = self.slots.values().map(|slot| &slot.job);
+        jobs.filter(|job| job.is_fresh() && !job.remove)
+            .map(|job| job.since.mono)
+            .min()
     }
 
     /// Returns at most so many paths whose last attempt failed or found them moving.
@@ -273,6 +279,8 @@ impl Queue {
                 Some(now.mono + backoff::pause(job.failures, base, cap, random))
             }
         };
+        // What is to be removed is proven gone anew before each try.
+        job.remove = false;
         let waits = matches!(end, End::Moving(_) | End::Fresh(_) | End::Failed);
         job.not_before = due.filter(|_| waits);
         // Failures beyond the bound are left to the next scan: their rows say that they are open.
@@ -299,6 +307,7 @@ impl Queue {
             job.lane = Lane::Live;
         }
         job.must_read |= touch >= Touch::Data;
+        job.moved |= touch == Touch::Moved;
         let quiet = self.quiet_at(touch, job.since, now);
         if self.wakes(&job, touch, now) {
             job.not_before = None;

@@ -362,6 +362,17 @@ impl Tree for RealTree {
         stat_of_handle(&named)
     }
 
+    fn mounts(&self) -> Option<Vec<RelPath>> {
+        let listed = mount_watch::mounted().ok()?;
+        let points = listed
+            .iter()
+            .filter_map(|mount| RelPath::below(&self.path, &mount.point));
+        let mut points: Vec<RelPath> = points.filter(|point| !point.is_root()).collect();
+        points.sort();
+        points.dedup();
+        Some(points)
+    }
+
     fn alias(&self, path: &RelPath) -> Option<RelPath> {
         let is_recorded = self.symlinks == Symlinks::Record;
         is_recorded.then(|| links::recorded_path(path)).flatten()

@@ -88,7 +88,7 @@ pub(in crate::tree::real) struct Mount {
     dev: u64,
     /// Which folder of the filesystem is mounted.
     root: Vec<u8>,
-    point: PathBuf,
+    pub point: PathBuf,
     pub filesystem: String,
 }
 
