@@ -262,6 +262,20 @@ fn whatever_is_open_about_a_row_is_not_safe() {
 }
 
 #[test]
+fn of_a_log_that_never_rests_it_is_said_that_only_its_beginning_is_safe() {
+    let home = Home::new();
+    let at = home.write("log", "x");
+    let mut row = home.synced("log");
+    row.stored.as_mut().expect("stored").doubtful = true;
+    home.put(row);
+    home.write("log", "x, and more");
+    let (code, word, said) = home.said(&at);
+    assert_eq!((code, word.as_str()), (Some(3), "changed"));
+    let why = said["why"].as_str().expect("a reason");
+    assert!(why.contains("its beginning at an instant"), "{why}");
+}
+
+#[test]
 fn the_rule_that_leaves_a_file_out_is_named_with_its_place() {
     let home = Home::new();
     home.config("exclude = [\"*.iso\"]\nmax_size = \"10B\"");

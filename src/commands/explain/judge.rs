@@ -188,7 +188,7 @@ fn of_file(stat: &Stat, known: Option<&Entry>, now: Now) -> Verdict {
         let at = rfc3339(stored.synced_at_ns);
         if stored.doubtful && has_grown(&stored.stat, stat) {
             let why = format!(
-                "it was written to while it was read, and goes on growing; what was synced at {at} is its \
+                "it has grown since it was synced at {at}, and may never rest; the bucket holds no more than its \
                  beginning at an instant"
             );
             return unsafe_for("changed", why);
