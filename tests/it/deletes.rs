@@ -424,3 +424,135 @@ async fn another_root_is_used_only_when_a_person_says_so() {
     assert_eq!(keys(&bench).len(), 9);
     agent.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_back_just_before_its_removal_keeps_its_object() {
+    let mut bench = Bench::new(slow(5_000));
+    bench.settings.on_delete = OnDelete::Trash;
+    let mut agent = level(&bench, 3).await;
+    let heads = bench.bucket.counts().of("HeadObject");
+    bench.tree.remove(&path("d0/f0"));
+    while bench.bucket.counts().of("HeadObject") == heads {
+        sleep(Duration::from_millis(100)).await;
+    }
+    // Its object is on the way into trash: the removal itself comes five seconds later.
+    bench.tree.write(&path("d0/f0"), b"content 0");
+    sleep(MINUTE).await;
+    agent.level().await;
+    assert_eq!(bench.bucket.counts().of("DeleteObject"), 0);
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_files_than_are_weighed_at_once_are_one_question_for_the_brake() {
+    let mut bench = bench(OnDelete::Delete);
+    bench.settings.delete_brake = Some(Brake {
+        files: 1_000,
+        share_percent: None,
+        window: 10 * MINUTE,
+    });
+    let mut agent = level(&bench, 3_300).await;
+    bench.tree.remove(&path("d1"));
+    // An upload that takes its time holds the question back.
+    bench.tree.write(&path("d0/slow"), &vec![1; 1 << 20]);
+    agent.held(1_100).await;
+    assert_eq!(bench.bucket.counts().of("DeleteObject"), 0);
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_undecided_overwrite_stays_held_whatever_comes_after() {
+    let mut bench = bench(OnDelete::Keep);
+    bench.settings.overwrite_brake = Some(Brake {
+        files: 2,
+        share_percent: None,
+        window: 10 * MINUTE,
+    });
+    let mut agent = level(&bench, 9).await;
+    for n in 0..9 {
+        bench.tree.write(
+            &path(&format!("d{}/f{n}", n % 3)),
+            format!("encrypted {n}").as_bytes(),
+        );
+    }
+    agent.held(7).await;
+    sleep(60 * MINUTE).await;
+    // The window has passed; a newer version waits in the place of the one before.
+    for n in 0..9 {
+        bench.tree.write(
+            &path(&format!("d{}/f{n}", n % 3)),
+            format!("encrypted again {n}").as_bytes(),
+        );
+    }
+    sleep(60 * MINUTE).await;
+    let is_good = |n: &usize| {
+        bench
+            .object(&format!("d{}/f{n}", n % 3))
+            .unwrap()
+            .starts_with(b"content")
+    };
+    assert_eq!((0..9).filter(is_good).count(), 7);
+    assert_eq!(agent.snapshots.borrow().held, 7);
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_cannot_be_removed_is_tried_again_and_named() {
+    let bench = bench(OnDelete::Delete);
+    let mut agent = level(&bench, 3).await;
+    for _ in 0..3 {
+        bench
+            .store
+            .next("DeleteObject", Fault::Refused(ErrorKind::Invalid));
+    }
+    bench.tree.remove(&path("d0/f0"));
+    let failed = agent.snapshots.wait_for(|snapshot| snapshot.failed == 1);
+    timeout(30 * MINUTE, failed)
+        .await
+        .expect("it is named")
+        .unwrap();
+    agent.level_again().await;
+    assert_eq!(bench.object("d0/f0"), None);
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sync_that_cannot_remove_an_object_ends() {
+    let bench = bench(OnDelete::Delete);
+    level(&bench, 3).await.stop().await;
+    for _ in 0..50 {
+        bench
+            .store
+            .next("DeleteObject", Fault::Refused(ErrorKind::Invalid));
+    }
+    bench.tree.remove(&path("d0/f0"));
+    let ended = bench.sync().await;
+    assert_eq!(
+        (ended.reason, ended.last.failed, ended.last.level),
+        (Reason::Finished, 1, false)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_old_object_stays_while_the_new_name_cannot_be_stored() {
+    let bench = bench(OnDelete::Delete);
+    let mut agent = level(&bench, 3).await;
+    for _ in 0..40 {
+        bench
+            .store
+            .next("CopyObject", Fault::Refused(ErrorKind::Invalid));
+        bench
+            .store
+            .next("PutObject", Fault::Refused(ErrorKind::Invalid));
+    }
+    bench.tree.rename(&path("d0/f0"), &path("d0/new"));
+    for _ in 0..30 {
+        sleep(MINUTE).await;
+        assert!(bench.object("d0/f0").is_some() || bench.object("d0/new").is_some());
+    }
+    sleep(240 * MINUTE).await;
+    agent.level().await;
+    assert_eq!(bench.object("d0/new").unwrap(), b"content 0");
+    assert_eq!(bench.object("d0/f0"), None);
+    agent.stop().await;
+}

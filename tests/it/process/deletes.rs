@@ -278,3 +278,101 @@ async fn a_root_unmounted_under_load_deletes_nothing_and_resumes_when_it_is_back
         );
     }
 }
+
+/// A filesystem inside the folder that is not there when a run begins.
+#[tokio::test]
+#[expect(clippy::print_stderr, reason = "says why it did not run")]
+async fn what_was_mounted_inside_and_is_not_takes_no_objects_along() {
+    if !getuid().is_root() {
+        eprintln!("not run: needs root and a mount namespace");
+        return;
+    }
+    let world = World::new().await;
+    world.write("disk/.keep", "under the mount");
+    world.write("elsewhere.txt", "beside it");
+    let disk = world.dir.path().join("disk");
+    fs::create_dir(&disk).unwrap();
+    for n in 0..5 {
+        fs::write(disk.join(format!("f{n}")), format!("on the disk {n}")).unwrap();
+    }
+    // A bind mount: the same device as the folder.
+    let script = r#"set -e
+        disk=$1; tree=$2; shift 2
+        mount --bind "$disk" "$tree/disk"
+        "$@"
+        umount "$tree/disk"
+        rm "$tree/elsewhere.txt"
+        "$@""#;
+    let mut command = Command::new("unshare");
+    command.args([
+        "-m",
+        "--propagation",
+        "private",
+        "--",
+        "bash",
+        "-c",
+        script,
+        "bash",
+    ]);
+    command
+        .arg(&disk)
+        .arg(world.tree(""))
+        .arg(env!("CARGO_BIN_EXE_tidewatch"))
+        .arg("sync")
+        .arg(world.tree(""));
+    command.args([
+        "s3://tide/p",
+        "--endpoint-url",
+        &world.endpoint.url(),
+        "--settle",
+        "50ms",
+    ]);
+    command
+        .args(["--on-delete", "delete"])
+        .arg("--state-dir")
+        .arg(world.state());
+    command
+        .envs(world.endpoint.env())
+        .env("HOME", world.dir.path());
+    let ended = ended(command.stdin(Stdio::null()).kill_on_drop(true)).await;
+    assert_eq!(ended.code, Some(0), "{}{}", ended.out, ended.err);
+    let objects = world.objects();
+    assert_eq!(
+        (0..5)
+            .filter(|n| objects.contains_key(&format!("disk/f{n}")))
+            .count(),
+        5,
+        "{objects:?}"
+    );
+    assert!(!objects.contains_key("elsewhere.txt"));
+}
+
+/// Links that were followed, and are not any more: what was behind them is left out, not deleted.
+#[tokio::test]
+async fn links_that_are_not_followed_any_more_take_no_objects_along() {
+    let world = World::new().await;
+    world.write("real/file", "behind the link");
+    std::os::unix::fs::symlink("real", world.tree("link")).unwrap();
+    std::os::unix::fs::symlink("real/file", world.tree("note")).unwrap();
+    let sync = async |symlinks: &str| {
+        let config = format!(
+            "[agent]\nstate_dir = {:?}\n[[folder]]\npath = {:?}\nto = \"s3://tide/p\"\nendpoint_url = {:?}\n\
+             on_delete = \"delete\"\nsettle = \"50ms\"\nsymlinks = \"{symlinks}\"\n",
+            world.state(),
+            world.tree(""),
+            world.endpoint.url()
+        );
+        let place = world.dir.path().join("config.toml");
+        fs::write(&place, config).unwrap();
+        let ended = ended(world.bare(["sync", "--config"]).arg(&place)).await;
+        assert_eq!(ended.code, Some(0), "{}{}", ended.out, ended.err);
+    };
+    sync("follow").await;
+    assert_eq!(world.objects().len(), 3);
+    sync("skip").await;
+    assert_eq!(world.objects().len(), 3);
+    sync("record").await;
+    assert!(world.object("note.rclonelink").is_some());
+    sync("skip").await;
+    assert_eq!(world.endpoint.count("DeleteObject"), 0);
+}
