@@ -27,6 +27,7 @@ impl Loop {
             }
             Hint::Folder(folder) => self.scans.want(folder, crate::tree::scan::Depth::Full, now),
             Hint::Lost => {
+                self.teller.lost();
                 tracing::info!(folder = %self.teller.name(), "events were lost; everything is looked at");
                 self.scans.lost(now);
             }

@@ -66,6 +66,11 @@ impl Teller {
     }
 
     /// A full scan found that many changes that the watcher should have told of.
+    /// Events were lost.
+    pub fn lost(&mut self) {
+        self.snapshot.lost += 1;
+    }
+
     pub fn missed(&mut self, changes: u64) {
         self.snapshot.missed += changes;
     }
@@ -216,6 +221,9 @@ impl Loop {
         };
         snapshot.lag_seconds = u64::try_from(lag_ns / 1_000_000_000).unwrap_or(0);
         snapshot.watch = self.watch_state();
+        let reads = self.ctx.tree.reads();
+        snapshot.reads_disturbed = reads.refused + reads.broken;
+        snapshot.reads_unguarded = reads.unavailable;
         // Counts and times go straight into our own copy; news is what the readers have not seen.
         let is_news = snapshot != *self.teller.snapshots.borrow();
         self.teller.is_stale = !snapshot.level;

@@ -109,6 +109,12 @@ pub struct FolderSnapshot {
     pub watch: String,
     /// Changes since the start that only a full scan found: the watcher should have told of them.
     pub missed: u64,
+    /// How often events were lost, or may have been.
+    pub lost: u64,
+    /// Reads that had to wait because somebody had the file open for writing, or began to write.
+    pub reads_disturbed: u64,
+    /// Reads for which nobody could promise that there is no writer.
+    pub reads_unguarded: u64,
     /// Start of the last complete scan, wall clock, nanoseconds.
     pub last_scan_ns: Option<i64>,
     /// Since when the store has been refusing everything, wall clock, nanoseconds, and why.

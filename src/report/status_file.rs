@@ -54,6 +54,18 @@ pub struct FolderStatus {
     /// Changes that the watcher should have told of, and a scan found.
     #[serde(default)]
     pub missed: u64,
+    /// How often events were lost, or may have been; each time everything is looked at.
+    #[serde(default)]
+    pub lost: u64,
+    /// Objects that are to go, because their files are gone, and have not gone yet.
+    #[serde(default)]
+    pub deletes: u64,
+    /// Reads that had to wait for a writer.
+    #[serde(default)]
+    pub reads_disturbed: u64,
+    /// Reads for which nobody could promise that there is no writer: such a file is read once more if it changed lately.
+    #[serde(default)]
+    pub reads_unguarded: u64,
     /// Start of the last complete scan, RFC 3339.
     pub last_scan: Option<String>,
     /// Files that cannot be synced as they are: no possible key, or never at rest.
@@ -85,6 +97,10 @@ impl FolderStatus {
             held: snapshot.held,
             watch: snapshot.watch.clone(),
             missed: snapshot.missed,
+            lost: snapshot.lost,
+            deletes: snapshot.deletes,
+            reads_disturbed: snapshot.reads_disturbed,
+            reads_unguarded: snapshot.reads_unguarded,
             last_scan: snapshot.last_scan_ns.and_then(when),
             unsyncable: snapshot.unsyncable,
             ambiguous: snapshot.ambiguous,
