@@ -167,10 +167,12 @@ impl Loop {
     }
 
     /// A file that is taken for a renamed one must not have been written to under its former name. Where its own stamps
-    /// cannot say so (a rename sets the ctime), an event has to have told of the move, and none may have been lost.
+    /// cannot say so (a rename sets the ctime), events have to have told both halves of the move, from that name to this
+    /// one, and none may have been lost: it may have had another name, and another content, in between.
     fn with_care(&mut self, mut task: Task) -> Task {
         if let Aim::Rename { from, .. } = &task.aim
-            && ((self.scans.is_blind() && !is_unchanged(from, &task))
+            && ((!is_unchanged(from, &task)
+                && (self.scans.is_blind() || !self.queue.has(&from.path)))
                 || self.queue.was_written(&from.path))
         {
             task.aim = Aim::Store;

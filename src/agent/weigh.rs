@@ -256,7 +256,7 @@ pub(super) fn former_name(
         row.path != *path
             && is_same(was)
             && (was.size, was.mtime_ns) == (stat.size, stat.mtime_ns)
-            && (moved || was.ctime_ns == stat.ctime_ns)
+            && ((moved && row.state == State::Synced) || was.ctime_ns == stat.ctime_ns)
             && plan::doubt_until(row) == 0
             && !content.doubtful
             && !was.is_racy(content.read_at_ns)

@@ -10,7 +10,7 @@ use crate::manifest::{
     Content, Entry, Failure, FolderId, FolderKey, FolderRow, Held, HeldWhat, State,
 };
 
-/// Reads a row of [`entries_where`].
+/// Reads a row of `entries_where`.
 pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     let word = row.get_ref(0)?.as_str()?;
     let state = State::of(word).ok_or_else(|| unreadable(0, "a state that there is none of"))?;
