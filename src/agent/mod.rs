@@ -140,6 +140,8 @@ struct Loop {
     /// Where filesystems were ever seen mounted inside it, and which of them are not now.
     mounts: BTreeSet<RelPath>,
     mounts_away: Vec<RelPath>,
+    /// Whether the root was looked at since the start, and found to be the right one.
+    is_root_checked: bool,
     control: Option<mpsc::Receiver<Control>>,
     teller: Teller,
     /// Keys that are looked at again, and when (wall clock, nanoseconds).
@@ -233,6 +235,7 @@ impl Loop {
             root: row.root,
             mounts: row.mounts.into_iter().collect(),
             mounts_away: Vec::new(),
+            is_root_checked: false,
             control: folder.control,
             teller: Teller::new(snapshot, folder.snapshots, folder.happenings, now),
             settings,
@@ -366,6 +369,11 @@ impl Loop {
         }
     }
 
+    /// Returns true if the root is the right one, as far as anybody knows.
+    fn is_root_there(&self) -> bool {
+        self.is_root_checked && self.scans.away().is_none()
+    }
+
     /// Returns when something is to be done without being told.
     fn wake_at(&self, now: Now) -> Instant {
         // Far enough away to be never, near enough for the timer's arithmetic.
@@ -380,7 +388,7 @@ impl Loop {
         } else {
             let may_start = self.turns.is_empty()
                 && !self.outage.is_on()
-                && self.scans.away().is_none()
+                && self.is_root_there()
                 && self.contact.is_done()
                 && !self.teller.is_behind();
             for lane in [Lane::Live, Lane::Backlog] {
@@ -397,7 +405,7 @@ impl Loop {
             );
             sooner(self.scans.next_at());
             let may_try = self.turns.is_empty()
-                && self.scans.away().is_none()
+                && self.is_root_there()
                 && self.contact.is_done()
                 && !self.teller.is_behind();
             let next_try = self.outage.next_at().filter(|_| may_try);

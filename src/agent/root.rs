@@ -5,6 +5,7 @@
 //! it are there, with their size and mtime. An empty folder where a filesystem was is neither.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::sync::Arc;
 
 use crate::agent::{Loop, Pending, Then};
@@ -57,16 +58,26 @@ impl RootCheck {
                 Err(error) => return RootFound::Away(error.to_string()),
             }
         }
+        self.tree.accept(is);
         let now: BTreeSet<RelPath> = match self.tree.mounts() {
             Some(points) => points.into_iter().collect(),
             // What cannot be known is as it was.
             None => self.mounts.clone(),
         };
-        if !now.is_subset(&self.mounts) {
-            changes.push(Change::Mounts(self.mounts.union(&now).cloned().collect()));
+        let mut known: BTreeSet<RelPath> = self.mounts.union(&now).cloned().collect();
+        // A place that is gone, with nothing known below it, was mounted only for a while.
+        known.retain(|point| now.contains(point) || !self.is_forgotten(point));
+        let away = known.difference(&now).cloned().collect();
+        if known != self.mounts {
+            changes.push(Change::Mounts(known.into_iter().collect()));
         }
-        let away = self.mounts.difference(&now).cloned().collect();
         RootFound::There { changes, away }
+    }
+
+    fn is_forgotten(&self, point: &RelPath) -> bool {
+        let is_gone =
+            matches!(self.tree.peek(point), Err(error) if error.kind() == io::ErrorKind::NotFound);
+        is_gone && matches!(self.manifest.has_below(self.folder, point), Ok(false))
     }
 
     /// Returns true if four of five files that a sample of rows is about are there.
@@ -76,7 +87,7 @@ impl RootCheck {
             let Some(content) = &row.stored else {
                 return false;
             };
-            self.tree.stat(&row.path).is_ok_and(|stat| {
+            self.tree.peek(&row.path).is_ok_and(|stat| {
                 stat.kind == Kind::File
                     && (stat.size, stat.mtime_ns) == (content.stat.size, content.stat.mtime_ns)
             })
@@ -134,7 +145,7 @@ impl Loop {
                     }
                     self.root = Some(*identity);
                 }
-                Change::Mounts(points) => self.mounts.extend(points.iter().cloned()),
+                Change::Mounts(points) => self.mounts = points.iter().cloned().collect(),
                 _ => {}
             }
         }
@@ -145,6 +156,7 @@ impl Loop {
             tracing::warn!(folder = %self.teller.name(), path = %point, "what was mounted there is not; the objects of its files stay");
         }
         self.mounts_away = away;
+        self.is_root_checked = true;
         if !changes.is_empty() {
             self.pending.push_back(Pending {
                 changes,

@@ -51,7 +51,9 @@ pub(super) struct Scans {
     lost_pause: Duration,
     /// Events were lost after the last complete scan began.
     pub(super) is_blind: bool,
+    /// When the last complete scan began, and when it ended.
     pub(super) completed: Option<Now>,
+    ended: Option<Instant>,
     pub(super) away: Option<String>,
     /// Scans in a row that could not go on, and why the last one could not.
     failures: (u32, String),
@@ -109,6 +111,7 @@ impl Scans {
             lost_pause: LOST_PAUSE.0,
             is_blind: true,
             completed: None,
+            ended: None,
             away: None,
             failures: (0, String::new()),
             unreadable: BTreeSet::new(),
@@ -153,7 +156,7 @@ impl Scans {
             full.lost_meanwhile = true;
             return;
         }
-        let after = self.completed.map(|at| at.mono + self.lost_pause);
+        let after = self.ended.map(|at| at + self.lost_pause);
         let at = after.map_or(now.mono, |after| after.max(now.mono));
         self.next_full = Some(self.next_full.map_or(at, |next| next.min(at)));
     }
@@ -321,7 +324,7 @@ impl Loop {
         let step = match found {
             Found::Step(step) => step,
             Found::Root(changes, away) => return self.trust_root(changes, away),
-            Found::Away(why) => return self.is_away(is_full, &why, now),
+            Found::Away(why) => return self.is_away(&why, now),
             Found::Failed(why) => {
                 self.scans.failures = (self.scans.failures.0 + 1, why.clone());
                 tracing::warn!(folder = %self.teller.name(), "a scan could not go on: {why}");
@@ -403,7 +406,7 @@ impl Loop {
         } else {
             tracing::debug!(folder = %self.teller.name(), took, "a full scan has ended");
         }
-        self.scans.completed = Some(running.started);
+        (self.scans.completed, self.scans.ended) = (Some(running.started), Some(now.mono));
         self.scans.unreadable = std::mem::take(&mut self.scans.unreadable_now);
         self.scans.is_blind = running.lost_meanwhile;
         self.teller.scanned(running.started.wall_ns);
@@ -427,8 +430,10 @@ impl Loop {
         self.scans.next_full = Some(now.mono + pause);
     }
 
-    fn is_away(&mut self, is_full: bool, why: &str, now: Now) {
-        self.forget_scan(is_full);
+    fn is_away(&mut self, why: &str, now: Now) {
+        // What any scan says from now on is about a folder that may not be ours.
+        self.forget_scan(true);
+        self.forget_scan(false);
         if self.scans.away.is_none() {
             tracing::error!(folder = %self.teller.name(), "the folder cannot be used: {why}; it is looked for again and again");
         }

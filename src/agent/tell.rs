@@ -65,12 +65,12 @@ impl Teller {
         &mut self.snapshot.tally
     }
 
-    /// A full scan found that many changes that the watcher should have told of.
     /// Events were lost.
     pub fn lost(&mut self) {
         self.snapshot.lost += 1;
     }
 
+    /// A full scan found that many changes that the watcher should have told of.
     pub fn missed(&mut self, changes: u64) {
         self.snapshot.missed += changes;
     }
@@ -246,6 +246,10 @@ impl Loop {
             let _ = write!(words, "; unreadable: {unreadable}");
         }
         for point in &self.mounts_away {
+            // Those that went while we ran have been named.
+            if words.contains(&point.to_string()) {
+                continue;
+            }
             let _ = write!(words, "; not mounted: {point}");
         }
         words

@@ -219,6 +219,10 @@ impl Draft {
         let known = reader.problems.len();
         let given = table.parsed(reader, "path", |text| values::absolute(text, home));
         let path = given.as_deref().and_then(|given| {
+            // A disk that is not there yet must not keep the other folders from being looked after: it is waited for.
+            if values::is_absent(given) {
+                return Some(given.to_path_buf());
+            }
             let found = values::folder(given);
             found
                 .map_err(|why| reader.note(table.place_of("path"), format!("`path`: {why}")))

@@ -197,6 +197,11 @@ pub fn absolute(text: &str, home: Option<&Path>) -> Result<PathBuf, String> {
     ))
 }
 
+/// Returns true if there is nothing at `path`, not even a link that leads nowhere.
+pub fn is_absent(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+}
+
 /// Takes a folder that is there and returns its canonical path.
 pub fn folder(path: &Path) -> Result<PathBuf, String> {
     let shown = escaped(path.as_os_str().as_encoded_bytes());

@@ -37,6 +37,17 @@ pub trait Tree: Send + Sync + 'static {
     /// An error means that the root is away (not there, not a folder, not readable): nothing below it may be judged.
     fn identity(&self) -> io::Result<Identity>;
 
+    /// Takes the folder that the root is for the right one: from now on nothing is listed, looked at or read under another.
+    /// Called before each scan; a tree that is watched starts over with its watches if the root has changed or was away.
+    fn accept(&self, root: Identity) {
+        let _ = root;
+    }
+
+    /// Returns the stat of what `path` names under the folder that is there, whether it is the right one or not.
+    fn peek(&self, path: &RelPath) -> io::Result<Stat> {
+        self.stat(path)
+    }
+
     /// Lists one folder, sorted by [`Found::order`], having armed its watch first if this tree is watched
     /// (add the watch, then list: what is created in between is seen by one of the two).
     ///

@@ -413,10 +413,6 @@ const WRONG: &[(&str, &str)] = &[
         "config.toml:2: `path`: expected an absolute path such as \"@home/Photos\", got \"~/Photos\"",
     ),
     (
-        "[[folder]]\npath = \"@none\"\nto = \"s3://bucket\"",
-        "config.toml:2: `path`: there is no folder `@none`",
-    ),
-    (
         "[[folder]]\npath = \"@file\"\nto = \"s3://bucket\"",
         "config.toml:2: `path`: `@file` is not a folder",
     ),
@@ -878,14 +874,14 @@ fn wrong_usage_ends_with_2_and_help_with_0() {
 #[test]
 fn every_problem_of_a_config_is_printed_and_ends_with_2() {
     let machine = Machine::new();
-    let text = "[[folder]]\npath = \"/none\"\nto = \"s3://bucket\"\nsetle = \"1s\"\n";
+    let text = "[[folder]]\npath = \"/proc/version\"\nto = \"s3://bucket\"\nsetle = \"1s\"\n";
     fs::write(machine.at("c.toml"), text).expect("a file");
     for arguments in [&["run"][..], &["sync"], &["check"]] {
         let ran = machine.run(&[arguments, &["--config", "c.toml"]].concat());
         assert_eq!((ran.code, &*ran.out), (Some(2), ""), "{arguments:?}");
         assert_eq!(
             ran.err,
-            "c.toml:2: `path`: there is no folder `/none`\n\
+            "c.toml:2: `path`: `/proc/version` is not a folder\n\
              c.toml:4: unknown key `setle` in [[folder]]; did you mean `settle`?\n\
              tidewatch: could not use c.toml: 2 problems\n"
         );

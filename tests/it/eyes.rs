@@ -49,7 +49,7 @@ impl Watched {
 
     /// Lists everything below a folder, as a full scan does; returns how many folders there are.
     fn scan(&self, from: &str) -> usize {
-        self.tree.identity().unwrap();
+        self.tree.accept(self.tree.identity().unwrap());
         let (mut folders, mut count) = (vec![path(from)], 0);
         while let Some(folder) = folders.pop() {
             count += 1;

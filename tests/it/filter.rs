@@ -41,6 +41,10 @@ impl Tree for Noting {
         self.tree.identity()
     }
 
+    fn accept(&self, root: Identity) {
+        self.tree.accept(root);
+    }
+
     fn list(&self, folder: &RelPath) -> io::Result<Vec<Found>> {
         self.listed.lock().expect("a lock").insert(folder.clone());
         self.tree.list(folder)
@@ -143,6 +147,7 @@ impl Place {
         while !all.done {
             let step = scanner.step(100).expect("rows");
             all.differing.extend(step.differing);
+            all.missing.extend(step.missing);
             all.skipped.extend(step.skipped);
             all.unreadable.extend(step.unreadable);
             all.excluded += step.excluded;

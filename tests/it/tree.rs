@@ -324,7 +324,7 @@ async fn what_we_read_ourselves_is_not_told() {
     let file = on.tree.open(&path("f")).unwrap();
     assert_eq!(file.read_at(0, &mut [0; 8]).unwrap(), 1);
     drop(file);
-    on.tree.identity().unwrap();
+    on.tree.accept(on.tree.identity().unwrap());
     assert_eq!(on.so_far().await, []);
 }
 
@@ -422,11 +422,11 @@ async fn a_root_that_was_made_again_is_watched_again() {
     fs::create_dir(&root).unwrap();
     let (sender, mut receiver) = hints(HINTS);
     let tree = RealTree::watched(&root, sender, WatchMode::Auto).unwrap();
-    tree.identity().unwrap();
+    tree.accept(tree.identity().unwrap());
     tree.list(&RelPath::root()).unwrap();
     fs::rename(&root, top.join("away")).unwrap();
     fs::create_dir(&root).unwrap();
-    tree.identity().unwrap();
+    tree.accept(tree.identity().unwrap());
     tree.list(&RelPath::root()).unwrap();
     // The folder that left is not the root any more, and not heard of.
     write(top.join("away/old"), "");

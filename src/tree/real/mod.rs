@@ -85,7 +85,7 @@ type Opening = fn(BorrowedFd<'_>, &RelPath, OFlags) -> rustix::io::Result<OwnedF
 struct Root {
     /// Whether it was there when it was last opened.
     is_there: bool,
-    /// Which folder it was when it was last looked at.
+    /// Which folder it has to be; `None` until it was accepted.
     was: Option<Identity>,
 }
 
@@ -169,29 +169,25 @@ impl RealTree {
         watch.map_or(Ok(()), |watch| watch.round_trip())
     }
 
-    /// Opens the root, if it is the folder that it was when it was last looked at.
+    /// Opens the root, if it is the folder that was accepted.
     ///
     /// It is not kept open: a filesystem with an open folder cannot be unmounted. An error never means "gone", since
     /// nothing is known of what is below a root that is away.
     fn handle(&self) -> io::Result<OwnedFd> {
         let root = || self.root.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = Some(root()).and_then(|root| root.was.filter(|_| root.is_there));
-        let Some(was) = known else {
-            return self.look().map(|(handle, _)| handle).map_err(away);
-        };
+        let known = Some(root()).and_then(|root| root.was);
         let handle = open(&self.path, FOLDER, Mode::empty()).map_err(io::Error::from);
         let same = handle.and_then(|handle| {
             let now = stat_of_handle(&handle)?;
-            let is_same = (now.dev, now.ino) == (was.dev, was.ino);
-            if is_same {
+            if known.is_none_or(|was| (now.dev, now.ino) == (was.dev, was.ino)) {
                 Ok(handle)
             } else {
                 Err(io::Error::other("another folder is in its place"))
             }
         });
         same.map_err(|error| {
-            root().is_there = false;
-            if let Some(eyes) = &self.eyes {
+            let was_there = std::mem::take(&mut root().is_there);
+            if let Some(eyes) = self.eyes.as_ref().filter(|_| was_there) {
                 // So that it is looked at now, and not by the next rescan.
                 eyes.hint_root();
             }
@@ -199,10 +195,8 @@ impl RealTree {
         })
     }
 
-    /// Opens the root's path, and starts over with the watches if the root was away or is another.
-    fn look(&self) -> io::Result<(OwnedFd, Identity)> {
-        let mut root = self.root.lock().unwrap_or_else(PoisonError::into_inner);
-        let was_there = std::mem::take(&mut root.is_there);
+    /// Returns which folder is at the root's path now.
+    fn look(&self) -> io::Result<Identity> {
         if let Some(given) = &self.given
             && given.canonicalize()? != self.path
         {
@@ -212,15 +206,7 @@ impl RealTree {
             )));
         }
         let handle = open(&self.path, FOLDER, Mode::empty())?;
-        let identity = identity_of(&handle)?;
-        if let Some(eyes) = &self.eyes
-            && root.was.is_some()
-            && !(was_there && root.was == Some(identity))
-        {
-            eyes.start_over();
-        }
-        (root.is_there, root.was) = (true, Some(identity));
-        Ok((handle, identity))
+        identity_of(&handle)
     }
 
     /// Lets the watcher's thread empty the kernel's queue of what our own reading put into it.
@@ -323,11 +309,33 @@ impl Tree for RealTree {
     }
 
     fn identity(&self) -> io::Result<Identity> {
-        let (_, identity) = self.look()?;
-        if let Some(eyes) = &self.eyes {
-            eyes.before_scan();
+        let found = self.look();
+        if found.is_err() {
+            let mut root = self.root.lock().unwrap_or_else(PoisonError::into_inner);
+            root.is_there = false;
         }
-        Ok(identity)
+        found
+    }
+
+    fn accept(&self, identity: Identity) {
+        let starts_over = {
+            let mut root = self.root.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_same = root.is_there && root.was == Some(identity);
+            let was_known = root.was.is_some();
+            (root.is_there, root.was) = (true, Some(identity));
+            was_known && !is_same
+        };
+        let Some(eyes) = &self.eyes else { return };
+        if starts_over {
+            eyes.start_over();
+        }
+        eyes.before_scan();
+    }
+
+    fn peek(&self, path: &RelPath) -> io::Result<Stat> {
+        let root = open(&self.path, FOLDER, Mode::empty())?;
+        let named = open_beneath(root.as_fd(), path, NAME_ONLY).map_err(gone)?;
+        stat_of_handle(&named)
     }
 
     fn list(&self, folder: &RelPath) -> io::Result<Vec<Found>> {

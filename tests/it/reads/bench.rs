@@ -325,6 +325,10 @@ impl Tree for Seen {
         self.tree.identity()
     }
 
+    fn accept(&self, root: Identity) {
+        self.tree.accept(root);
+    }
+
     fn list(&self, folder: &RelPath) -> io::Result<Vec<Found>> {
         let mut found = self.tree.list(folder)?;
         for one in &mut found {
