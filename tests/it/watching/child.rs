@@ -11,7 +11,7 @@ use tidewatch::report::status_file::{self, StatusFile};
 use tokio::runtime::Runtime;
 
 use crate::support::endpoint::Endpoint;
-use crate::watching::rig::{DEADLINE, ms, now};
+use crate::watching::rig::{deadline, ms, now};
 
 /// A folder, a bucket, and the program between them.
 pub struct Program {
@@ -126,7 +126,7 @@ impl Program {
         let began = now();
         while !holds(self) {
             assert!(
-                now() - began < DEADLINE,
+                now() - began < deadline(),
                 "never came to be: {what}; it said\n{}",
                 self.log()
             );

@@ -201,7 +201,7 @@ impl Rig {
         let began = now();
         while now() - since < long {
             assert!(
-                now() - began < crate::watching::rig::DEADLINE,
+                now() - began < crate::watching::rig::deadline(),
                 "never quiet"
             );
             thread::sleep(ms(20));

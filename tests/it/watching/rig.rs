@@ -38,7 +38,9 @@ use crate::support::faulty::{Faulty, Odds};
 use crate::support::mem_store::{Counts, MemStore};
 
 /// How long a test waits for what must happen, on a machine that is busy with other tests.
-pub const DEADLINE: Duration = Duration::from_secs(45);
+pub fn deadline() -> Duration {
+    scale(Duration::from_secs(45), Duration::from_secs(600))
+}
 
 /// How the agent is run.
 #[derive(Clone, Debug)]
@@ -292,7 +294,7 @@ impl Rig {
         let began = now();
         while !holds(self) {
             assert!(
-                now() - began < DEADLINE,
+                now() - began < deadline(),
                 "never came to be: {what}; {:?}",
                 self.agent
                     .as_ref()
@@ -308,7 +310,7 @@ impl Rig {
         let began = now();
         let mut differences = self.differences(&expected);
         while !differences.is_empty() {
-            if now() - began > DEADLINE {
+            if now() - began > deadline() {
                 let count = differences.len();
                 differences.truncate(20);
                 panic!(
