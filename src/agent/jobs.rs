@@ -38,6 +38,7 @@ impl Loop {
             weigh,
             root: self.root,
             count_held,
+            knows_names: self.had_rows || self.scans.is_done_once(),
             now,
         };
         let turner = self.turner.clone();

@@ -32,6 +32,7 @@ mod scans;
 mod tell;
 mod trash;
 mod turn;
+mod wake;
 mod weigh;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -140,6 +141,8 @@ struct Loop {
     /// Where filesystems were ever seen mounted inside it, and which of them are not now.
     mounts: BTreeSet<RelPath>,
     mounts_away: Vec<RelPath>,
+    /// Whether any file may have been known at the start.
+    had_rows: bool,
     /// Whether the root was looked at since the start, and found to be the right one.
     is_root_checked: bool,
     control: Option<mpsc::Receiver<Control>>,
@@ -235,6 +238,7 @@ impl Loop {
             root: row.root,
             mounts: row.mounts.into_iter().collect(),
             mounts_away: Vec::new(),
+            had_rows: row.contacted,
             is_root_checked: false,
             control: folder.control,
             teller: Teller::new(snapshot, folder.snapshots, folder.happenings, now),
@@ -372,54 +376,6 @@ impl Loop {
     /// Returns true if the root is the right one, as far as anybody knows.
     fn is_root_there(&self) -> bool {
         self.is_root_checked && self.scans.away().is_none()
-    }
-
-    /// Returns when something is to be done without being told.
-    fn wake_at(&self, now: Now) -> Instant {
-        // Far enough away to be never, near enough for the timer's arithmetic.
-        let mut wake = now.mono + Duration::from_secs(24 * 3600);
-        let mut sooner = |at: Option<Instant>| wake = at.map_or(wake, |at| wake.min(at));
-        if let Some(until) = self.stopping {
-            sooner(Some(until));
-            sooner(
-                self.turn_not_before
-                    .filter(|_| !self.pending.is_empty() && self.turns.is_empty()),
-            );
-        } else {
-            let may_start = self.turns.is_empty()
-                && !self.outage.is_on()
-                && self.is_root_there()
-                && self.contact.is_done()
-                && !self.teller.is_behind();
-            for lane in [Lane::Live, Lane::Backlog] {
-                // A lane without room waits for a job to end, not for time to pass.
-                let due = self
-                    .queue
-                    .next_due(lane)
-                    .filter(|_| may_start && self.room(lane) > 0);
-                sooner(due.map(|due| due.max(self.turn_not_before.unwrap_or(due))));
-            }
-            sooner(
-                self.turn_not_before
-                    .filter(|_| !self.pending.is_empty() && self.turns.is_empty()),
-            );
-            sooner(self.scans.next_at());
-            let may_try = self.turns.is_empty()
-                && self.is_root_there()
-                && self.contact.is_done()
-                && !self.teller.is_behind();
-            let next_try = self.outage.next_at().filter(|_| may_try);
-            sooner(next_try.map(|at| at.max(self.turn_not_before.unwrap_or(at))));
-            sooner(self.deletes.next_at());
-            let may_empty = !self.outage.is_on() && self.contact.is_done();
-            sooner(self.trash.next_at(may_empty, now));
-            sooner(self.contact.next_at().filter(|_| !self.queue.is_empty()));
-            sooner(self.teller.next_at());
-            if let Mode::Once { timeout } = self.mode {
-                sooner(self.wants_the_store().then(|| self.last_move + timeout));
-            }
-        }
-        wake.max(now.mono)
     }
 
     fn handle(&mut self, event: Event, now: Now) {

@@ -93,6 +93,7 @@ impl Loop {
             if missed > 0 {
                 tracing::info!(folder = %self.teller.name(), missed, "a full scan found changes that no event had told of");
                 self.teller.missed(missed);
+                self.scans.missed_now = true;
             }
         }
     }

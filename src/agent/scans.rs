@@ -29,6 +29,8 @@ const BATCH: usize = 512;
 const WANTED_MOST: usize = 10_000;
 /// How soon an absent root is looked for again.
 const AWAY: Duration = Duration::from_secs(5);
+/// How much oftener than every `rescan` the folder is walked at most, while its watcher misses changes.
+const MISSED_MOST: u32 = 8;
 /// How long a scan that a hint asked for is waited for before a file is taken for deleted, and not renamed.
 const HINTED: Duration = Duration::from_secs(60);
 /// The first and the longest pause between two full scans that losses order.
@@ -40,6 +42,10 @@ pub(super) struct Scans {
     folder: FolderId,
     filter: Arc<Filter>,
     rescan: Duration,
+    /// The pause before the next full scan: shorter than `rescan` while scans find what no event told.
+    interval: Duration,
+    /// The full scan under way has found such a change.
+    pub(super) missed_now: bool,
     tasks: JoinSet<()>,
     full: Option<Running>,
     pub(super) hinted: Option<Running>,
@@ -101,6 +107,8 @@ impl Scans {
             folder,
             filter: filter.clone(),
             rescan,
+            interval: rescan,
+            missed_now: false,
             tasks: JoinSet::new(),
             full: None,
             hinted: None,
@@ -185,6 +193,11 @@ impl Scans {
             && self.full.is_none()
             && self.hinted.is_none()
             && self.wanted.is_empty()
+    }
+
+    /// Returns true if everything has been looked at since the start.
+    pub fn is_done_once(&self) -> bool {
+        self.completed.is_some()
     }
 
     /// Returns true while a scan that began before `at` may find names that nobody knows of yet. One that a hint asked for
@@ -424,8 +437,13 @@ impl Loop {
             pause
         } else {
             self.scans.lost_pause = LOST_PAUSE.0;
+            self.scans.interval = if std::mem::take(&mut self.scans.missed_now) {
+                (self.scans.interval / 2).max(self.scans.rescan / MISSED_MOST)
+            } else {
+                (self.scans.interval * 2).min(self.scans.rescan)
+            };
             // Jitter, so that many folders, and many hosts, do not walk at the same instant.
-            self.scans.rescan.mul_f64(0.9 + self.random.f64() / 5.0)
+            self.scans.interval.mul_f64(0.9 + self.random.f64() / 5.0)
         };
         self.scans.next_full = Some(now.mono + pause);
     }

@@ -240,17 +240,15 @@ impl Loop {
         if self.hints.is_none() {
             return "off".to_owned();
         }
-        let mut words = self.ctx.tree.watch_report().to_string();
+        let mut report = self.ctx.tree.watch_report();
+        // What is on record as mounted, and what went while we ran.
+        report.away.extend(self.mounts_away.iter().cloned());
+        report.away.sort();
+        report.away.dedup();
+        let mut words = report.to_string();
         let unreadable = self.scans.unreadable();
         if unreadable > 0 {
             let _ = write!(words, "; unreadable: {unreadable}");
-        }
-        for point in &self.mounts_away {
-            // Those that went while we ran have been named.
-            if words.contains(&point.to_string()) {
-                continue;
-            }
-            let _ = write!(words, "; not mounted: {point}");
         }
         words
     }

@@ -12,10 +12,13 @@ use crate::base::path::RelPath;
 use crate::base::policy::OnDelete;
 use crate::base::stat::{Identity, Kind, Stat};
 use crate::manifest::{self, Change, Entry, State};
+use crate::sync::Lane;
 use crate::sync::file::{self, Aim, Ctx, Patience, Task};
 use crate::sync::plan::{self, Look};
 use crate::sync::queue::Job;
+use crate::tree::Tree;
 use crate::tree::filter::Filter;
+use crate::tree::planted::{PLANTED, is_planted};
 
 /// How long after a racy or doubtful read the file is looked at again: longer than the coarsest filesystem clock (2 s).
 pub(super) const AFTER_RACE: Duration = Duration::from_millis(2_100);
@@ -35,12 +38,10 @@ pub(super) struct Work {
     /// The folder that the root has to be before anything below it is believed gone.
     pub root: Option<Identity>,
     pub count_held: bool,
+    /// False while the first scan of all goes on: what it finds had no other name before.
+    pub knows_names: bool,
     pub now: Now,
 }
-
-/// Why a hard link to another user's file is left out.
-const PLANTED: &str = "it is a hard link to a file of another owner than its folder's, which somebody may have made to \
-    have a file read that is not theirs; give it the folder's owner, or copy it";
 
 /// How long a turn goes on reading small files after its commit: the next commit waits for it.
 const READ_AHEAD: Duration = Duration::from_millis(5);
@@ -61,10 +62,10 @@ pub(super) struct Turned {
 /// What the looks of a turn share.
 pub(super) struct Notes {
     pub now: Now,
-    /// Whether the root is the folder that it was; false if nobody asked.
-    pub root_is_there: bool,
-    /// The folder that the root has to be.
-    root: Option<Identity>,
+    /// The folder that the root has to be, if it is there; `None` if nobody asked.
+    pub root: Option<Identity>,
+    /// Whether a file may be known under a name that it had before.
+    knows_names: bool,
     /// Whether the root has any name; false if nobody asked.
     root_has_names: bool,
     /// Whether first contact found anything that has not been taken.
@@ -110,6 +111,7 @@ impl Turn {
             weigh,
             root,
             count_held,
+            knows_names,
             now,
         } = work;
         let paths: Vec<RelPath> = due.iter().map(|job| job.path.clone()).collect();
@@ -155,8 +157,8 @@ impl Turn {
         let mut notes = Notes {
             now,
             has_remote,
-            root_is_there,
-            root,
+            root: root.filter(|_| root_is_there),
+            knows_names,
             root_has_names,
             also: Vec::new(),
             changes,
@@ -256,7 +258,7 @@ impl Turn {
             Look::Read => {}
         }
         if stat.nlink > 1 {
-            if self.is_planted(&job.path, &stat) {
+            if is_planted(&*self.ctx.tree, &job.path, &stat) {
                 return Seen::NoKey(PLANTED.to_owned());
             }
             if job.must_read {
@@ -283,11 +285,11 @@ impl Turn {
             }
         }
         notes.changes.push(Change::Intend(job.path.clone()));
-        let from = if job.must_read {
-            None
-        } else {
-            weigh::former_name(&self.ctx, &job.path, &stat, known.as_ref(), job.moved)
-        };
+        // What a scan finds before anything was ever known had no other name here.
+        let may_be_renamed = !job.must_read && (notes.knows_names || job.lane == Lane::Live);
+        let from = may_be_renamed
+            .then(|| weigh::former_name(&self.ctx, &job.path, &stat, known.as_ref(), job.moved))
+            .flatten();
         let aim = from.map_or(Aim::Store, |from| Aim::Rename {
             from: Box::new(from),
             looked_at_ns: notes.now.wall_ns,
@@ -302,16 +304,6 @@ impl Turn {
             ahead: None,
             patience: self.rest.patience(job, notes.now),
         }))
-    }
-
-    /// Returns true for a hard link to another user's file, in a folder where others than root may make one: whoever made
-    /// it may not be allowed to read what it names.
-    fn is_planted(&self, path: &RelPath, stat: &Stat) -> bool {
-        let folder = path.parent().unwrap_or_else(RelPath::root);
-        self.ctx.tree.stat(&folder).is_ok_and(|folder| {
-            let is_roots = folder.uid == 0 && folder.mode & 0o022 == 0;
-            folder.uid != stat.uid && !is_roots
-        })
     }
 
     /// A file was written to under one of its names: the event told of that name only.
@@ -331,10 +323,10 @@ impl Turn {
             .as_ref()
             .is_some_and(|entry| !plan::is_old_news(entry, notes.now));
         let keeps = self.ctx.policy.on_delete == OnDelete::Keep;
+        let known_to_nobody = known.is_none();
         if job.remove
             && is_news
             && !keeps
-            && notes.root_is_there
             && let (Some(entry), Some(root)) = (&known, notes.root)
             // A root that has become empty since it was asked about holds whatever nobody has released.
             && (notes.root_has_names || weigh::is_released(entry))
@@ -359,8 +351,16 @@ impl Turn {
                 .has_below(self.ctx.folder, path)
                 .unwrap_or(true)
         };
-        let look_in = ((is_news && !keeps) || (kind.is_none() && (is_ghost(path) || had_files())))
-            .then(|| weigh::lowest_folder(&*self.ctx.tree, path));
+        // A name of the past: its folder is gone too, and may be somewhere else by now.
+        let is_stale = || {
+            known_to_nobody
+                && path
+                    .parent()
+                    .is_some_and(|parent| !is_folder(&*self.ctx.tree, &parent))
+        };
+        let is_told = kind.is_none() && (is_ghost(path) || had_files() || is_stale());
+        let look_in =
+            ((is_news && !keeps) || is_told).then(|| weigh::lowest_folder(&*self.ctx.tree, path));
         Seen::Gone {
             kind,
             ambiguous_until_ns,
@@ -411,6 +411,10 @@ pub(super) fn keep(known: Option<Entry>, path: &RelPath, notes: &mut Notes) -> i
     let (change, until) = file::gone(known, path, notes.now);
     notes.changes.push(change);
     until
+}
+
+fn is_folder(tree: &dyn Tree, path: &RelPath) -> bool {
+    tree.stat(path).is_ok_and(|stat| stat.kind == Kind::Folder)
 }
 
 /// Returns true for a name under which the kernel tells of a file that was made without one (`O_TMPFILE`: `#` and its

@@ -82,7 +82,7 @@ pub(super) fn weigh(ctx: &Ctx, weigh: Weigh, notes: &mut Notes) -> Weighed {
     }
     let keeps = ctx.policy.on_delete == OnDelete::Keep;
     if !keeps {
-        if !notes.root_is_there {
+        if notes.root.is_none() {
             weighed.is_away = true;
             return weighed;
         }

@@ -6,6 +6,7 @@ pub(in crate::tree) mod armed;
 pub mod budget;
 pub mod filter;
 mod grown;
+pub mod planted;
 pub mod polls;
 mod read;
 pub mod real;

@@ -768,3 +768,57 @@ async fn what_only_a_full_scan_finds_is_counted_as_missed() {
     agent.level().await;
     assert_eq!(agent.stop().await.last.missed, 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn losses_during_a_rescan_order_exactly_one_more() {
+    let mut bench = Bench::new(slow(5));
+    bench.settings.rescan = Duration::from_secs(24 * 3600);
+    for n in 0..9_000 {
+        bench
+            .tree
+            .write(&path(&format!("d{}/f{n}", n % 90)), b"same");
+    }
+    let mut agent = bench.start(Mode::Forever);
+    agent.level().await;
+    sleep(Duration::from_secs(600)).await;
+    let walks = bench.tree.walks();
+    bench.tree.overflow();
+    while bench.tree.walks() == walks {
+        tokio::task::yield_now().await;
+    }
+    // It has begun, and has thousands of names before it.
+    for _ in 0..20 {
+        bench.tree.overflow();
+        tokio::task::yield_now().await;
+    }
+    sleep(Duration::from_secs(3 * 3600)).await;
+    assert_eq!(bench.tree.walks(), walks + 2);
+    agent.level().await;
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_that_no_event_told_shorten_the_rescan_and_their_absence_lengthens_it() {
+    let mut bench = Bench::new(slow(5));
+    bench.settings.rescan = Duration::from_secs(600);
+    bench.tree.write(&path("d/f"), b"0");
+    let mut agent = bench.start(Mode::Forever);
+    agent.level().await;
+    let walks_in = async |bench: &Bench, deaf: bool| {
+        bench.tree.trouble(if deaf { 1.0 } else { 0.0 }, 0.0);
+        let before = bench.tree.walks();
+        for n in 0..120 {
+            if deaf {
+                bench.tree.write(&path("d/f"), format!("{n}").as_bytes());
+            }
+            sleep(Duration::from_secs(60)).await;
+        }
+        bench.tree.walks() - before
+    };
+    let (quiet, deaf) = (walks_in(&bench, false).await, walks_in(&bench, true).await);
+    assert!(deaf > 3 * quiet, "{deaf} {quiet}");
+    walks_in(&bench, false).await;
+    let after = walks_in(&bench, false).await;
+    assert!(after <= quiet + 2, "{after} {quiet}");
+    agent.stop().await;
+}

@@ -383,3 +383,17 @@ fn what_is_no_file_in_a_folder_is_wrong_usage_or_said_so() {
     let odd = home.write(b"odd\xff", "x");
     assert!(home.said(odd).2["path_base64"].is_string());
 }
+
+#[test]
+fn a_hard_link_to_somebody_elses_file_is_named() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let home = Home::new();
+    let link = home.write("theirs/link", "x");
+    fs::hard_link(&link, home.root().join("elsewhere")).expect("a link");
+    let folder = home.root().join("theirs");
+    std::os::unix::fs::chown(&folder, Some(12_345), None).expect("another owner");
+    let (code, word, said) = home.said(&link);
+    assert_eq!((code, &*word), (Some(3), "planted"), "{said}");
+}

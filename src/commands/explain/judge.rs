@@ -16,6 +16,7 @@ use crate::sync::plan::{self, Look};
 use crate::tree::Tree;
 use crate::tree::filter::Filter;
 use crate::tree::filter::reason::Reason;
+use crate::tree::planted::{PLANTED, is_planted};
 use crate::tree::real::RealTree;
 
 /// Whether the file is safe, and why.
@@ -97,6 +98,7 @@ pub(super) struct Seen {
     /// The root itself cannot be looked at.
     away: Option<io::Error>,
     reason: Option<Reason>,
+    is_planted: bool,
 }
 
 impl Seen {
@@ -132,11 +134,15 @@ pub(super) fn look(root: &Path, path: &RelPath, filter: Filter, symlinks: Symlin
         Ok(stat) => filter.leaves_out(&path, stat, Clock::Real.now().wall_ns),
         Err(_) => filter.excludes(&path, Kind::File),
     };
+    let is_planted = stat
+        .as_ref()
+        .is_ok_and(|stat| is_planted(&*tree, &path, stat));
     Seen {
         path,
         stat,
         away,
         reason,
+        is_planted,
     }
 }
 
@@ -167,6 +173,9 @@ pub(super) fn verdict(
         Kind::Special | Kind::Folder => {
             return unsafe_for("skipped", "it is not a regular file".to_owned());
         }
+    }
+    if seen.is_planted {
+        return unsafe_for("planted", PLANTED.to_owned());
     }
     if let Err(error) = key {
         return unsafe_for("no_key", format!("the bucket cannot hold it: {error}"));

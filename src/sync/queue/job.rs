@@ -6,6 +6,7 @@ use crate::base::clock::Now;
 use crate::base::path::RelPath;
 use crate::sync::Lane;
 use crate::tree::Beginning;
+use crate::tree::Touch;
 
 /// A path whose time has come.
 #[derive(Clone, PartialEq, Debug)]
@@ -56,6 +57,17 @@ impl Job {
             remove: false,
             not_before: None,
         }
+    }
+
+    /// Takes what a touch says.
+    pub(in crate::sync::queue) fn told(&mut self, touch: Touch) {
+        if touch > Touch::Scan {
+            self.lane = Lane::Live;
+            // Somebody has told of it: that it is gone has to be proven anew.
+            self.remove = false;
+        }
+        self.must_read |= touch >= Touch::Data;
+        self.moved |= touch == Touch::Moved;
     }
 
     /// Returns true for work that is neither waiting because it failed or moved, nor a check: what a scan waits for.

@@ -4,7 +4,10 @@
 //! runs makes it held once more when it ends. A path that is the source of a running copy is not handed out until the
 //! copy has ended.
 
+mod ask;
+mod group;
 mod job;
+mod sources;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -95,13 +98,7 @@ impl Queue {
             if std::mem::take(&mut job.is_check) {
                 (job.since, job.size) = (now, size);
             }
-            if touch > Touch::Scan {
-                job.lane = Lane::Live;
-            }
-            job.must_read |= touch >= Touch::Data;
-            job.moved |= touch == Touch::Moved;
-            // Somebody has told of it: that it is gone has to be proven anew.
-            job.remove &= touch == Touch::Scan;
+            job.told(touch);
             let due = self.quiet_at(touch, job.since, now);
             if self.wakes(&job, touch, now) {
                 job.not_before = None;
@@ -109,33 +106,24 @@ impl Queue {
             let due = job.not_before.map_or(due, |not_before| due.max(not_before));
             self.remove_held(&path);
             self.hold(job, due);
+            self.settle_group(&path, now);
             return true;
         }
-        let lane = if touch == Touch::Scan {
-            Lane::Backlog
-        } else {
-            Lane::Live
-        };
-        if lane == Lane::Live && self.live.len() >= LIVE_MOST {
+        if touch > Touch::Scan && self.live.len() >= LIVE_MOST {
             return false;
         }
-        let must_read = touch >= Touch::Data;
-        let job = Job {
-            lane,
-            must_read,
-            moved: touch == Touch::Moved,
+        let mut job = Job {
             size,
             ..Job::new(path, now)
         };
+        job.told(touch);
+        let path = job.path.clone();
         let due = self.quiet_at(touch, now, now);
         self.hold(job, due);
+        if touch > Touch::Scan {
+            self.settle_group(&path, now);
+        }
         true
-    }
-
-    /// Returns true if `path` is being worked on.
-    pub fn is_running(&self, path: &RelPath) -> bool {
-        let state = self.slots.get(path).map(|slot| &slot.state);
-        matches!(state, Some(State::Running { .. }))
     }
 
     /// Takes a path whose file is proven gone: it is due now. Returns false if it is running.
@@ -158,34 +146,6 @@ impl Queue {
             now.mono,
         );
         true
-    }
-
-    /// Returns true if somebody has said that the content of `path` may have changed, and nobody has read it since.
-    pub fn was_written(&self, path: &RelPath) -> bool {
-        self.slots.get(path).is_some_and(|slot| {
-            let again = match slot.state {
-                State::Running { again } => again.is_some_and(|(touch, _)| touch >= Touch::Data),
-                State::Held { .. } => false,
-            };
-            slot.job.must_read || again
-        })
-    }
-
-    /// Returns since when the oldest work has waited that is neither failing, nor a check, nor a removal.
-    pub fn oldest_work(&self) -> Option<Instant> {
-        let jobs = self.slots.values().map(|slot| &slot.job);
-        jobs.filter(|job| job.is_fresh() && !job.remove)
-            .map(|job| job.since.mono)
-            .min()
-    }
-
-    /// Returns at most so many paths whose last attempt failed or found them moving.
-    pub fn unsettled(&self, most: usize) -> Vec<RelPath> {
-        let jobs = self.jobs().filter(|job| job.failures + job.moves > 0);
-        jobs.filter(|job| !job.remove)
-            .map(|job| job.path.clone())
-            .take(most)
-            .collect()
     }
 
     /// Holds a path until `due`, without a touch: a key that has to be looked at again.
@@ -303,11 +263,7 @@ impl Queue {
             End::Grows(_) => job = fresh,
             End::Moving(_) | End::Fresh(_) | End::Failed => {}
         }
-        if touch > Touch::Scan {
-            job.lane = Lane::Live;
-        }
-        job.must_read |= touch >= Touch::Data;
-        job.moved |= touch == Touch::Moved;
+        job.told(touch);
         let quiet = self.quiet_at(touch, job.since, now);
         if self.wakes(&job, touch, now) {
             job.not_before = None;
@@ -317,42 +273,6 @@ impl Queue {
             .not_before
             .map_or(quiet, |not_before| quiet.max(not_before));
         self.hold(job, due);
-    }
-
-    /// Holds a path as the source of a copy, if it is neither running nor due: no job of it starts until
-    /// [`Queue::release_source`].
-    pub fn hold_source(&mut self, path: &RelPath, now: Now) -> bool {
-        let busy = match self.slots.get(path).map(|slot| &slot.state) {
-            None => false,
-            Some(State::Running { .. }) => true,
-            Some(State::Held { due, parked }) => !parked && *due <= now.mono,
-        };
-        if !busy {
-            *self.sources.entry(path.clone()).or_default() += 1;
-        }
-        !busy
-    }
-
-    /// Ends one hold of a source.
-    pub fn release_source(&mut self, path: &RelPath) {
-        let Some(count) = self.sources.get_mut(path) else {
-            debug_assert!(false, "{path} was not a source");
-            return;
-        };
-        *count -= 1;
-        if *count > 0 {
-            return;
-        }
-        self.sources.remove(path);
-        if let Some(Slot {
-            job,
-            state: State::Held { due, parked },
-        }) = self.slots.get_mut(path)
-            && std::mem::take(parked)
-        {
-            let (lane, entry) = (job.lane, (*due, path.clone()));
-            self.lane(lane).insert(entry);
-        }
     }
 
     /// Makes every path that waits because it failed due now: the store is back.
@@ -396,48 +316,6 @@ impl Queue {
         self.remove_held(&job.path);
         self.hold(job, now.mono);
         true
-    }
-
-    /// Returns when the next held path of a lane is due.
-    pub fn next_due(&self, lane: Lane) -> Option<Instant> {
-        let held = match lane {
-            Lane::Live => &self.live,
-            Lane::Backlog => &self.backlog,
-        };
-        held.first().map(|(due, _)| *due)
-    }
-
-    /// Returns how many paths of a lane are running.
-    pub fn running(&self, lane: Lane) -> usize {
-        self.running.get(&lane).copied().unwrap_or(0)
-    }
-
-    /// Returns true while a scan has to wait before it hands over more of that lane.
-    pub fn is_full(&self, lane: Lane) -> bool {
-        match lane {
-            Lane::Live => self.fresh[0] >= BACKLOG_MOST,
-            Lane::Backlog => self.fresh[1] >= BACKLOG_MOST,
-        }
-    }
-
-    /// Returns what is known of every path in the queue, in order of path.
-    pub fn jobs(&self) -> impl Iterator<Item = &Job> {
-        self.slots.values().map(|slot| &slot.job)
-    }
-
-    /// Returns true if the path is waiting or running.
-    pub fn has(&self, path: &RelPath) -> bool {
-        self.slots.contains_key(path)
-    }
-
-    /// Returns how many paths are waiting or running.
-    pub fn len(&self) -> usize {
-        self.slots.len()
-    }
-
-    /// Returns true if nothing waits and nothing runs.
-    pub fn is_empty(&self) -> bool {
-        self.slots.is_empty()
     }
 
     fn held(&self) -> impl Iterator<Item = &Job> {
@@ -671,6 +549,38 @@ mod tests {
         }
         let jobs = b.queue.pop_due(b.now, 9, 9);
         assert_eq!(jobs[0].beginning.as_deref(), beginning.as_ref());
+    }
+
+    #[test]
+    fn a_database_settles_with_what_is_beside_it() {
+        let mut b = bench();
+        b.touch("db", Touch::Data);
+        b.touch("other", Touch::Data);
+        b.wait(SETTLE / 2);
+        // The log is still written to: neither is read.
+        b.touch("db-wal", Touch::Data);
+        b.wait(SETTLE / 2);
+        assert_eq!(b.pop(), ["other"]);
+        b.wait(SETTLE / 2);
+        assert_eq!(b.pop(), ["db", "db-wal"]);
+        // Nothing keeps them from being read for longer than the longest wait.
+        let mut b = bench();
+        b.touch("db", Touch::Data);
+        let start = b.now.mono;
+        while b.now.mono < start + SETTLE * 10 {
+            b.touch("db-wal", Touch::Data);
+            assert!(b.pop().is_empty());
+            b.wait(SETTLE / 2);
+        }
+        assert_eq!(b.pop(), ["db", "db-wal"]);
+        // A close shortens the wait of all only as far as the others allow.
+        let mut b = bench();
+        b.touch("db-wal", Touch::Data);
+        b.touch("db", Touch::Closed);
+        b.wait(SETTLE / 5);
+        assert!(b.pop().is_empty());
+        b.wait(SETTLE);
+        assert_eq!(b.pop(), ["db", "db-wal"]);
     }
 
     #[test]

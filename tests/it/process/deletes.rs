@@ -1,6 +1,7 @@
 //! Deletes, renames and brakes, by the real binary on a real folder.
 
 use std::fs;
+use std::path::Path;
 use std::process::Stdio;
 
 use rustix::process::{Signal, getuid};
@@ -29,6 +30,36 @@ async fn stop(child: Child) {
 fn held(world: &World, args: &[&str]) -> Command {
     let mut command = world.bare(["held"]);
     command.args(args).arg("--state-dir").arg(world.state());
+    command
+}
+
+/// Makes a command that runs `script` in a mount namespace of its own; the script's arguments are `before`, and behind
+/// them a whole `watch` or `sync` that deletes.
+fn in_mounts(world: &World, script: &str, before: &[&Path], name: &str) -> Command {
+    let ours = world.command(name, &["--settle", "50ms", "--on-delete", "delete"]);
+    let mut command = Command::new("unshare");
+    command.args([
+        "-m",
+        "--propagation",
+        "private",
+        "--",
+        "bash",
+        "-c",
+        script,
+        "bash",
+    ]);
+    command
+        .args(before)
+        .arg(ours.as_std().get_program())
+        .args(ours.as_std().get_args());
+    command
+        .envs(world.endpoint.env())
+        .env("HOME", world.dir.path());
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
     command
 }
 
@@ -201,41 +232,8 @@ async fn a_root_unmounted_under_load_deletes_nothing_and_resumes_when_it_is_back
         let world = World::new().await;
         world.write("begun", "x");
         let script = UNMOUNTS.replace("HOW", how);
-        let mut command = Command::new("unshare");
-        command.args([
-            "-m",
-            "--propagation",
-            "private",
-            "--",
-            "bash",
-            "-c",
-            &script,
-            "bash",
-        ]);
-        command
-            .arg(world.tree(""))
-            .arg(env!("CARGO_BIN_EXE_tidewatch"))
-            .arg("watch")
-            .arg(world.tree(""));
-        command.args([
-            "s3://tide/p",
-            "--endpoint-url",
-            &world.endpoint.url(),
-            "--settle",
-            "50ms",
-        ]);
-        command
-            .args(["--on-delete", "delete"])
-            .arg("--state-dir")
-            .arg(world.state());
-        command
-            .envs(world.endpoint.env())
-            .env("HOME", world.dir.path());
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
+        let tree = world.tree("");
+        let mut command = in_mounts(&world, &script, &[&tree], "watch");
         let child = command.spawn().unwrap();
         let touch = |name: &str| fs::write(world.dir.path().join(name), "").unwrap();
         let is_there = |name: &str| world.dir.path().join(name).exists();
@@ -303,38 +301,8 @@ async fn what_was_mounted_inside_and_is_not_takes_no_objects_along() {
         umount "$tree/disk"
         rm "$tree/elsewhere.txt"
         "$@""#;
-    let mut command = Command::new("unshare");
-    command.args([
-        "-m",
-        "--propagation",
-        "private",
-        "--",
-        "bash",
-        "-c",
-        script,
-        "bash",
-    ]);
-    command
-        .arg(&disk)
-        .arg(world.tree(""))
-        .arg(env!("CARGO_BIN_EXE_tidewatch"))
-        .arg("sync")
-        .arg(world.tree(""));
-    command.args([
-        "s3://tide/p",
-        "--endpoint-url",
-        &world.endpoint.url(),
-        "--settle",
-        "50ms",
-    ]);
-    command
-        .args(["--on-delete", "delete"])
-        .arg("--state-dir")
-        .arg(world.state());
-    command
-        .envs(world.endpoint.env())
-        .env("HOME", world.dir.path());
-    let ended = ended(command.stdin(Stdio::null()).kill_on_drop(true)).await;
+    let mut command = in_mounts(&world, script, &[&disk, &world.tree("")], "sync");
+    let ended = ended(&mut command).await;
     assert_eq!(ended.code, Some(0), "{}{}", ended.out, ended.err);
     let objects = world.objects();
     assert_eq!(

@@ -42,6 +42,8 @@ struct World {
     echo: f64,
     /// How often a file was read.
     reads: u64,
+    /// How often the root was listed.
+    walks: u64,
     /// Since when everything can be seen; `None`: not now.
     clear_since_ns: Option<i64>,
 }
@@ -102,6 +104,7 @@ impl MemTree {
             mount: Mount::Here,
             closed: BTreeSet::new(),
             reads: 0,
+            walks: 0,
             has_leases: true,
             echo: 0.0,
             clear_since_ns: None,
@@ -215,6 +218,11 @@ impl MemTree {
         files
             .map(|(path, node)| (path.clone(), real(node)))
             .collect()
+    }
+
+    /// Returns how often the root was listed so far.
+    pub fn walks(&self) -> u64 {
+        self.lock().walks
     }
 
     /// Returns how often files were read so far.
@@ -488,6 +496,7 @@ impl Tree for MemTree {
 
     fn list(&self, folder: &RelPath) -> io::Result<Vec<Found>> {
         let mut world = self.lock();
+        world.walks += u64::from(folder.is_root());
         if world.stat(folder)?.kind != Kind::Folder {
             return Err(io::ErrorKind::NotADirectory.into());
         }

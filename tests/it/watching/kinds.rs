@@ -135,6 +135,27 @@ fn w78_a_sparse_file_is_sent_as_it_reads() {
 }
 
 #[test]
+fn w78_a_sparse_file_beyond_the_limit_is_left_out_before_it_is_read() {
+    let _row = row!();
+    let rig = Rig::started(With {
+        max_size: Some(1 << 30),
+        ..With::default()
+    });
+    let mut file = fs::File::create(rig.at("sparse")).unwrap();
+    file.set_len(10 << 30).unwrap();
+    file.write_all(b"at its beginning").unwrap();
+    drop(file);
+    rig.write("beside", "it");
+    rig.until("the file beside it", |rig| rig.object("beside").is_some());
+    rig.until("the agent says so", |rig| {
+        let snapshot = rig.snapshot();
+        snapshot.level && snapshot.sent_bytes > 0
+    });
+    assert!(rig.object("sparse").is_none());
+    assert_eq!(rig.snapshot().sent_bytes, 2);
+}
+
+#[test]
 fn w79_metadata_alone_uploads_nothing_and_reads_nothing() {
     let _row = row!();
     let mut rig = Rig::started(With::default());

@@ -25,7 +25,7 @@ use tidewatch::manifest::{FolderKey, Manifest};
 use tidewatch::store::Store;
 use tidewatch::store::key::KeyMap;
 use tidewatch::sync::limits::Limits;
-use tidewatch::tree::filter::Filter;
+use tidewatch::tree::filter::{Bounds, Filter};
 use tidewatch::tree::real::RealTree;
 use tidewatch::tree::{Hint, HintReceiver, HintSender, hints};
 use tokio::runtime::Runtime;
@@ -60,6 +60,8 @@ pub struct With {
     pub on_delete: OnDelete,
     /// Objects without a file are there for good: below a mount, for instance.
     pub extras: bool,
+    /// Longer files are left out.
+    pub max_size: Option<u64>,
     /// Something is wrong in the row, so that the agent never says that it is level.
     pub trouble: bool,
 }
@@ -71,6 +73,7 @@ impl Default for With {
             max_wait: Duration::from_secs(300),
             rescan: Duration::from_secs(3600),
             exclude: Vec::new(),
+            max_size: None,
             per_hint: Duration::ZERO,
             hints: 16_384,
             latency: Duration::ZERO,
@@ -233,7 +236,12 @@ impl Rig {
     }
 
     fn filter(&self) -> Filter {
-        Filter::new(&self.with.exclude, &[], true).unwrap()
+        let max_size = self.with.max_size;
+        let filter = Filter::new(&self.with.exclude, &[], true).unwrap();
+        filter.with_bounds(Bounds {
+            max_size,
+            ..Bounds::default()
+        })
     }
 
     pub fn snapshot(&self) -> FolderSnapshot {
@@ -268,6 +276,14 @@ impl Rig {
         all.filter(|(at, _)| *at == key)
             .filter_map(|(_, bytes)| Some(bytes?.to_vec()))
             .collect()
+    }
+
+    /// Returns whether the row of a file waits for a second read; `None` if there is no such row.
+    pub fn is_doubtful(&self, path: &str) -> Option<bool> {
+        let folder = self.manifest.folders().unwrap()[0].id;
+        let path = RelPath::new(path.as_bytes()).unwrap();
+        let row = self.manifest.entries(folder, &[path]).unwrap().remove(0)?;
+        Some(row.stored?.doubtful)
     }
 
     pub fn counts(&self) -> Counts {
