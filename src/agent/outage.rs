@@ -58,9 +58,12 @@ impl Outage {
 
     /// Returns true if waiting does not help: a person has to do something.
     pub fn is_final(&self) -> bool {
-        self.on
-            .as_ref()
-            .is_some_and(|on| matches!(on.kind, ErrorKind::Denied | ErrorKind::NotFound))
+        self.on.as_ref().is_some_and(|on| {
+            matches!(
+                on.kind,
+                ErrorKind::Denied | ErrorKind::Barred | ErrorKind::NotFound
+            )
+        })
     }
 
     pub fn why(&self) -> String {
@@ -187,7 +190,8 @@ impl Loop {
             Ok(()) => self.store_works(now),
             // A key that may write objects need not be allowed to look at the bucket.
             Err(error)
-                if error.kind == ErrorKind::Denied && suspected != Some(ErrorKind::Denied) =>
+                if error.kind == ErrorKind::Denied
+                    && !matches!(suspected, Some(ErrorKind::Denied | ErrorKind::Barred)) =>
             {
                 if let Some(on) = &mut self.outage.on {
                     on.next = now.mono + on.pause;
@@ -196,13 +200,16 @@ impl Loop {
             Err(error)
                 if matches!(
                     error.kind,
-                    ErrorKind::Network | ErrorKind::NotFound | ErrorKind::Denied
+                    ErrorKind::Network
+                        | ErrorKind::NotFound
+                        | ErrorKind::Denied
+                        | ErrorKind::Barred
                 ) =>
             {
                 let was_on = self.outage.is_on();
                 // The job's own words say more than the answer to a question without a body.
                 let why = match error.kind {
-                    ErrorKind::Denied => self.outage.last_error.clone(),
+                    ErrorKind::Denied | ErrorKind::Barred => self.outage.last_error.clone(),
                     _ => error.to_string(),
                 };
                 self.outage.begin(error.kind, &why, self.teller.name(), now);

@@ -82,7 +82,10 @@ async fn find(config: &Config, shared: &Shared) -> Result<(), Exit> {
                 Err(error)
                     if matches!(
                         error.kind,
-                        ErrorKind::NotFound | ErrorKind::Network | ErrorKind::Denied
+                        ErrorKind::NotFound
+                            | ErrorKind::Network
+                            | ErrorKind::Denied
+                            | ErrorKind::Barred
                     ) =>
                 {
                     error.to_string()

@@ -25,7 +25,7 @@ pub(super) const OLDEST_SQLITE: i32 = 3_051_003;
 /// - States are words: people read them, and no flipped bit makes one into another.
 /// - An index is partial wherever its query is, and its query repeats the index's condition word for word: that is how
 ///   `SQLite` knows that it may use it. The first 8 bytes of a hash find it, and keep the index small.
-const STEPS: [&str; 2] = ["
+const STEPS: [&str; 3] = ["
 CREATE TABLE meta (k TEXT PRIMARY KEY, v ANY NOT NULL) STRICT, WITHOUT ROWID;
 
 CREATE TABLE folders (
@@ -105,6 +105,35 @@ ALTER TABLE files ADD COLUMN held_at_ns INTEGER;
 ALTER TABLE files ADD COLUMN held_seen TEXT;
 CREATE INDEX files_inode ON files (folder_id, ino, dev) WHERE state IN ('synced', 'kept');
 CREATE INDEX files_held ON files (folder_id, path) WHERE held IS NOT NULL;
+", "
+ALTER TABLE files ADD COLUMN parked_at_ns INTEGER;
+CREATE INDEX files_parked ON files (folder_id, path) WHERE parked_at_ns IS NOT NULL;
+
+ALTER TABLE uploads ADD COLUMN begun_at_ns INTEGER;
+ALTER TABLE uploads ADD COLUMN part_size INTEGER CHECK (part_size > 0);
+ALTER TABLE uploads ADD COLUMN size INTEGER CHECK (size >= 0);
+ALTER TABLE uploads ADD COLUMN mtime_ns INTEGER;
+ALTER TABLE uploads ADD COLUMN ctime_ns INTEGER;
+ALTER TABLE uploads ADD COLUMN dev INTEGER;
+ALTER TABLE uploads ADD COLUMN ino INTEGER;
+CREATE INDEX uploads_path ON uploads (folder_id, path);
+CREATE TABLE parts (
+  folder_id INTEGER NOT NULL,
+  upload_id TEXT NOT NULL,
+  number INTEGER NOT NULL CHECK (number BETWEEN 1 AND 10000),
+  etag TEXT NOT NULL,
+  crc64 INTEGER NOT NULL,
+  PRIMARY KEY (folder_id, upload_id, number),
+  FOREIGN KEY (folder_id, upload_id) REFERENCES uploads (folder_id, upload_id) ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE buckets (
+  endpoint TEXT NOT NULL,
+  bucket TEXT NOT NULL,
+  features TEXT NOT NULL,
+  probed_at_ns INTEGER NOT NULL,
+  PRIMARY KEY (endpoint, bucket)
+) STRICT, WITHOUT ROWID;
 "];
 
 /// What every connection is told: 16 MiB of cache; no mapped memory, where an I/O error would be a signal; cells and

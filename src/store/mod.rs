@@ -2,16 +2,20 @@
 //!
 //! One method is one request (a lost answer may be repeated within it, nothing else). No AWS type leaves this module.
 
+pub mod features;
 pub mod key;
 pub mod s3;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::base::digest::{Crc64, Sha256};
+use crate::store::features::Features;
 
 /// The largest body of a single put or copy, in bytes (S3's limit).
 pub const MAX_SINGLE: u64 = 5 << 30;
@@ -22,8 +26,20 @@ pub trait Store: Send + Sync + 'static {
     /// Asks whether the bucket is there and may be used (`HeadBucket`).
     async fn check(&self) -> Result<()>;
 
+    /// Returns what the store is known to do; until it has been probed, only what every store does.
+    fn features(&self) -> Arc<Features>;
+
+    /// Remembers what a probe has found.
+    fn learn(&self, features: Features);
+
+    /// Stores one object with one request, if `when` holds. A store that has no such conditions may ignore it: see
+    /// [`Features`].
+    async fn put_if(&self, key: &str, body: Body, meta: &Meta, when: &When) -> Result<Stored>;
+
     /// Stores one object with one request.
-    async fn put(&self, key: &str, body: Body, meta: &Meta) -> Result<Stored>;
+    async fn put(&self, key: &str, body: Body, meta: &Meta) -> Result<Stored> {
+        self.put_if(key, body, meta, &When::Always).await
+    }
 
     /// Reads an object, or the part of it in `range`.
     async fn get(&self, key: &str, range: Option<std::ops::Range<u64>>) -> Result<(Object, Bytes)>;
@@ -34,13 +50,35 @@ pub trait Store: Send + Sync + 'static {
     /// Lists one page of the keys that start with `prefix`, in the store's order, from `token` of the page before.
     async fn list(&self, prefix: &str, token: Option<String>) -> Result<Page>;
 
-    /// Copies `from`, if its ETag is still `etag`, to `to` with new metadata, on the server. At most [`MAX_SINGLE`] bytes.
+    /// Copies `from`, if its ETag is still `etag`, to `to` with new metadata, on the server, if `when` holds of `to`. At
+    /// most [`MAX_SINGLE`] bytes.
     ///
-    /// Some stores ignore the condition and answer as if it had held.
-    async fn copy(&self, from: &str, etag: &str, to: &str, meta: &Meta) -> Result<Stored>;
+    /// Some stores ignore the conditions and answer as if they had held.
+    async fn copy_if(
+        &self,
+        from: &str,
+        etag: &str,
+        to: &str,
+        meta: &Meta,
+        when: &When,
+    ) -> Result<Stored>;
+
+    /// Copies `from`, if its ETag is still `etag`, over whatever is at `to`.
+    async fn copy(&self, from: &str, etag: &str, to: &str, meta: &Meta) -> Result<Stored> {
+        self.copy_if(from, etag, to, meta, &When::Always).await
+    }
+
+    /// Removes an object, if `when` holds; absent is success.
+    async fn delete_if(&self, key: &str, when: &When) -> Result<Removed>;
 
     /// Removes an object; absent is success.
-    async fn delete(&self, key: &str) -> Result<Removed>;
+    async fn delete(&self, key: &str) -> Result<Removed> {
+        self.delete_if(key, &When::Always).await
+    }
+
+    /// Removes up to [`MAX_BATCH`] objects with one request (`DeleteObjects`), and says of each, in the given order, how
+    /// that went.
+    async fn delete_many(&self, keys: &[String]) -> Result<Vec<Result<Removed>>>;
 
     /// Begins a multipart upload and returns its id.
     async fn create_multipart(&self, key: &str, meta: &Meta) -> Result<String>;
@@ -59,17 +97,52 @@ pub trait Store: Send + Sync + 'static {
         number: u32,
     ) -> Result<Part>;
 
-    /// Joins the parts, which must be in order, into the object. `crc64` is the whole object's, where it is known.
+    /// Joins the parts, which must be in order, into the object, if `when` holds. `crc64` is the whole object's, where it
+    /// is known.
+    async fn complete_if(
+        &self,
+        key: &str,
+        upload: &str,
+        parts: &[Part],
+        crc64: Option<Crc64>,
+        when: &When,
+    ) -> Result<Stored>;
+
+    /// Joins the parts into the object, over whatever is there.
     async fn complete(
         &self,
         key: &str,
         upload: &str,
         parts: &[Part],
         crc64: Option<Crc64>,
-    ) -> Result<Stored>;
+    ) -> Result<Stored> {
+        self.complete_if(key, upload, parts, crc64, &When::Always)
+            .await
+    }
+
+    /// Lists one page of the parts that an upload has, by number, above `after`. Unknown: [`ErrorKind::NotFound`].
+    async fn list_parts(&self, key: &str, upload: &str, after: u32) -> Result<PartPage>;
+
+    /// Lists one page of the multipart uploads that are open below `prefix`, from `token` of the page before.
+    async fn list_uploads(&self, prefix: &str, token: Option<UploadToken>) -> Result<UploadPage>;
 
     /// Gives a multipart upload up; unknown is success.
     async fn abort(&self, key: &str, upload: &str) -> Result<()>;
+}
+
+/// The most keys that one request removes (S3's limit).
+pub const MAX_BATCH: usize = 1000;
+
+/// Under which condition a key is changed. Only the current version counts.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum When {
+    /// Under none.
+    #[default]
+    Always,
+    /// If nothing is there.
+    Absent,
+    /// If the object there has this ETag.
+    Is(String),
 }
 
 /// Bytes to send, with their digests.
@@ -83,6 +156,23 @@ pub struct Body {
     pub sha256: Option<Sha256>,
 }
 
+impl Body {
+    /// Makes a body of bytes whose digests are known.
+    pub fn new(bytes: Bytes, crc64: Crc64, sha256: Option<Sha256>) -> Self {
+        Self {
+            bytes,
+            crc64,
+            sha256,
+        }
+    }
+
+    /// Makes a body, and its digests.
+    pub fn of(bytes: Bytes) -> Self {
+        let (crc64, sha256) = (Crc64::of(&bytes), Sha256::of(&bytes));
+        Self::new(bytes, crc64, Some(sha256))
+    }
+}
+
 /// What an object carries besides its bytes.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Meta {
@@ -90,6 +180,11 @@ pub struct Meta {
     pub user: Vec<(Cow<'static, str>, String)>,
     /// The MIME type.
     pub content_type: Option<String>,
+    /// What caches on the way may do, as HTTP's Cache-Control says it.
+    pub cache_control: Option<String>,
+    /// Whether it is an object of the agent's own, which is rewritten and read: it gets no storage class, tags, access
+    /// list or retention.
+    pub is_own: bool,
 }
 
 /// A write that was answered and whose answer was checked.
@@ -132,6 +227,10 @@ pub struct Object {
     pub version_id: Option<String>,
     /// User metadata as the store returns it, names in lower case.
     pub user: Vec<(String, String)>,
+    /// When it was stored, by the store's clock, nanoseconds since the epoch (whole seconds); `None` where it is not told.
+    pub modified_ns: Option<i64>,
+    /// When it was asked, by the store's clock, nanoseconds since the epoch (whole seconds); `None` where it is not told.
+    pub date_ns: Option<i64>,
 }
 
 impl Object {
@@ -162,6 +261,55 @@ pub struct Listed {
     pub etag: String,
 }
 
+/// One page of the parts of an open upload.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PartPage {
+    /// The parts, by number.
+    pub parts: Vec<ListedPart>,
+    /// The number to go on above; `None` on the last page.
+    pub next: Option<u32>,
+}
+
+/// A part as a listing shows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListedPart {
+    /// From 1 to 10,000.
+    pub number: u32,
+    /// Its ETag, without quotes.
+    pub etag: String,
+    /// Length in bytes.
+    pub size: u64,
+}
+
+/// Where the next page of open uploads begins: the last key and upload id, opaque.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UploadToken {
+    /// The last key.
+    pub key: String,
+    /// The last upload's id.
+    pub upload: String,
+}
+
+/// One page of the open multipart uploads.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct UploadPage {
+    /// The uploads.
+    pub uploads: Vec<ListedUpload>,
+    /// Where the next page begins; `None` on the last one.
+    pub next: Option<UploadToken>,
+}
+
+/// An open multipart upload as a listing shows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListedUpload {
+    /// The whole key.
+    pub key: String,
+    /// The store's id.
+    pub id: String,
+    /// When it was begun, by the store's clock, nanoseconds since the epoch; `None` where it is not told.
+    pub begun_ns: Option<i64>,
+}
+
 /// A request's result.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -179,6 +327,10 @@ pub struct Error {
     pub effect: Effect,
     /// What went wrong: the store's code and words, or the connection's; one line, no secrets.
     pub message: String,
+    /// The store's own word for it, such as `NoSuchUpload`; empty if it said none.
+    pub code: String,
+    /// How long the store asks to be left alone.
+    pub retry_after: Option<Duration>,
 }
 
 /// Kinds of error, by what the caller does.
@@ -188,8 +340,15 @@ pub enum ErrorKind {
     NotFound,
     /// A condition did not hold.
     Precondition,
-    /// Credentials or rights are missing: nobody can help but a person.
+    /// A right is missing, for this key at least: nobody can help but a person.
     Denied,
+    /// The endpoint does not take us at all: credentials, certificate, clock or region are wrong. Nobody can help but a
+    /// person, or new credentials.
+    Barred,
+    /// The bucket's quota or the store's disk is used up: only deletes can succeed.
+    Full,
+    /// Another request for the key was under way: look again, then repeat.
+    Conflict,
     /// The store asks for patience (throttles, 5xx): wait and repeat.
     Busy,
     /// The endpoint could not be reached, or did not answer: wait and repeat.
@@ -214,11 +373,34 @@ pub enum Effect {
 }
 
 impl Error {
+    /// Makes an error without the store's own words.
+    pub fn new(
+        kind: ErrorKind,
+        operation: &'static str,
+        key: &str,
+        effect: Effect,
+        message: impl Into<String>,
+    ) -> Self {
+        Self {
+            kind,
+            operation,
+            key: key.to_owned(),
+            effect,
+            message: message.into(),
+            code: String::new(),
+            retry_after: None,
+        }
+    }
+
     /// Returns true if the trouble is the endpoint's, the bucket's or the credentials', not this key's.
     pub fn is_everyones(&self) -> bool {
         matches!(
             self.kind,
-            ErrorKind::Network | ErrorKind::Busy | ErrorKind::Denied
+            ErrorKind::Network
+                | ErrorKind::Busy
+                | ErrorKind::Denied
+                | ErrorKind::Barred
+                | ErrorKind::Full
         ) || (self.kind == ErrorKind::NotFound
             && matches!(
                 self.operation,
@@ -233,6 +415,9 @@ impl fmt::Display for ErrorKind {
             Self::NotFound => "not found",
             Self::Precondition => "condition not met",
             Self::Denied => "denied",
+            Self::Barred => "not let in",
+            Self::Full => "full",
+            Self::Conflict => "conflict",
             Self::Busy => "busy",
             Self::Network => "not reachable",
             Self::Corrupt => "corrupt",

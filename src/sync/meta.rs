@@ -19,6 +19,7 @@ pub fn of(path: &RelPath, stat: &Stat, sha256: Option<Sha256>) -> Meta {
     Meta {
         user,
         content_type: content_type(path),
+        ..Meta::default()
     }
 }
 

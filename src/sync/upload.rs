@@ -219,11 +219,7 @@ async fn send_parts<G: Gate>(
         let (store, gate) = (store.clone(), gate.clone());
         let (key, upload) = (key.to_owned(), upload.to_owned());
         running.spawn(async move {
-            let body = Body {
-                bytes,
-                crc64: crc,
-                sha256: None,
-            };
+            let body = Body::new(bytes, crc, None);
             let part = gate
                 .send(len, store.put_part(&key, &upload, number, body))
                 .await;
@@ -345,13 +341,13 @@ pub async fn copy<G: Gate>(
     if source.etag == from.etag && target.etag == stored.etag && target.size == from.size {
         return Ok(stored);
     }
-    Err(store::Error {
-        kind: ErrorKind::Corrupt,
-        operation: "CopyObject",
-        key: to.to_owned(),
-        effect: store::Effect::Possible,
-        message: "the copy is not the object that was to be copied".to_owned(),
-    })
+    Err(store::Error::new(
+        ErrorKind::Corrupt,
+        "CopyObject",
+        to,
+        store::Effect::Possible,
+        "the copy is not the object that was to be copied",
+    ))
 }
 
 /// Copies an object by reading and writing it, for a store that cannot: piece by piece, in bounded memory.
@@ -412,19 +408,15 @@ async fn fetch<G: Gate>(
         .map_or(from.size, |range| range.end - range.start);
     let (object, bytes) = gate.send(len, store.get(&from.key, range)).await?;
     if object.etag != from.etag || bytes.len() as u64 != len {
-        return Err(store::Error {
-            kind: ErrorKind::Corrupt,
-            operation: "GetObject",
-            key: from.key.clone(),
-            effect: store::Effect::None,
-            message: "the object changed while it was read".to_owned(),
-        });
+        return Err(store::Error::new(
+            ErrorKind::Corrupt,
+            "GetObject",
+            &from.key,
+            store::Effect::None,
+            "the object changed while it was read",
+        ));
     }
-    Ok(Body {
-        crc64: Crc64::of(&bytes),
-        sha256: Some(Sha256::of(&bytes)),
-        bytes,
-    })
+    Ok(Body::of(bytes))
 }
 
 async fn copy_parts<G: Gate>(

@@ -53,6 +53,7 @@ async fn the_suite_holds_on_a_lesser_store_in_memory() {
         ignores_copy_conditions: true,
         drops_metadata: true,
         refuses_copies: false,
+        ..Habits::default()
     };
     let can = Abilities::without("metadata+copy_conditions");
     suite(Arc::new(MemStore::with_habits(habits)), "", can).await;

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::base::digest::{Crc64, Sha256};
 use crate::base::path::escaped;
 use crate::commands::check::Finding;
 use crate::commands::{folders, settings};
@@ -118,11 +117,7 @@ impl Asked<'_> {
         let random = fastrand::u64(..);
         let key = keys.reserved(&format!("check-{random:016x}"));
         let copy = keys.reserved(&format!("check-{random:016x}-copy"));
-        let body = Body {
-            bytes: Bytes::from_static(CONTENT),
-            crc64: Crc64::of(CONTENT),
-            sha256: Some(Sha256::of(CONTENT)),
-        };
+        let body = Body::of(Bytes::from_static(CONTENT));
         let stored = match self.store.put(&key, body, &Meta::default()).await {
             Ok(stored) => stored,
             Err(error) => {

@@ -140,7 +140,7 @@ async fn ask(
         Err(error)
             if matches!(
                 error.kind,
-                ErrorKind::NotFound | ErrorKind::Network | ErrorKind::Denied
+                ErrorKind::NotFound | ErrorKind::Network | ErrorKind::Denied | ErrorKind::Barred
             ) =>
         {
             return Err(error);

@@ -8,17 +8,21 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use aws_runtime::auth::PayloadSigningOverride;
 use aws_smithy_runtime_api::box_error::BoxError;
-use aws_smithy_runtime_api::client::interceptors::context::BeforeTransmitInterceptorContextMut;
+use aws_smithy_runtime_api::client::interceptors::context::{
+    BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextMut,
+};
 use aws_smithy_runtime_api::client::interceptors::{Intercept, dyn_dispatch_hint};
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::DateTime;
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::config_bag::ConfigBag;
+use aws_smithy_types::date_time::Format;
 use bytes::Bytes;
 
 use crate::base::backoff;
@@ -128,7 +132,7 @@ where
         let pause = failure
             .blip
             .filter(|_| attempt < ATTEMPTS && failure.may_repeat(call.nature))
-            .map(|blip| pause(blip, attempt, failure.retry_after))
+            .map(|blip| pause(blip, attempt, failure.error.retry_after))
             .filter(|pause| {
                 let passed = Clock::Real.now().mono.duration_since(began);
                 passed + *pause <= patience.repeat
@@ -166,6 +170,8 @@ pub(super) struct Flight {
     taken: AtomicU64,
     steps: AtomicU64,
     handed_over: AtomicBool,
+    /// The store's clock, as its answer says it, nanoseconds since the epoch; 0: it was not told.
+    date_ns: AtomicI64,
 }
 
 /// What may lie in the kernel's and the HTTP client's buffers when the last piece has been taken from us.
@@ -181,12 +187,18 @@ impl Flight {
             taken: AtomicU64::new(0),
             steps: AtomicU64::new(0),
             handed_over: AtomicBool::new(false),
+            date_ns: AtomicI64::new(0),
         }
     }
 
     /// Notes that something moved.
     pub fn step(&self) {
         self.steps.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns the store's clock, as the answer said it, nanoseconds since the epoch.
+    pub fn date_ns(&self) -> Option<i64> {
+        Some(self.date_ns.load(Ordering::Relaxed)).filter(|date_ns| *date_ns != 0)
     }
 
     /// Returns false only if surely no byte of the request went out: a body is first asked for when a connection stands.
@@ -281,6 +293,24 @@ impl Intercept for Watch {
         self.flight.handed_over.store(true, Ordering::Relaxed);
         Ok(())
     }
+
+    fn read_before_deserialization(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let date = context
+            .response()
+            .headers()
+            .get("date")
+            .and_then(|date| DateTime::from_str(date, Format::HttpDate).ok())
+            .and_then(|date| i64::try_from(date.as_nanos()).ok());
+        if let Some(date_ns) = date {
+            self.flight.date_ns.store(date_ns, Ordering::Relaxed);
+        }
+        Ok(())
+    }
 }
 
 /// A body that notes each piece that the connection takes.
@@ -325,11 +355,7 @@ mod tests {
     use crate::base::digest::Crc64;
 
     fn flight(len: usize) -> Flight {
-        let body = Body {
-            bytes: vec![0; len].into(),
-            crc64: Crc64(0),
-            sha256: None,
-        };
+        let body = Body::new(vec![0; len].into(), Crc64(0), None);
         Flight::new(Some(&body))
     }
 

@@ -65,9 +65,6 @@ pub(super) enum Blip {
 pub(super) struct Failure {
     pub error: Error,
     pub blip: Option<Blip>,
-    pub retry_after: Option<Duration>,
-    /// The store's own word for it; empty if it did not answer.
-    pub code: String,
     /// Whether the store may have minded the checksum header only.
     pub minds_checksum: bool,
     /// Whether the answer, if any, arrived: then repeating makes nothing twice.
@@ -187,20 +184,7 @@ pub(super) fn judge(trouble: Trouble, call: &Call<'_>, left: bool) -> Failure {
     } else {
         Effect::None
     };
-    let mut failure = Failure {
-        error: Error {
-            kind: ErrorKind::Network,
-            operation: call.operation,
-            key: call.key.to_owned(),
-            effect: lost,
-            message: String::new(),
-        },
-        blip: None,
-        retry_after: None,
-        code: String::new(),
-        minds_checksum: false,
-        answered: false,
-    };
+    let mut failure = failure(call, lost);
     let error = &mut failure.error;
     let message = match trouble {
         Trouble::Answer(answer) => return judge_answer(answer, call, failure),
@@ -224,14 +208,14 @@ pub(super) fn judge(trouble: Trouble, call: &Call<'_>, left: bool) -> Failure {
             format!("the connection broke: {why}")
         }
         Trouble::Untrusted(why) => {
-            error.kind = ErrorKind::Denied;
+            error.kind = ErrorKind::Barred;
             error.effect = Effect::None;
             format!(
                 "the endpoint's certificate is not trusted ({why}); if it is your own, set `ca_bundle` to the PEM file of its issuer"
             )
         }
         Trouble::Credentials(why) => {
-            error.kind = ErrorKind::Denied;
+            error.kind = ErrorKind::Barred;
             error.effect = Effect::None;
             let what = if why.is_empty() {
                 "no credentials were found".to_owned()
@@ -272,16 +256,39 @@ fn judge_answer(answer: Answer, call: &Call<'_>, mut failure: Failure) -> Failur
     });
     failure.blip = blip;
     failure.minds_checksum = minds_checksum(&answer);
-    failure.retry_after = answer.retry_after;
-    failure.code = answer.code;
+    failure.error.retry_after = answer.retry_after;
+    failure.error.code = answer.code;
     failure.answered = true;
     failure
+}
+
+/// Judges what a batch says of one of its keys.
+pub(super) fn refused(key: &str, code: &str, message: &str) -> Error {
+    let answer = Answer {
+        // Inside a success; the code decides.
+        status: 200,
+        code: code.to_owned(),
+        message: message.to_owned(),
+        ..Answer::default()
+    };
+    let call = Call::write("DeleteObjects", key);
+    judge_answer(answer, &call, failure(&call, Effect::Possible)).error
+}
+
+fn failure(call: &Call<'_>, effect: Effect) -> Failure {
+    Failure {
+        error: Error::new(ErrorKind::Network, call.operation, call.key, effect, ""),
+        blip: None,
+        minds_checksum: false,
+        answered: false,
+    }
 }
 
 /// The table of answers: first by the store's word, which is the same with every status, then by status.
 fn kind(answer: &Answer) -> (ErrorKind, Option<Blip>) {
     use ErrorKind::{
-        Busy, Corrupt, Denied, Invalid, Network, NotFound, Precondition, TooLarge, Unsupported,
+        Barred, Busy, Conflict, Corrupt, Denied, Full, Invalid, Network, NotFound, Precondition,
+        TooLarge, Unsupported,
     };
     match answer.code.as_str() {
         "SlowDown" | "SlowDownRead" | "SlowDownWrite" | "Throttling" | "ThrottlingException"
@@ -295,31 +302,34 @@ fn kind(answer: &Answer) -> (ErrorKind, Option<Blip>) {
         // The server saw no more of the body for a while, and has not stored anything.
         "RequestTimeout" => (Network, Some(Blip::Connection)),
         // The SDK has taken the server's clock from this very answer, so that the next attempt can succeed.
-        "RequestTimeTooSkewed" => (Denied, Some(Blip::Connection)),
+        "RequestTimeTooSkewed" => (Barred, Some(Blip::Connection)),
         "NoSuchKey" | "NoSuchBucket" | "NoSuchUpload" | "NoSuchVersion" | "NotFound" => {
             (NotFound, None)
         }
         "PreconditionFailed" => (Precondition, None),
-        "OperationAborted" | "ConditionalRequestConflict" => (Busy, None),
+        "OperationAborted" | "ConditionalRequestConflict" => (Conflict, None),
         "BadDigest" | "InvalidDigest" | "XAmzContentSHA256Mismatch" | "XAmzContentChecksumMismatch" => {
             (Corrupt, None)
         }
         "EntityTooLarge" => (TooLarge, None),
         "NotImplemented" => (Unsupported, None),
-        "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "AccessDenied" | "AllAccessDisabled"
-        | "AccountProblem" | "ExpiredToken" | "ExpiredTokenException" | "InvalidToken"
-        | "TokenRefreshRequired" | "InvalidSecurity" | "NotSignedUp" | "QuotaExceeded"
-        | "XMinioStorageFull"
+        "AccessDenied" => (Denied, None),
+        "QuotaExceeded" | "XMinioStorageFull" | "EntityQuotaExceeded" | "InsufficientStorage" => (Full, None),
+        "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "AllAccessDisabled" | "AccountProblem"
+        | "ExpiredToken" | "ExpiredTokenException" | "InvalidToken" | "TokenRefreshRequired"
+        | "InvalidSecurity" | "NotSignedUp"
         // The bucket lives elsewhere: nothing that this key or a repetition could change.
         | "PermanentRedirect" | "TemporaryRedirect" | "Redirect" | "AuthorizationHeaderMalformed"
-        | "IllegalLocationConstraintException" => (Denied, None),
+        | "IllegalLocationConstraintException" => (Barred, None),
         // 403 by its status, yet about this object only: it rests in an archive.
         "InvalidObjectState" => (Invalid, None),
         _ => match answer.status {
-            301 | 302 | 307 | 308 | 401 | 403 | 407 | 507 => (Denied, None),
+            301 | 302 | 307 | 308 | 401 | 407 => (Barred, None),
+            403 => (Denied, None),
+            507 => (Full, None),
             404 => (NotFound, None),
             408 => (Network, Some(Blip::Connection)),
-            409 => (Busy, None),
+            409 => (Conflict, None),
             412 => (Precondition, None),
             413 => (TooLarge, None),
             429 => (Busy, Some(Blip::Throttle)),

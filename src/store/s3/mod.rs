@@ -18,12 +18,13 @@
 mod attempt;
 mod classify;
 mod connect;
+mod pages;
 mod upload;
 mod wire;
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
@@ -31,13 +32,15 @@ use aws_sdk_s3::types::{EncodingType, MetadataDirective};
 use bytes::{Bytes, BytesMut};
 
 use crate::base::digest::Crc64;
+use crate::store::features::Features;
 use crate::store::s3::attempt::{Call, Pace, Watch};
 use crate::store::s3::classify::{Failure, Trouble, trouble};
 use crate::store::s3::wire::{
-    bytes_range, decoded, length, quoted, returned, source, stored, user,
+    absent, bytes_range, decoded, is, length, nanoseconds, quoted, returned, source, stored, user,
 };
 use crate::store::{
-    Body, ErrorKind, Listed, Meta, Object, Page, Part, Removed, Result, Store, Stored,
+    Body, ErrorKind, Listed, Meta, Object, Page, Part, PartPage, Removed, Result, Store, Stored,
+    UploadPage, UploadToken, When,
 };
 
 pub use crate::store::s3::connect::{Addressing, Patience, Settings, SetupError};
@@ -51,6 +54,7 @@ pub struct S3Store {
     region: String,
     patience: Patience,
     checksums: AtomicU8,
+    features: RwLock<Arc<Features>>,
 }
 
 /// How uploads are checked. Only ever lowered.
@@ -73,6 +77,7 @@ impl S3Store {
             region: connected.region,
             patience: settings.patience,
             checksums: AtomicU8::new(Checksums::Crc64 as u8),
+            features: RwLock::default(),
         })
     }
 
@@ -152,9 +157,23 @@ impl Store for S3Store {
         Ok(())
     }
 
-    async fn put(&self, key: &str, body: Body, meta: &Meta) -> Result<Stored> {
+    fn features(&self) -> Arc<Features> {
+        self.features
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn learn(&self, features: Features) {
+        *self
+            .features
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(features);
+    }
+
+    async fn put_if(&self, key: &str, body: Body, meta: &Meta, when: &When) -> Result<Stored> {
         let body = &body;
-        self.lowering(|mode| self.put_once(key, body, meta, mode))
+        self.lowering(|mode| self.put_once(key, body, meta, when, mode))
             .await
     }
 
@@ -203,6 +222,8 @@ impl Store for S3Store {
                 etag: wire::etag(answer.e_tag())?,
                 version_id: answer.version_id().map(str::to_owned),
                 user: returned(answer.metadata()),
+                modified_ns: answer.last_modified().and_then(nanoseconds),
+                date_ns: flight.date_ns(),
             };
             Ok((object, bytes.freeze()))
         })
@@ -212,6 +233,7 @@ impl Store for S3Store {
 
     async fn head(&self, key: &str) -> Result<Object> {
         self.run(Call::read("HeadObject", key), |watch| async {
+            let flight = Arc::clone(&watch.flight);
             let answer = self
                 .client
                 .head_object()
@@ -227,6 +249,8 @@ impl Store for S3Store {
                 etag: wire::etag(answer.e_tag())?,
                 version_id: answer.version_id().map(str::to_owned),
                 user: returned(answer.metadata()),
+                modified_ns: answer.last_modified().and_then(nanoseconds),
+                date_ns: flight.date_ns(),
             })
         })
         .await
@@ -278,7 +302,14 @@ impl Store for S3Store {
         .map_err(|failure| failure.error)
     }
 
-    async fn copy(&self, from: &str, etag: &str, to: &str, meta: &Meta) -> Result<Stored> {
+    async fn copy_if(
+        &self,
+        from: &str,
+        etag: &str,
+        to: &str,
+        meta: &Meta,
+        when: &When,
+    ) -> Result<Stored> {
         let call = Call {
             pace: Pace::Long,
             ..Call::write("CopyObject", to)
@@ -292,10 +323,13 @@ impl Store for S3Store {
                 .key(to)
                 .copy_source(source(&self.bucket, from))
                 .copy_source_if_match(quoted(etag))
+                .set_if_none_match(absent(when))
+                .set_if_match(is(when))
                 // Without it the source's metadata is copied, or a copy onto itself refused.
                 .metadata_directive(MetadataDirective::Replace)
                 .set_metadata(Some(user(meta)))
                 .set_content_type(meta.content_type.clone())
+                .set_cache_control(meta.cache_control.clone())
                 .customize()
                 .interceptor(watch)
                 .send()
@@ -312,7 +346,7 @@ impl Store for S3Store {
         .map_err(|failure| failure.error)
     }
 
-    async fn delete(&self, key: &str) -> Result<Removed> {
+    async fn delete_if(&self, key: &str, when: &When) -> Result<Removed> {
         let earlier = AtomicBool::new(false);
         let result = self
             .run(Call::write("DeleteObject", key), |watch| async {
@@ -321,6 +355,7 @@ impl Store for S3Store {
                     .delete_object()
                     .bucket(&self.bucket)
                     .key(key)
+                    .set_if_match(is(when))
                     .customize()
                     .interceptor(watch)
                     .send()
@@ -332,6 +367,10 @@ impl Store for S3Store {
         Ok(Removed {
             is_outstanding: earlier.into_inner(),
         })
+    }
+
+    async fn delete_many(&self, keys: &[String]) -> Result<Vec<Result<Removed>>> {
+        self.remove_batch(keys).await
     }
 
     async fn create_multipart(&self, key: &str, meta: &Meta) -> Result<String> {
@@ -386,15 +425,24 @@ impl Store for S3Store {
         .map_err(|failure| failure.error)
     }
 
-    async fn complete(
+    async fn complete_if(
         &self,
         key: &str,
         upload: &str,
         parts: &[Part],
         crc64: Option<Crc64>,
+        when: &When,
     ) -> Result<Stored> {
-        self.lowering(|mode| self.complete_once(key, upload, parts, crc64, mode))
+        self.lowering(|mode| self.complete_once(key, upload, parts, crc64, when, mode))
             .await
+    }
+
+    async fn list_parts(&self, key: &str, upload: &str, after: u32) -> Result<PartPage> {
+        self.parts_page(key, upload, after).await
+    }
+
+    async fn list_uploads(&self, prefix: &str, token: Option<UploadToken>) -> Result<UploadPage> {
+        self.uploads_page(prefix, token).await
     }
 
     async fn abort(&self, key: &str, upload: &str) -> Result<()> {
@@ -420,7 +468,8 @@ impl Store for S3Store {
 fn unless_absent(result: std::result::Result<(), Failure>) -> Result<()> {
     match result {
         Err(failure)
-            if failure.error.kind == ErrorKind::NotFound && failure.code != "NoSuchBucket" =>
+            if failure.error.kind == ErrorKind::NotFound
+                && failure.error.code != "NoSuchBucket" =>
         {
             Ok(())
         }

@@ -6,9 +6,9 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUploa
 use crate::base::digest::Crc64;
 use crate::store::s3::attempt::{Call, Nature, Pace};
 use crate::store::s3::classify::{Failure, Trouble, trouble};
-use crate::store::s3::wire::{echoed, etag, header, quoted, stored, user};
+use crate::store::s3::wire::{absent, echoed, etag, header, is, quoted, stored, user};
 use crate::store::s3::{Checksums, S3Store};
-use crate::store::{Body, Meta, Part, Stored};
+use crate::store::{Body, Meta, Part, Stored, When};
 
 /// A request's result before its failure became an error.
 type Attempted<T> = Result<T, Failure>;
@@ -19,6 +19,7 @@ impl S3Store {
         key: &str,
         body: &Body,
         meta: &Meta,
+        when: &When,
         mode: Checksums,
     ) -> Attempted<Stored> {
         let call = Call {
@@ -37,6 +38,9 @@ impl S3Store {
                 .set_checksum_crc64_nvme(crc64.clone())
                 .set_metadata(Some(user(meta)))
                 .set_content_type(meta.content_type.clone())
+                .set_cache_control(meta.cache_control.clone())
+                .set_if_none_match(absent(when))
+                .set_if_match(is(when))
                 .customize()
                 .interceptor(watch)
                 .send()
@@ -68,7 +72,8 @@ impl S3Store {
                 .bucket(&self.bucket)
                 .key(key)
                 .set_metadata(Some(user(meta)))
-                .set_content_type(meta.content_type.clone());
+                .set_content_type(meta.content_type.clone())
+                .set_cache_control(meta.cache_control.clone());
             if mode == Checksums::Crc64 {
                 request = request
                     .checksum_algorithm(ChecksumAlgorithm::Crc64Nvme)
@@ -132,6 +137,7 @@ impl S3Store {
         upload: &str,
         parts: &[Part],
         crc64: Option<Crc64>,
+        when: &When,
         mode: Checksums,
     ) -> Attempted<Stored> {
         let call = Call {
@@ -159,7 +165,9 @@ impl S3Store {
                 .bucket(&self.bucket)
                 .key(key)
                 .upload_id(upload)
-                .multipart_upload(parts.clone());
+                .multipart_upload(parts.clone())
+                .set_if_none_match(absent(when))
+                .set_if_match(is(when));
             if let Some(whole) = &whole {
                 request = request
                     .checksum_crc64_nvme(whole)

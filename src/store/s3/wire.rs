@@ -8,7 +8,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use crate::base::digest::Crc64;
 use crate::store::s3::Checksums;
 use crate::store::s3::classify::Trouble;
-use crate::store::{Meta, Stored};
+use crate::store::{Meta, Stored, When};
 
 /// An answer that was checked.
 type Checked<T> = Result<T, Trouble>;
@@ -89,4 +89,22 @@ pub(super) fn returned(metadata: Option<&HashMap<String, String>>) -> Vec<(Strin
         .collect();
     user.sort();
     user
+}
+
+/// The header `If-None-Match`: the only value that S3 knows.
+pub(super) fn absent(when: &When) -> Option<String> {
+    (*when == When::Absent).then(|| "*".to_owned())
+}
+
+/// The header `If-Match`.
+pub(super) fn is(when: &When) -> Option<String> {
+    match when {
+        When::Is(etag) => Some(quoted(etag)),
+        When::Always | When::Absent => None,
+    }
+}
+
+/// Returns the SDK's time in nanoseconds since the epoch.
+pub(super) fn nanoseconds(time: &aws_smithy_types::DateTime) -> Option<i64> {
+    i64::try_from(time.as_nanos()).ok()
 }

@@ -101,11 +101,7 @@ impl Way {
         let key = self.quarantine_key()?;
         let (stat, sha256) = (whole.stat, whole.sha256);
         let meta = meta::of(&self.task.job.path, &stat, Some(sha256));
-        let body = Body {
-            bytes: whole.bytes,
-            crc64: whole.crc64,
-            sha256: Some(sha256),
-        };
+        let body = Body::new(whole.bytes, whole.crc64, Some(sha256));
         let put = self.ctx.store.put(&key, body, &meta);
         self.gate()
             .send(stat.size, put)

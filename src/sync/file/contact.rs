@@ -94,15 +94,14 @@ impl Way {
             .map_err(|error| {
                 self.no_room(&format!("the object there could not be set aside: {error}"))
             })?;
-        let mut carried = Meta {
-            user: Vec::new(),
+        let user = object.user.iter();
+        let carried = Meta {
+            user: user
+                .map(|(name, value)| (name.clone().into(), value.clone()))
+                .collect(),
             content_type: meta::content_type(&self.task.job.path),
+            ..Meta::default()
         };
-        carried.user = object
-            .user
-            .iter()
-            .map(|(name, value)| (name.clone().into(), value.clone()))
-            .collect();
         // Noted before: a copy whose answer is lost may be in trash all the same.
         self.note_trash();
         let (store, gate) = (&self.ctx.store, self.gate_for(&to));

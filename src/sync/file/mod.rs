@@ -216,11 +216,7 @@ impl Way {
     async fn send_small(&mut self, whole: Whole) -> Result<Outcome, Stop> {
         let (read, stat, sha256) = (Read::of(&whole), whole.stat, whole.sha256);
         let meta = meta::of(&self.task.job.path, &stat, Some(sha256));
-        let body = Body {
-            bytes: whole.bytes,
-            crc64: whole.crc64,
-            sha256: Some(sha256),
-        };
+        let body = Body::new(whole.bytes, whole.crc64, Some(sha256));
         let put = self.ctx.store.put(&self.task.key, body, &meta);
         let stored = self.gate().send(stat.size, put).await;
         let stored = stored.map_err(|error| self.unwritten(error, Some(sha256)))?;

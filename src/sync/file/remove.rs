@@ -102,13 +102,13 @@ impl Way {
 
     /// Makes the error of a reserved key that has no room.
     pub(in crate::sync::file) fn no_room(&self, why: &str) -> Stop {
-        Stop::Store(store::Error {
-            kind: ErrorKind::TooLarge,
-            operation: "CopyObject",
-            key: self.task.key.clone(),
-            effect: store::Effect::None,
-            message: why.to_owned(),
-        })
+        Stop::Store(store::Error::new(
+            ErrorKind::TooLarge,
+            "CopyObject",
+            &self.task.key,
+            store::Effect::None,
+            why,
+        ))
     }
 }
 

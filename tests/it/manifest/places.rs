@@ -185,7 +185,7 @@ fn a_newer_schema_is_refused_and_the_file_is_not_touched() {
     let database = dir.path().join("tidewatch.db");
     let connection = Connection::open(&database).expect("a database");
     connection
-        .pragma_update(None, "user_version", 3)
+        .pragma_update(None, "user_version", 4)
         .expect("a newer version");
     drop(connection);
     let before = (
@@ -197,8 +197,8 @@ fn a_newer_schema_is_refused_and_the_file_is_not_touched() {
         matches!(
             error,
             OpenError::Newer {
-                found: 3,
-                known: 2,
+                found: 4,
+                known: 3,
                 ..
             }
         ),

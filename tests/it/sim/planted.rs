@@ -10,8 +10,10 @@ use bytes::Bytes;
 use tidewatch::base::digest::{Crc64, Sha256};
 use tidewatch::base::path::RelPath;
 use tidewatch::base::stat::Stat;
+use tidewatch::store::features::Features;
 use tidewatch::store::{
-    Body, Effect, ErrorKind, Meta, Object, Page, Part, Removed, Result, Store, Stored,
+    Body, Effect, ErrorKind, Meta, Object, Page, Part, PartPage, Removed, Result, Store, Stored,
+    UploadPage, UploadToken, When,
 };
 use tidewatch::tree::{Found, Identity, OpenFile, ReadError, Tree};
 
@@ -266,7 +268,15 @@ impl Store for Lying {
         self.inner.check().await
     }
 
-    async fn put(&self, key: &str, body: Body, meta: &Meta) -> Result<Stored> {
+    fn features(&self) -> Arc<Features> {
+        self.inner.features()
+    }
+
+    fn learn(&self, features: Features) {
+        self.inner.learn(features);
+    }
+
+    async fn put_if(&self, key: &str, body: Body, meta: &Meta, when: &When) -> Result<Stored> {
         let elsewhere = MemStore::default();
         let stored = elsewhere.put(key, body.clone(), meta).await;
         if self.lies(Bug::PutIsNotKept) {
@@ -275,14 +285,10 @@ impl Store for Lying {
         if self.lies(Bug::PutIsTorn) && !body.bytes.is_empty() {
             let bytes = body.bytes.slice(1..);
             let (crc64, sha256) = (Crc64::of(&bytes), Some(Sha256::of(&bytes)));
-            let torn = Body {
-                bytes,
-                crc64,
-                sha256,
-            };
-            return self.inner.put(key, torn, meta).await;
+            let torn = Body::new(bytes, crc64, sha256);
+            return self.inner.put_if(key, torn, meta, when).await;
         }
-        let answer = self.inner.put(key, body, meta).await;
+        let answer = self.inner.put_if(key, body, meta, when).await;
         self.told(answer, || stored.ok())
     }
 
@@ -298,7 +304,14 @@ impl Store for Lying {
         self.inner.list(prefix, token).await
     }
 
-    async fn copy(&self, from: &str, etag: &str, to: &str, meta: &Meta) -> Result<Stored> {
+    async fn copy_if(
+        &self,
+        from: &str,
+        etag: &str,
+        to: &str,
+        meta: &Meta,
+        when: &When,
+    ) -> Result<Stored> {
         let stored = || Stored {
             etag: etag.to_owned(),
             version_id: None,
@@ -307,11 +320,11 @@ impl Store for Lying {
         if self.lies(Bug::CopyIsNotKept) {
             return Ok(stored());
         }
-        let answer = self.inner.copy(from, etag, to, meta).await;
+        let answer = self.inner.copy_if(from, etag, to, meta, when).await;
         self.told(answer, || Some(stored()))
     }
 
-    async fn delete(&self, key: &str) -> Result<Removed> {
+    async fn delete_if(&self, key: &str, when: &When) -> Result<Removed> {
         if self.lies(Bug::DeleteIsNotDone) {
             return Ok(Removed::default());
         }
@@ -320,8 +333,16 @@ impl Store for Lying {
             let another = objects.keys().find(|other| other.as_str() > key);
             return self.inner.delete(another.map_or(key, String::as_str)).await;
         }
-        let answer = self.inner.delete(key).await;
+        let answer = self.inner.delete_if(key, when).await;
         self.told(answer, || Some(Removed::default()))
+    }
+
+    async fn delete_many(&self, keys: &[String]) -> Result<Vec<Result<Removed>>> {
+        let mut answers = Vec::new();
+        for key in keys {
+            answers.push(self.delete(key).await);
+        }
+        Ok(answers)
     }
 
     async fn create_multipart(&self, key: &str, meta: &Meta) -> Result<String> {
@@ -346,14 +367,25 @@ impl Store for Lying {
             .await
     }
 
-    async fn complete(
+    async fn complete_if(
         &self,
         key: &str,
         upload: &str,
         parts: &[Part],
         crc64: Option<Crc64>,
+        when: &When,
     ) -> Result<Stored> {
-        self.inner.complete(key, upload, parts, crc64).await
+        self.inner
+            .complete_if(key, upload, parts, crc64, when)
+            .await
+    }
+
+    async fn list_parts(&self, key: &str, upload: &str, after: u32) -> Result<PartPage> {
+        self.inner.list_parts(key, upload, after).await
+    }
+
+    async fn list_uploads(&self, prefix: &str, token: Option<UploadToken>) -> Result<UploadPage> {
+        self.inner.list_uploads(prefix, token).await
     }
 
     async fn abort(&self, key: &str, upload: &str) -> Result<()> {

@@ -66,6 +66,7 @@ impl World {
             ignores_copy_conditions: random.bool(),
             drops_metadata: random.u8(..4) == 0,
             refuses_copies: random.u8(..8) == 0,
+            ..Habits::default()
         };
         let bucket = MemStore::with_habits(habits);
         let odds = Odds {

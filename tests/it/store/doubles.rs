@@ -2,18 +2,15 @@
 
 use std::time::Duration;
 
-use tidewatch::base::digest::Crc64;
+use bytes::Bytes;
+use tidewatch::base::clock::Clock;
 use tidewatch::store::{Body, Effect, ErrorKind, Meta, Store};
 
 use crate::support::faulty::{Fault, Faulty, Odds};
 use crate::support::mem_store::{Habits, MemStore};
 
 fn body(bytes: &'static [u8]) -> Body {
-    Body {
-        bytes: bytes.into(),
-        crc64: Crc64::of(bytes),
-        sha256: None,
-    }
+    Body::of(Bytes::from_static(bytes))
 }
 
 fn line(odds: Odds) -> (MemStore, Faulty<MemStore>) {
@@ -157,4 +154,25 @@ async fn the_store_in_memory_can_be_changed_behind_the_agents_back() {
         (error.kind, error.effect),
         (ErrorKind::Unsupported, Effect::None)
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_with_a_clock_tells_how_old_an_object_is() {
+    let store = MemStore::default();
+    let since = Clock::Real.now().mono;
+    store.set_clock(Clock::Virtual {
+        since,
+        wall_ns: 1_800_000_000_000_000_000,
+    });
+    store
+        .put("a", body(b"a"), &Meta::default())
+        .await
+        .expect("a put");
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    let seen = store.head("a").await.expect("a head");
+    let age_ns = seen
+        .date_ns
+        .zip(seen.modified_ns)
+        .map(|(date, modified)| date - modified);
+    assert_eq!(age_ns, Some(90_000_000_000));
 }

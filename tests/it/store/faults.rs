@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tidewatch::base::clock::Clock;
-use tidewatch::base::digest::{Crc64, Sha256};
+use tidewatch::base::digest::Crc64;
 use tidewatch::store::s3::{Patience, S3Store, Settings};
 use tidewatch::store::{Body, Effect, Error, ErrorKind, Meta, Part, Store};
 
@@ -30,11 +30,7 @@ pub async fn at(url: &str) -> S3Store {
 }
 
 pub fn body(bytes: &[u8]) -> Body {
-    Body {
-        bytes: Bytes::copy_from_slice(bytes),
-        crc64: Crc64::of(bytes),
-        sha256: Some(Sha256::of(bytes)),
-    }
+    Body::of(Bytes::copy_from_slice(bytes))
 }
 
 async fn put_fails(replies: Vec<Reply>) -> (Error, usize) {
@@ -156,19 +152,21 @@ async fn a_busy_store_is_asked_again() {
 
 /// Refusals: status, S3's word, what it means to the caller, and what has to be said.
 const REFUSALS: [(u16, &str, ErrorKind, &str); 14] = {
-    use ErrorKind::{Busy, Corrupt, Denied, Invalid, NotFound, Precondition, TooLarge};
+    use ErrorKind::{
+        Barred, Conflict, Corrupt, Denied, Full, Invalid, NotFound, Precondition, TooLarge,
+    };
     [
         (403, "AccessDenied", Denied, "lack this right"),
         (
             403,
             "SignatureDoesNotMatch",
-            Denied,
+            Barred,
             "AWS_SECRET_ACCESS_KEY",
         ),
-        (403, "InvalidAccessKeyId", Denied, "AWS_ACCESS_KEY_ID"),
-        (400, "ExpiredToken", Denied, "renew"),
-        (403, "QuotaExceeded", Denied, "make room"),
-        (400, "AuthorizationHeaderMalformed", Denied, "`region`"),
+        (403, "InvalidAccessKeyId", Barred, "AWS_ACCESS_KEY_ID"),
+        (400, "ExpiredToken", Barred, "renew"),
+        (403, "QuotaExceeded", Full, "make room"),
+        (400, "AuthorizationHeaderMalformed", Barred, "`region`"),
         (403, "InvalidObjectState", Invalid, "InvalidObjectState"),
         (404, "NoSuchBucket", NotFound, "create the bucket"),
         (
@@ -177,7 +175,7 @@ const REFUSALS: [(u16, &str, ErrorKind, &str); 14] = {
             Precondition,
             "PreconditionFailed",
         ),
-        (409, "OperationAborted", Busy, "OperationAborted"),
+        (409, "OperationAborted", Conflict, "OperationAborted"),
         (400, "BadDigest", Corrupt, "BadDigest"),
         (400, "EntityTooLarge", TooLarge, "EntityTooLarge"),
         (400, "InvalidStorageClass", Invalid, "InvalidStorageClass"),
@@ -204,7 +202,7 @@ async fn a_refusal_is_final_and_had_no_effect() {
 #[tokio::test]
 async fn what_stays_wrong_is_told_in_kind_and_effect() {
     use Effect::{None, Possible};
-    use ErrorKind::{Busy, Corrupt, Denied, Network, Unsupported};
+    use ErrorKind::{Barred, Busy, Corrupt, Network, Unsupported};
     let elsewhere = "x-amz-bucket-region: eu-west-3\r\n";
     let other_sum = "etag: \"a\"\r\nx-amz-checksum-crc64nvme: AAAAAAAAAAA=\r\n";
     let skewed = "<Error><Code>RequestTimeTooSkewed</Code></Error>";
@@ -213,13 +211,13 @@ async fn what_stays_wrong_is_told_in_kind_and_effect() {
     let table = [
         (
             Reply::Answer(301, elsewhere, ""),
-            Denied,
+            Barred,
             None,
             1,
             "eu-west-3",
         ),
         // The clock is taken from the answer, and tried.
-        (xml(403, skewed), Denied, None, 3, "NTP"),
+        (xml(403, skewed), Barred, None, 3, "NTP"),
         // Tried without the checksum.
         (Reply::Answer(501, "", ""), Unsupported, None, 2, "501"),
         (xml(503, slow_down), Busy, Possible, 3, "SlowDown"),

@@ -103,17 +103,14 @@ pub async fn suite(store: Arc<dyn Store>, prefix: &str, can: Abilities) {
 }
 
 pub fn body(bytes: &[u8]) -> Body {
-    Body {
-        bytes: Bytes::copy_from_slice(bytes),
-        crc64: Crc64::of(bytes),
-        sha256: Some(Sha256::of(bytes)),
-    }
+    Body::of(Bytes::copy_from_slice(bytes))
 }
 
 fn meta(name: &'static str, value: &str) -> Meta {
     Meta {
         user: vec![(name.into(), value.to_owned())],
         content_type: Some("text/plain".to_owned()),
+        ..Meta::default()
     }
 }
 
@@ -210,6 +207,7 @@ async fn metadata_comes_back(store: &dyn Store, prefix: &str, can: Abilities) {
             ("sha256".into(), sha256.to_hex()),
         ],
         content_type: Some("text/plain".to_owned()),
+        ..Meta::default()
     };
     store.put(key, body(b"x"), &meta).await.expect("a put");
     for object in [

@@ -19,6 +19,7 @@ async fn a_put_is_one_plain_body_with_its_checksum_and_its_hash() {
     let meta = Meta {
         user: vec![("mtime".into(), "1.5".to_owned())],
         content_type: Some("text/plain".to_owned()),
+        ..Meta::default()
     };
     let stored = store
         .put("a b/ü", body(b"the tide"), &meta)

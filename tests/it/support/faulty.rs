@@ -14,8 +14,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tidewatch::base::clock::Clock;
 use tidewatch::base::digest::Crc64;
+use tidewatch::store::features::Features;
 use tidewatch::store::{
-    Body, Effect, Error, ErrorKind, Meta, Object, Page, Part, Removed, Result, Store, Stored,
+    Body, Effect, Error, ErrorKind, Meta, Object, Page, Part, PartPage, Removed, Result, Store,
+    Stored, UploadPage, UploadToken, When,
 };
 
 /// What happens to one request.
@@ -102,13 +104,14 @@ impl fmt::Debug for OnDelete {
 /// A request that can land without its caller.
 #[derive(Clone, Debug)]
 enum Request {
-    Put(String, Body, Meta),
-    Copy(String, String, String, Meta),
-    Delete(String),
+    Put(String, Body, Meta, When),
+    Copy(String, String, String, Meta, When),
+    Delete(String, When),
+    DeleteMany(Vec<String>),
     Create(String, Meta),
     PutPart(String, String, u32, Body),
     CopyPart(String, String, Range<u64>, String, String, u32),
-    Complete(String, String, Vec<Part>, Option<Crc64>),
+    Complete(String, String, Vec<Part>, Option<Crc64>, When),
     Abort(String, String),
 }
 
@@ -215,11 +218,14 @@ impl<S: Store> Faulty<S> {
     async fn apply(&self, request: Request) {
         let store = &self.inner;
         match request {
-            Request::Put(key, body, meta) => drop(store.put(&key, body, &meta).await),
-            Request::Copy(from, etag, to, meta) => {
-                drop(store.copy(&from, &etag, &to, &meta).await);
+            Request::Put(key, body, meta, when) => {
+                drop(store.put_if(&key, body, &meta, &when).await);
             }
-            Request::Delete(key) => drop(store.delete(&key).await),
+            Request::Copy(from, etag, to, meta, when) => {
+                drop(store.copy_if(&from, &etag, &to, &meta, &when).await);
+            }
+            Request::Delete(key, when) => drop(store.delete_if(&key, &when).await),
+            Request::DeleteMany(keys) => drop(store.delete_many(&keys).await),
             Request::Create(key, meta) => drop(store.create_multipart(&key, &meta).await),
             Request::PutPart(key, upload, number, body) => {
                 drop(store.put_part(&key, &upload, number, body).await);
@@ -231,8 +237,8 @@ impl<S: Store> Faulty<S> {
                         .await,
                 );
             }
-            Request::Complete(key, upload, parts, crc64) => {
-                drop(store.complete(&key, &upload, &parts, crc64).await);
+            Request::Complete(key, upload, parts, crc64, when) => {
+                drop(store.complete_if(&key, &upload, &parts, crc64, &when).await);
             }
             Request::Abort(key, upload) => drop(store.abort(&key, &upload).await),
         }
@@ -254,13 +260,8 @@ impl<S: Store> Faulty<S> {
             tokio::time::sleep(latency).await;
         }
         self.tick().await;
-        let failed = |kind, effect, message: &str| Error {
-            kind,
-            operation,
-            key: key.to_owned(),
-            effect,
-            message: message.to_owned(),
-        };
+        let failed =
+            |kind, effect, message: &str| Error::new(kind, operation, key, effect, message);
         let writes = late.is_some();
         match (fault, late) {
             (Fault::Fine, _) => call.await,
@@ -336,9 +337,17 @@ impl<S: Store> Store for Faulty<S> {
         self.send("HeadBucket", "", None, self.inner.check()).await
     }
 
-    async fn put(&self, key: &str, body: Body, meta: &Meta) -> Result<Stored> {
-        let late = Request::Put(key.to_owned(), body.clone(), meta.clone());
-        let call = self.inner.put(key, body, meta);
+    fn features(&self) -> Arc<Features> {
+        self.inner.features()
+    }
+
+    fn learn(&self, features: Features) {
+        self.inner.learn(features);
+    }
+
+    async fn put_if(&self, key: &str, body: Body, meta: &Meta, when: &When) -> Result<Stored> {
+        let late = Request::Put(key.to_owned(), body.clone(), meta.clone(), when.clone());
+        let call = self.inner.put_if(key, body, meta, when);
         self.send("PutObject", key, Some(late), call).await
     }
 
@@ -357,25 +366,45 @@ impl<S: Store> Store for Faulty<S> {
         self.send("ListObjectsV2", "", None, call).await
     }
 
-    async fn copy(&self, from: &str, etag: &str, to: &str, meta: &Meta) -> Result<Stored> {
+    async fn copy_if(
+        &self,
+        from: &str,
+        etag: &str,
+        to: &str,
+        meta: &Meta,
+        when: &When,
+    ) -> Result<Stored> {
         let late = Request::Copy(
             from.to_owned(),
             etag.to_owned(),
             to.to_owned(),
             meta.clone(),
+            when.clone(),
         );
-        let call = self.inner.copy(from, etag, to, meta);
+        let call = self.inner.copy_if(from, etag, to, meta, when);
         self.send("CopyObject", to, Some(late), call).await
     }
 
-    async fn delete(&self, key: &str) -> Result<Removed> {
+    async fn delete_if(&self, key: &str, when: &When) -> Result<Removed> {
         let hook = self.lock().on_delete.clone();
         if let Some(OnDelete(hook)) = hook {
             hook(key);
         }
-        let late = Request::Delete(key.to_owned());
-        self.send("DeleteObject", key, Some(late), self.inner.delete(key))
-            .await
+        let late = Request::Delete(key.to_owned(), when.clone());
+        let call = self.inner.delete_if(key, when);
+        self.send("DeleteObject", key, Some(late), call).await
+    }
+
+    async fn delete_many(&self, keys: &[String]) -> Result<Vec<Result<Removed>>> {
+        let hook = self.lock().on_delete.clone();
+        if let Some(OnDelete(hook)) = hook {
+            for key in keys {
+                hook(key);
+            }
+        }
+        let late = Request::DeleteMany(keys.to_vec());
+        let call = self.inner.delete_many(keys);
+        self.send("DeleteObjects", "", Some(late), call).await
     }
 
     async fn create_multipart(&self, key: &str, meta: &Meta) -> Result<String> {
@@ -412,17 +441,34 @@ impl<S: Store> Store for Faulty<S> {
         self.send("UploadPartCopy", key, Some(late), call).await
     }
 
-    async fn complete(
+    async fn complete_if(
         &self,
         key: &str,
         upload: &str,
         parts: &[Part],
         crc64: Option<Crc64>,
+        when: &When,
     ) -> Result<Stored> {
-        let late = Request::Complete(key.to_owned(), upload.to_owned(), parts.to_vec(), crc64);
-        let call = self.inner.complete(key, upload, parts, crc64);
+        let late = Request::Complete(
+            key.to_owned(),
+            upload.to_owned(),
+            parts.to_vec(),
+            crc64,
+            when.clone(),
+        );
+        let call = self.inner.complete_if(key, upload, parts, crc64, when);
         self.send("CompleteMultipartUpload", key, Some(late), call)
             .await
+    }
+
+    async fn list_parts(&self, key: &str, upload: &str, after: u32) -> Result<PartPage> {
+        let call = self.inner.list_parts(key, upload, after);
+        self.send("ListParts", key, None, call).await
+    }
+
+    async fn list_uploads(&self, prefix: &str, token: Option<UploadToken>) -> Result<UploadPage> {
+        let call = self.inner.list_uploads(prefix, token);
+        self.send("ListMultipartUploads", "", None, call).await
     }
 
     async fn abort(&self, key: &str, upload: &str) -> Result<()> {

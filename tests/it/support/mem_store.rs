@@ -10,11 +10,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use md5::{Digest as _, Md5};
+use tidewatch::base::clock::Clock;
 use tidewatch::base::digest::{Crc64, Sha256};
+use tidewatch::store::features::Features;
 use tidewatch::store::key::MAX_KEY_BYTES;
 use tidewatch::store::{
-    Body, Effect, Error, ErrorKind, Listed, MAX_SINGLE, Meta, Object, Page, Part, Removed, Result,
-    Store, Stored,
+    Body, Effect, Error, ErrorKind, Listed, ListedPart, ListedUpload, MAX_BATCH, MAX_SINGLE, Meta,
+    Object, Page, Part, PartPage, Removed, Result, Store, Stored, UploadPage, UploadToken, When,
 };
 
 /// Keys on one page of a listing.
@@ -39,10 +41,16 @@ pub struct MemObject {
     pub user: Vec<(String, String)>,
     /// Its MIME type.
     pub content_type: Option<String>,
+    /// When it was stored, by the store's clock, nanoseconds.
+    pub modified_ns: Option<i64>,
 }
 
 /// In which way a store is worse than S3.
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "a list of what can be missing"
+)]
 pub struct Habits {
     /// A copy's condition is not looked at.
     pub ignores_copy_conditions: bool,
@@ -50,6 +58,14 @@ pub struct Habits {
     pub drops_metadata: bool,
     /// Copies are refused.
     pub refuses_copies: bool,
+    /// Conditions of writes and removals are not looked at.
+    pub ignores_conditions: bool,
+    /// The parts of open uploads cannot be listed.
+    pub lists_no_parts: bool,
+    /// Open uploads cannot be listed.
+    pub lists_no_uploads: bool,
+    /// Several keys cannot be removed at once.
+    pub refuses_batches: bool,
 }
 
 /// What was asked so far.
@@ -82,6 +98,9 @@ struct Inner {
     uploads_made: u64,
     counts: Counts,
     habits: Habits,
+    features: Option<Arc<Features>>,
+    /// The store's own clock, if it is to have one.
+    clock: Option<Clock>,
     /// Every object that was ever stored under a key, and `None` for each removal; only if it is asked for.
     history: Option<Vec<(String, Option<Bytes>)>>,
 }
@@ -91,6 +110,7 @@ struct Upload {
     key: String,
     meta: Meta,
     parts: BTreeMap<u32, (Bytes, String)>,
+    begun_ns: Option<i64>,
 }
 
 impl MemStore {
@@ -99,6 +119,11 @@ impl MemStore {
         let store = Self::default();
         store.lock().habits = habits;
         store
+    }
+
+    /// Gives the store a clock, so that it tells when an object was stored and when it was asked.
+    pub fn set_clock(&self, clock: Clock) {
+        self.lock().clock = Some(clock);
     }
 
     /// Returns everything that is stored.
@@ -144,6 +169,7 @@ impl MemStore {
             etag: md5_hex(bytes),
             user: Vec::new(),
             content_type: None,
+            modified_ns: None,
         };
         self.lock().objects.insert(key.to_owned(), object);
     }
@@ -166,12 +192,11 @@ impl MemStore {
 
 /// What is refused is refused before it has any effect.
 fn refusal(operation: &'static str, key: &str, kind: ErrorKind, message: &str) -> Error {
+    // The store's word comes first, as S3 says it.
+    let code = message.split(':').next().unwrap_or_default();
     Error {
-        kind,
-        operation,
-        key: key.to_owned(),
-        effect: Effect::None,
-        message: message.to_owned(),
+        code: code.to_owned(),
+        ..Error::new(kind, operation, key, Effect::None, message)
     }
 }
 
@@ -188,6 +213,32 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 impl Inner {
+    /// The store's clock, in whole seconds, as HTTP tells it.
+    fn date_ns(&self) -> Option<i64> {
+        const SECOND: i64 = 1_000_000_000;
+        let now_ns = self.clock.as_ref()?.now().wall_ns;
+        Some(now_ns.div_euclid(SECOND) * SECOND)
+    }
+
+    /// Refuses a change of `key` that `when` does not allow.
+    fn allows(&self, operation: &'static str, key: &str, when: &When) -> Result<()> {
+        if self.habits.ignores_conditions {
+            return Ok(());
+        }
+        let there = self.objects.get(key).map(|object| object.etag.as_str());
+        let no = |kind, word| Err(refusal(operation, key, kind, word));
+        match (when, there) {
+            (When::Always, _) | (When::Absent, None) => Ok(()),
+            (When::Is(etag), Some(there)) if etag == there => Ok(()),
+            // A removal of what is not there has nothing to compare.
+            (When::Is(_), None) if operation == "DeleteObject" => Ok(()),
+            (When::Is(_), None) => no(ErrorKind::NotFound, "NoSuchKey"),
+            (When::Absent | When::Is(_), Some(_)) => {
+                no(ErrorKind::Precondition, "PreconditionFailed")
+            }
+        }
+    }
+
     fn receive(&mut self, operation: &'static str, key: &str, body: &Body) -> Result<()> {
         let no = |kind, message| Err(refusal(operation, key, kind, message));
         self.counts.bytes_in += body.bytes.len() as u64;
@@ -251,12 +302,20 @@ impl Inner {
             etag: etag.clone(),
             user,
             content_type: meta.content_type.clone(),
+            modified_ns: self.date_ns(),
         };
         self.objects.insert(key.to_owned(), object);
         Stored {
             is_outstanding: false,
             etag,
             version_id: None,
+        }
+    }
+
+    fn remove(&mut self, key: &str) {
+        self.objects.remove(key);
+        if let Some(history) = &mut self.history {
+            history.push((key.to_owned(), None));
         }
     }
 
@@ -270,6 +329,8 @@ impl Inner {
             etag: object.etag.clone(),
             version_id: None,
             user: object.user.clone(),
+            modified_ns: object.modified_ns,
+            date_ns: self.date_ns(),
         };
         Ok((seen, object.bytes.clone()))
     }
@@ -356,10 +417,37 @@ impl Store for MemStore {
         Ok(())
     }
 
-    async fn put(&self, key: &str, body: Body, meta: &Meta) -> Result<Stored> {
+    fn features(&self) -> Arc<Features> {
+        let inner = self.lock();
+        let habits = inner.habits;
+        inner.features.clone().unwrap_or_else(|| {
+            Arc::new(Features {
+                put_if_absent: !habits.ignores_conditions,
+                put_if_match: !habits.ignores_conditions,
+                complete_if: !habits.ignores_conditions,
+                delete_if_match: !habits.ignores_conditions,
+                copy: !habits.refuses_copies,
+                copy_if_match: !habits.refuses_copies && !habits.ignores_copy_conditions,
+                part_copy: !habits.refuses_copies,
+                list_parts: !habits.lists_no_parts,
+                list_uploads: !habits.lists_no_uploads,
+                delete_many: !habits.refuses_batches,
+                metadata: !habits.drops_metadata,
+                tags: false,
+                ..Features::ALL
+            })
+        })
+    }
+
+    fn learn(&self, features: Features) {
+        self.lock().features = Some(Arc::new(features));
+    }
+
+    async fn put_if(&self, key: &str, body: Body, meta: &Meta, when: &When) -> Result<Stored> {
         let mut inner = self.count("PutObject");
         inner.receive("PutObject", key, &body)?;
         Inner::accept("PutObject", key, meta)?;
+        inner.allows("PutObject", key, when)?;
         let etag = md5_hex(&body.bytes);
         // Copied: a pooled buffer would never come back to its pool.
         let bytes = Bytes::copy_from_slice(&body.bytes);
@@ -412,9 +500,17 @@ impl Store for MemStore {
         Ok(Page { objects, next })
     }
 
-    async fn copy(&self, from: &str, etag: &str, to: &str, meta: &Meta) -> Result<Stored> {
+    async fn copy_if(
+        &self,
+        from: &str,
+        etag: &str,
+        to: &str,
+        meta: &Meta,
+        when: &When,
+    ) -> Result<Stored> {
         let mut inner = self.count("CopyObject");
         Inner::accept("CopyObject", to, meta)?;
+        inner.allows("CopyObject", to, when)?;
         let bytes = inner.source("CopyObject", from, etag)?;
         if bytes.len() as u64 > MAX_SINGLE {
             return Err(refusal(
@@ -428,13 +524,26 @@ impl Store for MemStore {
         Ok(inner.store(to, bytes, etag, meta))
     }
 
-    async fn delete(&self, key: &str) -> Result<Removed> {
+    async fn delete_if(&self, key: &str, when: &When) -> Result<Removed> {
         let mut inner = self.count("DeleteObject");
-        inner.objects.remove(key);
-        if let Some(history) = &mut inner.history {
-            history.push((key.to_owned(), None));
-        }
+        inner.allows("DeleteObject", key, when)?;
+        inner.remove(key);
         Ok(Removed::default())
+    }
+
+    async fn delete_many(&self, keys: &[String]) -> Result<Vec<Result<Removed>>> {
+        let mut inner = self.count("DeleteObjects");
+        let no = |kind, word| Err(refusal("DeleteObjects", "", kind, word));
+        if inner.habits.refuses_batches {
+            return no(ErrorKind::Unsupported, "NotImplemented");
+        }
+        if keys.is_empty() || keys.len() > MAX_BATCH {
+            return no(ErrorKind::Invalid, "MalformedXML");
+        }
+        for key in keys {
+            inner.remove(key);
+        }
+        Ok(keys.iter().map(|_| Ok(Removed::default())).collect())
     }
 
     async fn create_multipart(&self, key: &str, meta: &Meta) -> Result<String> {
@@ -446,6 +555,7 @@ impl Store for MemStore {
             key: key.to_owned(),
             meta: meta.clone(),
             parts: BTreeMap::new(),
+            begun_ns: inner.date_ns(),
         };
         inner.uploads.insert(id.clone(), upload);
         Ok(id)
@@ -487,14 +597,16 @@ impl Store for MemStore {
         })
     }
 
-    async fn complete(
+    async fn complete_if(
         &self,
         key: &str,
         upload: &str,
         parts: &[Part],
         crc64: Option<Crc64>,
+        when: &When,
     ) -> Result<Stored> {
         let mut inner = self.count("CompleteMultipartUpload");
+        inner.allows("CompleteMultipartUpload", key, when)?;
         let (bytes, etag) = inner.join(key, upload, parts)?;
         if crc64.is_some_and(|crc64| crc64 != Crc64::of(&bytes)) {
             let message = "BadDigest: the CRC64NVME is not the object's";
@@ -508,6 +620,60 @@ impl Store for MemStore {
         let done = inner.uploads.remove(upload);
         let meta = done.map(|upload| upload.meta).unwrap_or_default();
         Ok(inner.store(key, bytes, etag, &meta))
+    }
+
+    async fn list_parts(&self, key: &str, upload: &str, after: u32) -> Result<PartPage> {
+        let inner = self.count("ListParts");
+        let no = |kind, word| Err(refusal("ListParts", key, kind, word));
+        if inner.habits.lists_no_parts {
+            return no(ErrorKind::Unsupported, "NotImplemented");
+        }
+        let Some(upload) = inner.uploads.get(upload).filter(|upload| upload.key == key) else {
+            return no(ErrorKind::NotFound, "NoSuchUpload");
+        };
+        let mut rest = upload.parts.range(after + 1..);
+        let parts: Vec<_> = rest
+            .by_ref()
+            .take(PAGE)
+            .map(|(number, (bytes, etag))| ListedPart {
+                number: *number,
+                etag: etag.clone(),
+                size: bytes.len() as u64,
+            })
+            .collect();
+        let more = rest.next().is_some();
+        let next = parts.last().filter(|_| more).map(|last| last.number);
+        Ok(PartPage { parts, next })
+    }
+
+    async fn list_uploads(&self, prefix: &str, token: Option<UploadToken>) -> Result<UploadPage> {
+        let inner = self.count("ListMultipartUploads");
+        if inner.habits.lists_no_uploads {
+            let kind = ErrorKind::Unsupported;
+            return Err(refusal("ListMultipartUploads", "", kind, "NotImplemented"));
+        }
+        // By key, and of one key in the order in which they were begun.
+        let mut uploads: Vec<_> = inner
+            .uploads
+            .iter()
+            .filter(|(_, upload)| upload.key.starts_with(prefix))
+            .map(|(id, upload)| ListedUpload {
+                key: upload.key.clone(),
+                id: id.clone(),
+                begun_ns: upload.begun_ns,
+            })
+            .collect();
+        uploads.sort_by(|a, b| (&a.key, &a.id).cmp(&(&b.key, &b.id)));
+        if let Some(token) = token {
+            uploads.retain(|upload| (&upload.key, &upload.id) > (&token.key, &token.upload));
+        }
+        let more = uploads.len() > PAGE;
+        uploads.truncate(PAGE);
+        let next = uploads.last().filter(|_| more).map(|last| UploadToken {
+            key: last.key.clone(),
+            upload: last.id.clone(),
+        });
+        Ok(UploadPage { uploads, next })
     }
 
     async fn abort(&self, key: &str, upload: &str) -> Result<()> {
