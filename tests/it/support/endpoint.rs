@@ -203,6 +203,13 @@ impl Seen {
     }
 }
 
+/// Returns true for a key, or a path with its query, of the agent's lease or of its questions about the store itself.
+fn is_about_the_agent(key: &str) -> bool {
+    [".tidewatch/lease.json", ".tidewatch/probe-"]
+        .iter()
+        .any(|own| key.contains(own))
+}
+
 /// Derives S3's name of a request.
 fn operation(request: &Parts, path: &str, key: &str) -> &'static str {
     let query = request.uri.query().unwrap_or_default();
@@ -344,17 +351,19 @@ impl Endpoint {
         aws_sdk_s3::Client::from_conf(config)
     }
 
-    /// Returns every object, by key.
+    /// Returns every object, by key, but the agent's lease.
     pub fn objects(&self) -> BTreeMap<String, Vec<u8>> {
-        let keys = self.inner().keys().unwrap();
+        let keys = self.keys();
         keys.into_iter()
             .filter_map(|key| self.object(&key).map(|bytes| (key, bytes)))
             .collect()
     }
 
-    /// Returns the keys of all objects, in order.
+    /// Returns the keys of all objects but the agent's lease, in order.
     pub fn keys(&self) -> Vec<String> {
-        self.inner().keys().unwrap()
+        let mut keys = self.inner().keys().unwrap();
+        keys.retain(|key| !is_about_the_agent(key));
+        keys
     }
 
     /// Returns one object's bytes.
@@ -367,15 +376,26 @@ impl Endpoint {
         self.inner().open_uploads().unwrap()
     }
 
-    /// Returns how many requests of this operation have arrived; `*` counts all.
+    /// Returns how many requests of this operation have arrived; `*` counts all. The agent's lease and its questions about
+    /// the store itself are not counted.
     pub fn count(&self, operation: &str) -> usize {
-        let plan = self.watch.plan();
-        let of = |(_, seen): &&(u64, Seen)| operation == "*" || seen.operation == operation;
-        plan.seen.iter().filter(of).count()
+        let requests = self.requests();
+        let of = |seen: &&Seen| operation == "*" || seen.operation == operation;
+        requests.iter().filter(of).count()
     }
 
-    /// Returns the requests that have arrived, in order.
+    /// Returns the requests that have arrived, in order, but those about the agent's lease and about the store itself.
     pub fn requests(&self) -> Vec<Seen> {
+        let mut requests = self.all_requests();
+        requests.retain(|seen| {
+            let path = percent_encoding::percent_decode_str(&seen.path).decode_utf8_lossy();
+            !is_about_the_agent(&path)
+        });
+        requests
+    }
+
+    /// Returns all requests that have arrived, in order.
+    pub fn all_requests(&self) -> Vec<Seen> {
         let plan = self.watch.plan();
         plan.seen.iter().map(|(_, seen)| seen.clone()).collect()
     }
