@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 
-use crate::cli::args::{Cli, Command, FolderVerb, HeldVerb};
+use crate::cli::args::{Cli, Command, FolderVerb, HeldVerb, SyncArgs};
 use crate::commands::check::{self, CheckOptions};
 #[cfg(feature = "demo")]
 use crate::commands::demo::{self, DemoOptions};
@@ -66,22 +66,7 @@ fn dispatch(cli: Cli, surroundings: &Surroundings) -> anyhow::Result<Exit> {
             let config = Config::ad_hoc(&args.dir, &args.url, &args.options.into(), surroundings)?;
             drive(watch::watch(WatchOptions { config }))
         }
-        Command::Sync(args) => {
-            let settle = args.options.settle;
-            let options = args.options.into();
-            let config = match (&args.dir, &args.url) {
-                (Some(dir), Some(url)) => Config::ad_hoc(dir, url, &options, surroundings)?,
-                _ => load(args.config.config.as_deref(), &options, surroundings)?,
-            };
-            drive(sync::sync(SyncOptions {
-                config,
-                settle,
-                timeout: args.timeout,
-                dry_run: args.dry_run,
-                json: args.json,
-                quiet,
-            }))
-        }
+        Command::Sync(args) => drive(sync::sync(sync_options(args, quiet, surroundings)?)),
         Command::Status(args) => status::status(&StatusOptions {
             states: states::find(
                 args.config.config.as_deref(),
@@ -189,6 +174,28 @@ fn drive(command: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<
         .build()
         .context("start the runtime")?
         .block_on(command)
+}
+
+fn sync_options(
+    args: SyncArgs,
+    quiet: bool,
+    surroundings: &Surroundings,
+) -> anyhow::Result<SyncOptions> {
+    let settle = args.options.settle;
+    let options = args.options.into();
+    let config = match (&args.dir, &args.url) {
+        (Some(dir), Some(url)) => Config::ad_hoc(dir, url, &options, surroundings)?,
+        _ => load(args.config.config.as_deref(), &options, surroundings)?,
+    };
+    Ok(SyncOptions {
+        config,
+        settle,
+        timeout: args.timeout,
+        dry_run: args.dry_run,
+        retry_failed: args.retry_failed,
+        json: args.json,
+        quiet,
+    })
 }
 
 #[cfg(test)]

@@ -28,6 +28,8 @@ pub enum Request {
     Drop,
     /// Takes the root as it is for the right one.
     AcceptRoot,
+    /// Tries again what failed for good.
+    RetryFailed,
 }
 
 /// How it went: how many paths it was about, or why it did not work.
@@ -43,6 +45,10 @@ impl Loop {
             Request::Release => self.decide(Change::Release, now),
             Request::Drop => self.decide(Change::DropHeld, now),
             Request::AcceptRoot => self.accept_root(now),
+            Request::RetryFailed => {
+                self.unpark();
+                Ok((Vec::new(), self.failing.len() as u64))
+            }
         };
         match result {
             Ok((changes, count)) => {

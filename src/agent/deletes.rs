@@ -311,7 +311,8 @@ impl Loop {
         if self.deletes.count[1] == 0 {
             return Weigh::default();
         }
-        let waits = self.scans.away().is_some() || self.outage.is_on() || !self.contact.is_done();
+        let is_out = self.outage.is_on() && !self.outage.is_full();
+        let waits = self.scans.away().is_some() || is_out || !self.contact.is_done();
         if !self.deletes.keeps() && waits {
             return Weigh::default();
         }

@@ -10,7 +10,7 @@ use crate::base::policy::OnDelete;
 use crate::base::snapshot::What;
 use crate::base::stat::Kind;
 use crate::manifest::Entry;
-use crate::sync::file::{self, Aim, Done, How, Outcome, Task};
+use crate::sync::file::{self, Aim, Done, Failed, How, Outcome, Task};
 use crate::sync::queue::{End, Job};
 use crate::tree::scan::Depth;
 use crate::tree::{Beginning, Touch};
@@ -58,6 +58,8 @@ impl Loop {
                 }
                 self.gone(&path, kind, ambiguous_until_ns, now)
             }
+            // It goes on failing, without being tried.
+            Seen::Parked => End::Done,
             Seen::Held | Seen::Excluded => {
                 self.is_well(&path);
                 End::Done
@@ -70,7 +72,17 @@ impl Loop {
                 End::Moving(_) => End::Fresh(now.mono + left),
                 other => other,
             },
-            Seen::Unreadable(error) => self.failed(job, &file::read_error(&error), None, false),
+            Seen::Unreadable(error) => {
+                let failed = Failed {
+                    error: file::read_error(&error),
+                    kind: None,
+                    is_everyones: false,
+                    is_parked: false,
+                    is_alarm: false,
+                    retry_after: None,
+                };
+                self.failed(job, failed, now)
+            }
         };
         self.queue.finish(&path, end, now, &mut self.random);
     }
@@ -140,15 +152,8 @@ impl Loop {
                 End::Done
             }
             Outcome::Moving { beginning } => self.moving(&job, beginning, now),
-            Outcome::Failed {
-                error,
-                kind,
-                is_everyones,
-            } => {
-                if is_everyones && let Some(kind) = kind {
-                    self.outage.suspect(kind, &error);
-                }
-                let end = self.failed(&job, &error, kind, is_everyones);
+            Outcome::Failed(failed) => {
+                let end = self.failed(&job, failed, now);
                 if job.remove {
                     self.not_removed(&path, end, now)
                 } else {

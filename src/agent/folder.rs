@@ -14,6 +14,7 @@ use crate::base::snapshot::{FolderSnapshot, Happening};
 use crate::manifest::{FolderRow, Manifest};
 use crate::store::Store;
 use crate::store::key::KeyMap;
+use crate::sync::file::Policy;
 use crate::sync::limits::Limits;
 use crate::tree::filter::Filter;
 use crate::tree::{HintReceiver, Tree};
@@ -85,6 +86,22 @@ pub struct Settings {
     pub history: History,
     /// How long what was set aside is kept.
     pub trash_keep: Duration,
+    /// What the config says of the folder, as a number: when it changes, what failed for good is tried again.
+    pub config: u64,
+    /// Whether what failed for good is tried again at once.
+    pub retry_failed: bool,
+}
+
+impl Settings {
+    /// Returns what jobs need to know of them.
+    pub(in crate::agent) fn policy(&self) -> Policy {
+        Policy {
+            on_delete: self.on_delete,
+            history: self.history,
+            asks_before_overwriting: self.overwrite_brake.is_some(),
+            trash_keep: self.trash_keep,
+        }
+    }
 }
 
 impl Default for Settings {
@@ -100,6 +117,8 @@ impl Default for Settings {
             overwrite_brake: None,
             history: History::Off,
             trash_keep: Duration::from_secs(30 * 24 * 3600),
+            config: 0,
+            retry_failed: false,
         }
     }
 }

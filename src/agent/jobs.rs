@@ -52,7 +52,17 @@ impl Loop {
         {
             return Vec::new();
         }
+        if self.outage.calm_until(now).is_some() {
+            return Vec::new();
+        }
         if self.outage.is_on() {
+            if self.outage.is_full() {
+                // What takes something away helps.
+                let removals = self.queue.pop_removals(now, self.room(Lane::Backlog));
+                if !removals.is_empty() {
+                    return removals;
+                }
+            }
             // One at a time, to see whether the store is back.
             if !self.outage.may_try(now) {
                 return Vec::new();
@@ -119,6 +129,7 @@ impl Loop {
                 Then::Answer(noted) => drop(noted.send(())),
                 Then::Decided(answer, count) => drop(answer.send(Ok(count))),
                 Then::Contacted => self.contact.done(),
+                Then::Unparked => self.unparked(now),
             }
         }
         if let Some(held) = held {

@@ -20,6 +20,7 @@ mod control;
 mod deletes;
 mod ends;
 mod events;
+mod failures;
 mod folder;
 mod jobs;
 mod outage;
@@ -50,12 +51,12 @@ use crate::base::path::RelPath;
 use crate::base::snapshot::{FolderSnapshot, Tally};
 use crate::base::stat::Identity;
 use crate::manifest::Change;
-use crate::store::ErrorKind;
 use crate::sync::Lane;
 use crate::sync::brake::Brake;
 use crate::sync::dedupe::Dedupe;
-use crate::sync::file::{Ctx, Done, Message, Policy};
+use crate::sync::file::{Ctx, Done, Message};
 use crate::sync::queue::{self, Queue};
+use crate::sync::removals::Removals;
 use crate::tree::{Hint, HintReceiver};
 
 pub use root::root_trouble;
@@ -110,6 +111,7 @@ enum Then {
     Answer(tokio::sync::oneshot::Sender<()>),
     Decided(tokio::sync::oneshot::Sender<Answer>, u64),
     Contacted,
+    Unparked,
 }
 
 struct Loop {
@@ -143,6 +145,8 @@ struct Loop {
     mounts_away: Vec<RelPath>,
     /// Whether any file may have been known at the start.
     had_rows: bool,
+    /// What the config said of the folder at its last start.
+    config_before: Option<String>,
     /// Whether the root was looked at since the start, and found to be the right one.
     is_root_checked: bool,
     control: Option<mpsc::Receiver<Control>>,
@@ -196,15 +200,11 @@ impl Loop {
             keys: folder.keys,
             limits: folder.limits,
             dedupe: Dedupe::default(),
+            removals: Removals::default(),
             buffers: folder.buffers,
             clock,
             offload,
-            policy: Policy {
-                on_delete: settings.on_delete,
-                history: settings.history,
-                asks_before_overwriting: settings.overwrite_brake.is_some(),
-                trash_keep: settings.trash_keep,
-            },
+            policy: settings.policy(),
             sent_bytes: Arc::new(AtomicU64::new(0)),
             moved: Arc::new(AtomicU64::new(0)),
             to_loop,
@@ -239,6 +239,7 @@ impl Loop {
             mounts: row.mounts.into_iter().collect(),
             mounts_away: Vec::new(),
             had_rows: row.contacted,
+            config_before: row.config,
             is_root_checked: false,
             control: folder.control,
             teller: Teller::new(snapshot, folder.snapshots, folder.happenings, now),
@@ -273,7 +274,11 @@ impl Loop {
     }
 
     async fn run(mut self) -> Ended {
-        if let Err(error) = self.recall().await {
+        let recalled = match self.recall_parked().await {
+            Ok(()) => self.recall().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = recalled {
             return self.end(Reason::Manifest(error.to_string()));
         }
         loop {
@@ -429,14 +434,6 @@ impl Loop {
             reason,
             last: self.teller.last(),
         }
-    }
-
-    fn is_given_up(&self, job_failures: u32, kind: Option<ErrorKind>, is_everyones: bool) -> bool {
-        let hopeless = matches!(
-            kind,
-            Some(ErrorKind::Invalid | ErrorKind::TooLarge | ErrorKind::Unsupported)
-        );
-        self.mode != Mode::Forever && !is_everyones && (hopeless || job_failures + 1 >= PATIENCE)
     }
 
     fn tally(&mut self) -> &mut Tally {

@@ -1,8 +1,11 @@
 //! Trouble that is everyone's: the endpoint, the bucket, the credentials.
 //!
-//! A job's error only makes us suspect it; one question to the bucket confirms. From then on one job at a time tries
-//! whether the store is back, at growing pauses, for ever. One line when an outage begins and one when it ends.
+//! A job's error only makes us suspect it; one question to the bucket confirms. Where the bucket answers and yet nine of
+//! ten attempts fail, there is an outage too; and what says so in as many words (credentials that nobody knows, a full
+//! disk) is believed at once. From then on one job at a time tries whether the store is back, at growing pauses, for ever.
+//! One line when an outage begins and one when it ends. A full bucket keeps only what adds to it from going on.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -17,6 +20,14 @@ use crate::sync::Lane;
 
 /// The first pause between two tries.
 const FIRST: Duration = Duration::from_secs(1);
+/// The pause between two tries of a full bucket: a person makes room, which takes a while.
+const FULL: Duration = Duration::from_secs(60);
+/// Attempts that are looked at, and how many of them may fail before there is an outage whatever the bucket says: nine of
+/// ten.
+const RECENT: usize = 50;
+const RECENT_FAILED: usize = 45;
+/// The longest that a store is left alone because it asked to.
+const CALM_MOST: Duration = Duration::from_secs(3600);
 
 pub(super) struct Outage {
     /// The questions that are on their way; at most one.
@@ -24,6 +35,10 @@ pub(super) struct Outage {
     suspected: Option<ErrorKind>,
     on: Option<On>,
     longest_pause: Duration,
+    /// Whether each of the last attempts failed for everyone's trouble.
+    recent: VecDeque<bool>,
+    /// The store has asked to be left alone until then.
+    calm_until: Option<Instant>,
     /// The last everyone's error, for people.
     last_error: String,
 }
@@ -48,6 +63,8 @@ impl Outage {
             suspected: None,
             on: None,
             longest_pause,
+            recent: VecDeque::with_capacity(RECENT),
+            calm_until: None,
             last_error: "no answer".to_owned(),
         }
     }
@@ -85,12 +102,56 @@ impl Outage {
             .map(|on| on.next)
     }
 
-    /// A job met trouble that may be everyone's.
+    /// Something met trouble that may be everyone's.
     pub fn suspect(&mut self, kind: ErrorKind, why: &str) {
         why.clone_into(&mut self.last_error);
         if self.on.is_none() {
             self.suspected = Some(kind);
         }
+    }
+
+    /// Returns true while the bucket takes nothing new, but lets objects be removed.
+    pub fn is_full(&self) -> bool {
+        self.on
+            .as_ref()
+            .is_some_and(|on| on.kind == ErrorKind::Full)
+    }
+
+    /// Returns until when the store has asked to be left alone, if that is to come.
+    pub fn calm_until(&self, now: Now) -> Option<Instant> {
+        self.calm_until.filter(|until| *until > now.mono)
+    }
+
+    /// An attempt has failed; `trouble`: of a kind that may be everyone's. Returns the kind of an outage that this proves.
+    pub fn failed(
+        &mut self,
+        trouble: Option<ErrorKind>,
+        retry_after: Option<Duration>,
+        why: &str,
+        now: Now,
+    ) -> Option<ErrorKind> {
+        if let Some(asked) = retry_after {
+            let until = now.mono + asked.min(CALM_MOST);
+            self.calm_until = self.calm_until.max(Some(until));
+        }
+        self.note(trouble.is_some());
+        let kind = trouble?;
+        self.suspect(kind, why);
+        if self.on.is_some() {
+            return None;
+        }
+        let failed = self.recent.iter().filter(|failed| **failed).count();
+        if matches!(kind, ErrorKind::Full | ErrorKind::Barred) || failed >= RECENT_FAILED {
+            return Some(kind);
+        }
+        None
+    }
+
+    fn note(&mut self, failed: bool) {
+        if self.recent.len() >= RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(failed);
     }
 
     /// Returns true if it is time for a job to try.
@@ -142,13 +203,18 @@ impl Outage {
             folder,
             "the bucket cannot be used: {why}; changes wait until it can"
         );
-        let (why, next) = (why.to_owned(), now.mono + FIRST);
+        let pause = if kind == ErrorKind::Full {
+            FULL.min(self.longest_pause)
+        } else {
+            FIRST
+        };
+        self.recent.clear();
         self.on = Some(On {
             since: now,
             kind,
-            why,
-            next,
-            pause: FIRST,
+            why: why.to_owned(),
+            next: now.mono + pause,
+            pause,
             trial: None,
         });
     }
@@ -156,6 +222,7 @@ impl Outage {
     /// Ends the outage; returns true if there was one.
     pub fn end(&mut self, folder: &str, now: Now) -> bool {
         self.suspected = None;
+        self.note(false);
         let Some(on) = self.on.take() else {
             return false;
         };
@@ -187,7 +254,14 @@ impl Loop {
     pub(super) fn probed(&mut self, answer: store::Result<()>, now: Now) {
         let suspected = self.outage.suspected.take();
         match answer {
-            Ok(()) => self.store_works(now),
+            // That it answers says nothing of what it refuses to our files.
+            Ok(()) if self.outage.is_on() && self.queue.has_failed() => {
+                if let Some(on) = &mut self.outage.on {
+                    on.next = now.mono + on.pause;
+                }
+            }
+            Ok(()) if self.outage.is_on() => self.store_works(now),
+            Ok(()) => {}
             // A key that may write objects need not be allowed to look at the bucket.
             Err(error)
                 if error.kind == ErrorKind::Denied
@@ -232,6 +306,8 @@ impl Loop {
     pub(super) fn store_works(&mut self, now: Now) {
         if self.outage.end(self.teller.name(), now) {
             self.queue.wake_failed(now);
+            // What was refused then may be taken now.
+            self.unpark();
         }
     }
 

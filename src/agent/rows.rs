@@ -41,6 +41,13 @@ fn known(row: &Entry, now: Now) -> Known {
         let is_asked = matches!(held.what, HeldWhat::Overwrite | HeldWhat::Dropped);
         held.seen.clone().filter(|_| is_asked)
     });
+    let parked = row
+        .failure
+        .as_ref()
+        .and_then(|failure| failure.parked.as_ref());
+    let parked_seen = parked
+        .filter(|parked| parked.until_ns > now.wall_ns)
+        .map(|parked| parked.seen.clone());
     Known {
         path: row.path.clone(),
         stat: row.stored.as_ref().map(|content| content.stat),
@@ -51,6 +58,6 @@ fn known(row: &Entry, now: Now) -> Known {
             && !is_released
             && row.failure.is_none(),
         kept: plan::is_old_news(row, now),
-        held_seen,
+        held_seen: held_seen.or(parked_seen),
     }
 }

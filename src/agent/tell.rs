@@ -13,8 +13,6 @@ use crate::base::clock::Now;
 use crate::base::path::RelPath;
 use crate::base::policy::OnDelete;
 use crate::base::snapshot::{FolderSnapshot, Happening, Tally, What};
-use crate::store::ErrorKind;
-use crate::sync::queue::{End, Job};
 
 /// The shortest time between two snapshots.
 const EVERY: Duration = Duration::from_millis(200);
@@ -283,31 +281,5 @@ impl Loop {
         tracing::warn!(folder = %self.teller.name(), %path, "could not sync the file: {why}");
         self.teller
             .tell(What::Skipped, path, None, 0, Some(why.to_owned()));
-    }
-
-    /// Takes a failure of a path; returns how the queue goes on with it.
-    pub(super) fn failed(
-        &mut self,
-        job: &Job,
-        why: &str,
-        kind: Option<ErrorKind>,
-        is_everyones: bool,
-    ) -> End {
-        let is_news = self
-            .failing
-            .insert(job.path.clone(), why.to_owned())
-            .is_none();
-        if is_news {
-            if !is_everyones {
-                tracing::warn!(folder = %self.teller.name(), path = %job.path, "{why}; it is tried again");
-            }
-            self.teller
-                .tell(What::Failed, &job.path, None, 0, Some(why.to_owned()));
-        }
-        if self.is_given_up(job.failures, kind, is_everyones) {
-            End::GivenUp
-        } else {
-            End::Failed
-        }
     }
 }

@@ -96,6 +96,8 @@ pub(super) enum Seen {
     },
     /// A person is asked about it, or has refused it.
     Held,
+    /// This version of it has failed for good.
+    Parked,
     Excluded,
     NoKey(String),
     /// Written to so lately that it has to be left alone that much longer.
@@ -206,6 +208,7 @@ impl Turn {
                 let failure = manifest::Failure {
                     attempts: job.failures + 1,
                     error: file::read_error(&error),
+                    parked: None,
                 };
                 notes
                     .changes
@@ -231,6 +234,13 @@ impl Turn {
                 .is_some_and(|entry| plan::is_held(entry, &stat))
         {
             return Seen::Held;
+        }
+        if !job.must_read
+            && known
+                .as_ref()
+                .is_some_and(|entry| plan::is_parked(entry, &stat, notes.now))
+        {
+            return Seen::Parked;
         }
         match plan::look(known.as_ref(), &stat, job.must_read, notes.now) {
             Look::Nothing => {

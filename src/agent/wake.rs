@@ -21,6 +21,8 @@ impl Loop {
                     .filter(|_| !self.pending.is_empty() && self.turns.is_empty()),
             );
         } else {
+            // Nothing is started before: the manifest could not be written, or the store wants to be left alone.
+            let not_before = self.turn_not_before.max(self.outage.calm_until(now));
             let may_start = self.turns.is_empty()
                 && !self.outage.is_on()
                 && self.is_root_there()
@@ -32,7 +34,7 @@ impl Loop {
                     .queue
                     .next_due(lane)
                     .filter(|_| may_start && self.room(lane) > 0);
-                sooner(due.map(|due| due.max(self.turn_not_before.unwrap_or(due))));
+                sooner(due.map(|due| due.max(not_before.unwrap_or(due))));
             }
             sooner(
                 self.turn_not_before
@@ -44,7 +46,7 @@ impl Loop {
                 && self.contact.is_done()
                 && !self.teller.is_behind();
             let next_try = self.outage.next_at().filter(|_| may_try);
-            sooner(next_try.map(|at| at.max(self.turn_not_before.unwrap_or(at))));
+            sooner(next_try.map(|at| at.max(not_before.unwrap_or(at))));
             sooner(self.deletes.next_at());
             let may_empty = !self.outage.is_on() && self.contact.is_done();
             sooner(self.trash.next_at(may_empty, now));

@@ -213,6 +213,10 @@ pub(in crate::cli) struct SyncArgs {
     #[arg(long, visible_alias = "dryrun")]
     pub dry_run: bool,
 
+    /// Try files at once that failed for good; the agent that runs does it, if one does
+    #[arg(long, conflicts_with = "dry_run")]
+    pub retry_failed: bool,
+
     /// Print one JSON object for each file, and a summary
     #[arg(long)]
     pub json: bool,

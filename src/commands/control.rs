@@ -61,6 +61,8 @@ pub enum Verb {
     Drop,
     /// Take the root as it is for the right one.
     AcceptRoot,
+    /// Try again what failed for good.
+    RetryFailed,
 }
 
 impl From<Verb> for Request {
@@ -69,6 +71,7 @@ impl From<Verb> for Request {
             Verb::Release => Self::Release,
             Verb::Drop => Self::Drop,
             Verb::AcceptRoot => Self::AcceptRoot,
+            Verb::RetryFailed => Self::RetryFailed,
         }
     }
 }
@@ -176,7 +179,7 @@ pub enum DecideError {
 pub fn decide(state_dir: &Path, row: &FolderRow, verb: Verb) -> Result<u64, DecideError> {
     let refused = |error: &dyn std::fmt::Display| DecideError::Refused(error.to_string());
     if let Some(answer) = ask(state_dir, row, verb) {
-        return answer.map_err(|error| refused(&error));
+        return answer;
     }
     let now = Clock::Real.now();
     let (manifest, _) = Manifest::open(state_dir, now.wall_ns).map_err(|error| match error {
@@ -189,6 +192,7 @@ pub fn decide(state_dir: &Path, row: &FolderRow, verb: Verb) -> Result<u64, Deci
     let (changes, count) = match verb {
         Verb::Release => (vec![Change::Release], count),
         Verb::Drop => (vec![Change::DropHeld], count),
+        Verb::RetryFailed => (vec![Change::Unpark], 0),
         Verb::AcceptRoot => {
             let tree = RealTree::open(Path::new(folders::root_of(row)));
             let is = tree.identity().map_err(|error| refused(&error))?;
@@ -212,8 +216,8 @@ pub fn decide(state_dir: &Path, row: &FolderRow, verb: Verb) -> Result<u64, Deci
     committed.map(|()| count).map_err(|error| refused(&error))
 }
 
-/// Asks the agent; `None` if none listens.
-fn ask(state_dir: &Path, row: &FolderRow, verb: Verb) -> Option<Result<u64, String>> {
+/// Asks the agent; `None` if none listens. Blocks.
+pub fn ask(state_dir: &Path, row: &FolderRow, verb: Verb) -> Option<Result<u64, DecideError>> {
     let dir = File::open(state_dir).ok()?;
     let stream = UnixStream::connect(address(&dir)).ok()?;
     Some(
@@ -226,7 +230,8 @@ fn ask(state_dir: &Path, row: &FolderRow, verb: Verb) -> Option<Result<u64, Stri
                 Reply { error, .. } => {
                     Err(error.unwrap_or_else(|| "ask the agent: it said nothing".to_owned()))
                 }
-            }),
+            })
+            .map_err(DecideError::Refused),
     )
 }
 

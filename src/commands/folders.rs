@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::{self, Ended, Mode};
 use crate::base::buffers::Pool;
 use crate::base::clock::Clock;
+use crate::base::digest::Sha256;
 use crate::base::offload::Offload;
 use crate::base::path::{RelPath, escaped};
 use crate::base::snapshot::{FolderSnapshot, Happening};
@@ -66,6 +67,8 @@ pub struct Start {
     pub happenings: Option<mpsc::Sender<Happening>>,
     /// What people ask of the running folder.
     pub control: Option<mpsc::Receiver<agent::Control>>,
+    /// Whether what failed for good is tried again at once.
+    pub retry_failed: bool,
 }
 
 /// Whether a tree is watched.
@@ -188,6 +191,8 @@ impl Shared {
                 overwrite_brake: config.overwrite_brake,
                 history: config.history,
                 trash_keep: config.trash_keep,
+                config: word(&config),
+                retry_failed: start.retry_failed,
             },
             control: start.control,
             mode: start.mode,
@@ -202,6 +207,12 @@ impl Shared {
         let manifest = self.manifest.clone();
         Offload::Pool.run(move || manifest.close()).await;
     }
+}
+
+/// Returns a number that stands for everything that the config says of a folder.
+fn word(config: &config::Folder) -> u64 {
+    let digest = Sha256::of(format!("{config:?}").as_bytes());
+    u64::from_be_bytes(*digest.0.first_chunk().unwrap_or(&[0; 8]))
 }
 
 /// Returns a folder's root as it is on record.

@@ -4,6 +4,7 @@
 //! command's. A folder that is level already costs no request.
 
 mod dry_run;
+mod retry;
 
 use std::io;
 use std::sync::Arc;
@@ -33,6 +34,10 @@ const PROGRESS: Duration = Duration::from_millis(200);
 
 /// What `sync` is asked to do.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the command line"
+)]
 pub struct SyncOptions {
     /// The folders.
     pub config: Config,
@@ -42,6 +47,8 @@ pub struct SyncOptions {
     pub timeout: Duration,
     /// Only print what would be done.
     pub dry_run: bool,
+    /// Try files at once that failed for good.
+    pub retry_failed: bool,
     /// One JSON object for each event.
     pub json: bool,
     /// No progress bar and no closing line.
@@ -56,6 +63,11 @@ pub async fn sync(options: SyncOptions) -> anyhow::Result<Exit> {
             exit = dry_run::dry_run(&options) => exit,
             asked = signals.next() => Ok(asked.exit()),
         };
+    }
+    if options.retry_failed
+        && let Some(exit) = retry::by_the_agent(&options.config).await?
+    {
+        return Ok(exit);
     }
     let started = Clock::Real.now();
     let shared = match Shared::open(&options.config, Stores::default(), Eyes::Closed).await {
@@ -97,6 +109,7 @@ impl Run {
             snapshots.push(snapshot);
             let start = Start {
                 control: None,
+                retry_failed: options.retry_failed,
                 folder: folder.clone(),
                 mode: Mode::Once {
                     timeout: options.timeout,

@@ -325,6 +325,7 @@ async fn keep(
     }
     let start = Start {
         control: Some(control),
+        retry_failed: false,
         folder,
         mode: Mode::Forever,
         eyes: Eyes::Open,

@@ -10,10 +10,10 @@ use crate::manifest::{Change, Entry, FolderId, Remote, Upload};
 
 const PUT: &str = "INSERT INTO files (folder_id, path, state, ambiguous_until_ns, size, mtime_ns, ctime_ns, dev, ino,
       mode, uid, gid, nlink, read_at_ns, sha256, etag, version_id, synced_at_ns, want_sha256, attempts, last_error,
-      doubtful, held, held_at_ns, held_seen)
+      doubtful, held, held_at_ns, held_seen, parked_until_ns, parked_seen)
     VALUES (:folder, :path, :state, :ambiguous, :size, :mtime, :ctime, :dev, :ino,
       :mode, :uid, :gid, :nlink, :read_at, :sha256, :etag, :version, :synced_at, :want, :attempts, :error,
-      :doubtful, :held, :held_at, :held_seen)
+      :doubtful, :held, :held_at, :held_seen, :parked_until, :parked_seen)
     ON CONFLICT (folder_id, path) DO UPDATE SET state = excluded.state,
       ambiguous_until_ns = excluded.ambiguous_until_ns, size = excluded.size, mtime_ns = excluded.mtime_ns,
       ctime_ns = excluded.ctime_ns, dev = excluded.dev, ino = excluded.ino, mode = excluded.mode, uid = excluded.uid,
@@ -21,7 +21,7 @@ const PUT: &str = "INSERT INTO files (folder_id, path, state, ambiguous_until_ns
       etag = excluded.etag, version_id = excluded.version_id, synced_at_ns = excluded.synced_at_ns,
       want_sha256 = excluded.want_sha256, attempts = excluded.attempts, last_error = excluded.last_error,
       doubtful = excluded.doubtful, held = excluded.held, held_at_ns = excluded.held_at_ns,
-      held_seen = excluded.held_seen";
+      held_seen = excluded.held_seen, parked_until_ns = excluded.parked_until_ns, parked_seen = excluded.parked_seen";
 const INTEND: &str = "INSERT INTO files (folder_id, path, state) VALUES (?1, ?2, 'open')
     ON CONFLICT (folder_id, path) DO UPDATE SET state = 'open', want_sha256 = NULL, ambiguous_until_ns = 0";
 const FORGET: &str = "DELETE FROM files WHERE folder_id = ?1 AND path = ?2";
@@ -51,10 +51,13 @@ const TRASH_DUE: &str = "UPDATE folders SET trash_due_ns = ?2 WHERE id = ?1";
 // Exchanged, so that what another filesystem inside the folder had under the new number stays apart.
 const RENUMBERED: &str = "UPDATE files SET dev = CASE dev WHEN ?2 THEN ?3 ELSE ?2 END
     WHERE folder_id = ?1 AND dev IN (?2, ?3)";
+const UNPARK: &str = "UPDATE files SET parked_until_ns = NULL, parked_seen = NULL
+    WHERE folder_id = ?1 AND last_error IS NOT NULL AND parked_until_ns IS NOT NULL";
+const CONFIG: &str = "UPDATE folders SET config = ?2 WHERE id = ?1";
 const MOUNTS: &str = "UPDATE folders SET mounts = ?2 WHERE id = ?1";
 
 /// Every statement of this file.
-pub(super) const ALL: [&str; 18] = [
+pub(super) const ALL: [&str; 20] = [
     PUT,
     INTEND,
     FORGET,
@@ -73,6 +76,8 @@ pub(super) const ALL: [&str; 18] = [
     TRASH_DUE,
     RENUMBERED,
     MOUNTS,
+    UNPARK,
+    CONFIG,
 ];
 
 impl Manifest {
@@ -144,6 +149,8 @@ fn apply(connection: &Connection, folder: FolderId, change: &Change) -> rusqlite
             run(DROP_DELETES, params![folder.0])?;
             run(DROP_OVERWRITES, params![folder.0]).map(drop)
         }
+        Change::Unpark => run(UNPARK, params![folder.0]).map(drop),
+        Change::Config(word) => run(CONFIG, params![folder.0, word]).and_then(the_folder),
         Change::Scanned(began_ns) => run(SCANNED, params![folder.0, began_ns]).and_then(the_folder),
     }
 }
@@ -179,6 +186,7 @@ fn put(connection: &Connection, folder: FolderId, entry: &Entry) -> rusqlite::Re
     }
     let stat = stored.map(|content| &content.stat);
     let failure = entry.failure.as_ref();
+    let parked = failure.and_then(|failure| failure.parked.as_ref());
     connection
         .prepare_cached(PUT)?
         .execute(named_params! {
@@ -208,6 +216,8 @@ fn put(connection: &Connection, folder: FolderId, entry: &Entry) -> rusqlite::Re
             ":held": entry.held.as_ref().map(|held| held.what.word()),
             ":held_at": entry.held.as_ref().map(|held| held.at_ns),
             ":held_seen": entry.held.as_ref().and_then(|held| held.seen.as_ref()),
+            ":parked_until": parked.map(|parked| parked.until_ns),
+            ":parked_seen": parked.map(|parked| &parked.seen),
         })
         .map(drop)
 }

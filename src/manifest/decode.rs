@@ -7,7 +7,7 @@ use crate::base::digest::Sha256;
 use crate::base::path::RelPath;
 use crate::base::stat::{Identity, Kind, Stat};
 use crate::manifest::{
-    Content, Entry, Failure, FolderId, FolderKey, FolderRow, Held, HeldWhat, State,
+    Content, Entry, Failure, FolderId, FolderKey, FolderRow, Held, HeldWhat, Parked, State,
 };
 
 /// Reads a row of `entries_where`.
@@ -26,9 +26,25 @@ pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
         stored,
         want: digest(row, 16)?,
         ambiguous_until_ns: row.get(1)?,
-        failure: error.map(|error| Failure { attempts, error }),
+        failure: match error {
+            Some(error) => Some(Failure {
+                attempts,
+                error,
+                parked: parked(row, 24)?,
+            }),
+            None => None,
+        },
         held: held(row)?,
     })
+}
+
+/// Reads until when a file is parked, and which version of it, from two columns.
+pub(super) fn parked(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Box<Parked>>> {
+    let until_ns: Option<i64> = row.get(column)?;
+    let seen: Option<String> = row.get(column + 1)?;
+    Ok(until_ns
+        .zip(seen)
+        .map(|(until_ns, seen)| Box::new(Parked { until_ns, seen })))
 }
 
 /// Reads what a brake holds of an entry.
@@ -84,6 +100,7 @@ pub(super) fn folder_row(row: &Row<'_>) -> rusqlite::Result<FolderRow> {
         root: identity(row)?,
         trash_due_ns: row.get(11)?,
         mounts: mounts(row)?,
+        config: row.get(13)?,
     })
 }
 

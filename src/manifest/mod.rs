@@ -106,6 +106,8 @@ pub struct FolderRow {
     pub mounts: Vec<RelPath>,
     /// Wall clock when the trash has to be gone through, nanoseconds; `None` if nothing is in it.
     pub trash_due_ns: Option<i64>,
+    /// What the config said of it at its last start, as one word; `None` before the first.
+    pub config: Option<String>,
 }
 
 /// What is known of one path.
@@ -214,6 +216,17 @@ pub struct Failure {
     pub attempts: u32,
     /// The last error, one line, without secrets.
     pub error: String,
+    /// Set if trying again soon would not help.
+    pub parked: Option<Box<Parked>>,
+}
+
+/// A file that is not tried again for a while, because its failure is for good.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Parked {
+    /// Wall clock until which it is left alone, nanoseconds.
+    pub until_ns: i64,
+    /// The version of the file that failed, as [`Stat::fingerprint`] says it: another one is tried at once.
+    pub seen: String,
 }
 
 /// An object that was under the prefix at first contact and has not been compared yet.
@@ -282,6 +295,10 @@ pub enum Change {
     Release,
     /// A person refuses everything that a brake holds: objects stay as they are.
     DropHeld,
+    /// Everything that is parked is to be tried again.
+    Unpark,
+    /// What the config says of the folder, as one word: when it changes, what failed for good may work.
+    Config(String),
 }
 
 /// Counts of a folder's rows.

@@ -5,7 +5,7 @@ use rusqlite::{OptionalExtension as _, params};
 use crate::base::digest::Sha256;
 use crate::base::path::RelPath;
 use crate::manifest::connections::Manifest;
-use crate::manifest::decode::{entry, folder_row, length, misled, rel_path};
+use crate::manifest::decode::{entry, folder_row, length, misled, parked, rel_path};
 use crate::manifest::error::Error;
 use crate::manifest::{
     Counts, Entry, Failure, FolderId, FolderKey, FolderRow, Remote, State, Upload,
@@ -27,7 +27,8 @@ macro_rules! entries_where {
         concat!(
             "SELECT f.state, f.ambiguous_until_ns, f.size, f.mtime_ns, f.ctime_ns, f.dev, f.ino, f.mode, f.uid, f.gid,
                f.nlink, f.read_at_ns, f.sha256, f.etag, f.version_id, f.synced_at_ns, f.want_sha256, f.attempts,
-               f.last_error, f.path, f.doubtful, f.held, f.held_at_ns, f.held_seen
+               f.last_error, f.path, f.doubtful, f.held, f.held_at_ns, f.held_seen, f.parked_until_ns,
+               f.parked_seen
              FROM files AS i CROSS JOIN files AS f ON f.id = i.id WHERE i.folder_id = ?1 AND ",
             $condition
         )
@@ -35,9 +36,9 @@ macro_rules! entries_where {
 }
 
 const FOLDERS: &str = "SELECT id, path, endpoint, bucket, prefix, name, contacted, last_scan_ns,
-    root_dev, root_ino, root_fsid, trash_due_ns, mounts FROM folders ORDER BY id";
+    root_dev, root_ino, root_fsid, trash_due_ns, mounts, config FROM folders ORDER BY id";
 const FOLDER: &str = "SELECT id, path, endpoint, bucket, prefix, name, contacted, last_scan_ns,
-    root_dev, root_ino, root_fsid, trash_due_ns, mounts FROM folders
+    root_dev, root_ino, root_fsid, trash_due_ns, mounts, config FROM folders
     WHERE path = ?1 AND endpoint = ?2 AND bucket = ?3 AND prefix = ?4";
 const ADD_FOLDER: &str = "INSERT INTO folders (path, endpoint, bucket, prefix, name) VALUES (?1, ?2, ?3, ?4, ?5)
     ON CONFLICT (path, endpoint, bucket, prefix) DO UPDATE SET name = excluded.name WHERE name <> excluded.name";
@@ -65,8 +66,11 @@ const ANY_BELOW: &str =
 const KNOWS_SIZE: &str =
     "SELECT EXISTS (SELECT 1 FROM files WHERE folder_id = ?1 AND size = ?2 AND path <> ?3
     AND state IN ('synced', 'kept') AND size > 16777216)";
-const FAILURES: &str = "SELECT path, attempts, last_error FROM files
+const FAILURES: &str = "SELECT path, attempts, last_error, parked_until_ns, parked_seen FROM files
     WHERE folder_id = ?1 AND last_error IS NOT NULL ORDER BY path LIMIT ?2";
+const PARKED: &str = entries_where!(
+    "i.path > ?2 AND i.last_error IS NOT NULL AND f.parked_until_ns IS NOT NULL ORDER BY i.path LIMIT ?3"
+);
 const COUNTS: &str = "SELECT
     count(*) FILTER (WHERE state = 'synced'),
     coalesce(sum(size) FILTER (WHERE state = 'synced'), 0),
@@ -81,7 +85,7 @@ const UPLOADS: &str =
     "SELECT path, key, upload_id FROM uploads WHERE folder_id = ?1 ORDER BY path, upload_id";
 
 /// Every statement of this file.
-pub(super) const ALL: [&str; 22] = [
+pub(super) const ALL: [&str; 23] = [
     FOLDERS,
     FOLDER,
     ADD_FOLDER,
@@ -100,6 +104,7 @@ pub(super) const ALL: [&str; 22] = [
     ANY_BELOW,
     KNOWS_SIZE,
     FAILURES,
+    PARKED,
     COUNTS,
     ANY_REMOTE,
     REMOTE,
@@ -369,6 +374,24 @@ impl Manifest {
         })
     }
 
+    /// Returns up to `limit` rows that are parked, sorted by path, strictly after `after`.
+    pub fn parked(
+        &self,
+        folder: FolderId,
+        after: &RelPath,
+        limit: usize,
+    ) -> Result<Vec<Entry>, Error> {
+        self.read(|connection| {
+            let params = params![folder.0, after.as_bytes(), sql_limit(limit)];
+            ascending(
+                after,
+                connection
+                    .prepare_cached(PARKED)?
+                    .query_map(params, entry)?,
+            )
+        })
+    }
+
     /// Returns up to `limit` rows with a failure, by path.
     pub fn failures(
         &self,
@@ -382,6 +405,7 @@ impl Manifest {
                     let failure = Failure {
                         attempts: row.get(1)?,
                         error: row.get(2)?,
+                        parked: parked(row, 3)?,
                     };
                     Ok((rel_path(row, 0)?, failure))
                 })?
@@ -466,6 +490,7 @@ mod tests {
             (COUNT_HELD, "files_held (folder_id=?)"),
             (KNOWS_SIZE, "files_large (folder_id=? AND size=?)"),
             (FAILURES, "files_failed (folder_id=?)"),
+            (PARKED, "files_failed (folder_id=? AND path>?)"),
         ] {
             let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
             for n in 1..=statement.parameter_count() {

@@ -106,8 +106,9 @@ ALTER TABLE files ADD COLUMN held_seen TEXT;
 CREATE INDEX files_inode ON files (folder_id, ino, dev) WHERE state IN ('synced', 'kept');
 CREATE INDEX files_held ON files (folder_id, path) WHERE held IS NOT NULL;
 ", "
-ALTER TABLE files ADD COLUMN parked_at_ns INTEGER;
-CREATE INDEX files_parked ON files (folder_id, path) WHERE parked_at_ns IS NOT NULL;
+ALTER TABLE files ADD COLUMN parked_until_ns INTEGER;
+ALTER TABLE files ADD COLUMN parked_seen TEXT;
+ALTER TABLE folders ADD COLUMN config TEXT;
 
 ALTER TABLE uploads ADD COLUMN begun_at_ns INTEGER;
 ALTER TABLE uploads ADD COLUMN part_size INTEGER CHECK (part_size > 0);

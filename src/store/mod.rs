@@ -314,7 +314,7 @@ pub struct ListedUpload {
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// A request that did not do what it should.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{operation} of {}: {message}", if key.is_empty() { "the bucket".to_owned() } else { format!("`{}`", crate::base::path::escaped(key.as_bytes())) })]
 pub struct Error {
     /// What the caller has to do about it.

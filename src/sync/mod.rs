@@ -10,6 +10,7 @@ pub mod limits;
 pub mod meta;
 pub mod plan;
 pub mod queue;
+pub mod removals;
 pub mod upload;
 
 /// What goes first.

@@ -150,6 +150,14 @@ pub fn is_held(entry: &Entry, seen: &Stat) -> bool {
         .is_some_and(|version| *version == seen.fingerprint())
 }
 
+/// Returns true if this version of the file has failed for good, and is not tried again yet.
+pub fn is_parked(entry: &Entry, seen: &Stat, now: Now) -> bool {
+    let failure = entry.failure.as_ref();
+    failure
+        .and_then(|failure| failure.parked.as_ref())
+        .is_some_and(|parked| parked.until_ns > now.wall_ns && parked.seen == seen.fingerprint())
+}
+
 /// Returns until when an earlier request may still change the key (wall clock, nanoseconds); 0: none can.
 ///
 /// An open intent of a run that was killed has no time yet; its request may have been sent just before.

@@ -185,6 +185,7 @@ fn whatever_is_open_about_a_row_is_not_safe() {
     let failure = Failure {
         attempts: 2,
         error: "the bucket says no".to_owned(),
+        parked: None,
     };
     let rows = [
         (
@@ -337,6 +338,7 @@ fn the_page_fits_into_80_columns_and_says_what_to_do() {
             attempts: 1,
             error: "send it: the bucket backups says that access is denied; ask who owns it"
                 .to_owned(),
+            parked: None,
         }),
         ..home.synced("a")
     });

@@ -193,6 +193,7 @@ fn what_fails_is_named_with_its_reason() {
             failure: Some(Failure {
                 attempts: 2,
                 error: "could not read it: Permission denied".to_owned(),
+                parked: None,
             }),
             held: None,
         })

@@ -19,6 +19,7 @@ use crate::sync::brake::Verdict;
 use crate::sync::dedupe::{Claim, Dedupe, First};
 use crate::sync::limits::{self, Limits, Permit};
 use crate::sync::plan::{self, Step};
+use crate::sync::removals::{self, Removals};
 use crate::sync::upload::SINGLE_MOST;
 use crate::sync::{Lane, queue, upload};
 use crate::tree::{self, Beginning, ReadError, Tree, Whole};
@@ -39,6 +40,8 @@ pub struct Ctx {
     pub limits: Arc<Limits>,
     /// Contents on their way.
     pub dedupe: Dedupe,
+    /// Removals on their way.
+    pub removals: Removals,
     /// Buffers for bodies.
     pub buffers: Pool,
     /// Where `now` comes from.
@@ -326,14 +329,24 @@ pub enum Outcome {
         beginning: Option<Beginning>,
     },
     /// It did not work.
-    Failed {
-        /// Why, for people.
-        error: String,
-        /// The store's kind of error, if it was the store's.
-        kind: Option<ErrorKind>,
-        /// Whether the trouble may be the endpoint's, the bucket's or the credentials', not this file's.
-        is_everyones: bool,
-    },
+    Failed(Failed),
+}
+
+/// What went wrong with a file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failed {
+    /// Why, for people.
+    pub error: String,
+    /// The store's kind of error, if it was the store's.
+    pub kind: Option<ErrorKind>,
+    /// Whether the trouble may be the endpoint's, the bucket's or the credentials', not this file's.
+    pub is_everyones: bool,
+    /// Whether it is left alone for a while, because trying again soon would not help.
+    pub is_parked: bool,
+    /// Whether somebody should look at the machine.
+    pub is_alarm: bool,
+    /// How long the store asks to be left alone.
+    pub retry_after: Option<Duration>,
 }
 
 /// How a file became level.
@@ -358,6 +371,15 @@ pub(in crate::sync::file) struct JobGate {
 impl JobGate {
     pub async fn head(&self, key: &str) -> store::Result<Object> {
         upload::Gate::send(self, 0, self.ctx.store.head(key)).await
+    }
+}
+
+impl removals::Gate for JobGate {
+    async fn send<T: Send>(
+        &self,
+        request: impl Future<Output = store::Result<T>> + Send,
+    ) -> store::Result<T> {
+        upload::Gate::send(self, 0, request).await
     }
 }
 

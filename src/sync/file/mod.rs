@@ -33,7 +33,7 @@ use crate::sync::upload::{self, Gate as _, Original, SINGLE_MOST};
 use crate::sync::{Lane, meta};
 use crate::tree::{ReadError, Whole};
 
-pub use job::{Ahead, Aim, Ctx, Done, How, Message, Outcome, Patience, Policy, Task};
+pub use job::{Ahead, Aim, Ctx, Done, Failed, How, Message, Outcome, Patience, Policy, Task};
 pub use rows::{gone, read_error};
 
 use aside::Guard;

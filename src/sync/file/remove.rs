@@ -12,7 +12,6 @@ use crate::store::{self, ErrorKind, Object};
 use crate::sync::file::aside::is_certain;
 use crate::sync::file::{Doubt, Outcome, Stop, Way};
 use crate::sync::plan;
-use crate::sync::upload::Gate as _;
 use crate::tree::Tree;
 
 impl Way {
@@ -37,13 +36,19 @@ impl Way {
                     && !tree.is_away(&path)
                     && is_gone(&*tree, &path)
             };
-            if !self.ctx.offload.run(look).await {
+            let (ctx, gate) = (self.ctx.clone(), self.gate());
+            let removal = ctx.removals.remove(
+                &ctx.store,
+                &*gate,
+                ctx.offload,
+                &self.task.key,
+                Box::new(look),
+            );
+            let removed = removal.await.map_err(|error| self.unwritten(error, None))?;
+            let Some(removed) = removed else {
                 self.restore(None);
                 return Ok(Outcome::Back);
-            }
-            let removal = self.ctx.store.delete(&self.task.key);
-            let removed = self.gate().send(0, removal).await;
-            let removed = removed.map_err(|error| self.unwritten(error, None))?;
+            };
             if removed.is_outstanding {
                 self.doubt = Doubt::Write(None);
             }

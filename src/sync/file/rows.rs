@@ -1,14 +1,15 @@
 //! How a job's end becomes the row that the manifest may hold.
 
 use std::io;
+use std::time::Duration;
 
 use crate::base::clock::Now;
 use crate::base::digest::Sha256;
 use crate::base::path::RelPath;
 use crate::base::policy::OnDelete;
-use crate::manifest::{Change, Content, Entry, Failure, State};
-use crate::store::Stored;
-use crate::sync::file::{Doubt, How, Outcome, Stop, Way};
+use crate::manifest::{Change, Content, Entry, Failure, Parked, State};
+use crate::store::{ErrorKind, Stored};
+use crate::sync::file::{Doubt, Failed, How, Outcome, Stop, Way};
 use crate::sync::plan::{self, Read};
 use crate::tree::ReadError;
 
@@ -78,7 +79,7 @@ impl Way {
     /// What the row says after a job that did not end with the file in the bucket.
     pub(in crate::sync::file) fn stopped(&mut self, stop: Stop) -> Outcome {
         let path = self.task.job.path.clone();
-        let (error, kind, is_everyones) = match stop {
+        let failed = match stop {
             Stop::Read(ReadError::Gone) if self.ctx.policy.on_delete != OnDelete::Keep => {
                 // Whether its object goes too, listings of its folder decide.
                 self.restore(None);
@@ -118,15 +119,57 @@ impl Way {
                     beginning: Some(*beginning),
                 };
             }
-            Stop::Read(ReadError::Io(error)) => (read_error(&error), None, false),
-            Stop::Store(error) => (error.to_string(), Some(error.kind), error.is_everyones()),
+            Stop::Read(ReadError::Io(error)) => self.failed(
+                unreadable_pause(&error),
+                Failed {
+                    error: read_error(&error),
+                    kind: None,
+                    is_everyones: false,
+                    is_parked: false,
+                    is_alarm: is_damage(&error),
+                    retry_after: None,
+                },
+            ),
+            Stop::Store(error) => self.failed(
+                refused_pause(error.kind),
+                Failed {
+                    error: error.to_string(),
+                    kind: Some(error.kind),
+                    is_everyones: error.is_everyones(),
+                    is_parked: false,
+                    is_alarm: false,
+                    retry_after: error.retry_after,
+                },
+            ),
         };
-        self.restore(Some(error.clone()));
-        Outcome::Failed {
-            error,
-            kind,
-            is_everyones,
-        }
+        Outcome::Failed(failed)
+    }
+
+    /// Notes a failure in the row. `pause`: after how many attempts it is left alone, and for how long.
+    fn failed(&mut self, pause: Option<(u32, Duration)>, mut failed: Failed) -> Failed {
+        let before = self
+            .task
+            .known
+            .as_ref()
+            .and_then(|entry| entry.failure.as_ref());
+        let attempts = before.map_or(0, |failure| failure.attempts) + 1;
+        let pause = pause.filter(|(tries, _)| attempts >= *tries && !self.task.job.remove);
+        let now_ns = self.ctx.clock.now().wall_ns;
+        let parked = pause.map(|(_, pause)| {
+            let pause_ns = i64::try_from(pause.as_nanos()).unwrap_or(i64::MAX);
+            Box::new(Parked {
+                until_ns: now_ns.saturating_add(pause_ns),
+                seen: self.task.stat.fingerprint(),
+            })
+        });
+        failed.is_parked = parked.is_some();
+        failed.is_alarm |= failed.kind == Some(ErrorKind::Corrupt) && attempts >= DAMAGED;
+        self.restore(Some(Failure {
+            attempts,
+            error: failed.error.clone(),
+            parked,
+        }));
+        failed
     }
 
     /// Returns the row as it has to be if nothing more happens; `None` if there was none and nothing was written.
@@ -148,9 +191,7 @@ impl Way {
     }
 
     /// Puts the row back to what is still certain.
-    pub(in crate::sync::file) fn restore(&mut self, error: Option<String>) {
-        let attempts = self.task.job.failures.saturating_add(1);
-        let failure = error.map(|error| Failure { attempts, error });
+    pub(in crate::sync::file) fn restore(&mut self, failure: Option<Failure>) {
         let mut row = self.row_now().unwrap_or_else(|| self.blank(State::Unsent));
         row.failure = failure;
         // A path that was unknown, and of which nothing can be said, leaves no row behind.
@@ -166,6 +207,43 @@ impl Way {
     pub(in crate::sync::file) fn blank(&self, state: State) -> Entry {
         Entry::blank(self.task.job.path.clone(), state)
     }
+}
+
+/// What only a person, or another version of the file, can mend is tried again once a day: rules of a store change too.
+const DAILY: Duration = Duration::from_secs(24 * 3600);
+/// Rights are put right by people, who do not tell us.
+const HOURLY: Duration = Duration::from_secs(3600);
+/// A file that arrives damaged is read again twice: memory, a disk or a proxy may have stumbled.
+const DAMAGED: u32 = 3;
+
+fn refused_pause(kind: ErrorKind) -> Option<(u32, Duration)> {
+    match kind {
+        ErrorKind::Invalid | ErrorKind::TooLarge | ErrorKind::Unsupported => Some((1, DAILY)),
+        ErrorKind::Corrupt => Some((DAMAGED, DAILY)),
+        ErrorKind::Denied => Some((3, HOURLY)),
+        ErrorKind::NotFound
+        | ErrorKind::Precondition
+        | ErrorKind::Barred
+        | ErrorKind::Full
+        | ErrorKind::Conflict
+        | ErrorKind::Busy
+        | ErrorKind::Network => None,
+    }
+}
+
+fn unreadable_pause(error: &io::Error) -> Option<(u32, Duration)> {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => Some((1, HOURLY)),
+        _ if is_damage(error) => Some((DAMAGED, HOURLY)),
+        // Too many open files, a server that is away: it passes.
+        _ => None,
+    }
+}
+
+/// Returns true for `EIO`: a disk that cannot read its own blocks.
+fn is_damage(error: &io::Error) -> bool {
+    const EIO: i32 = 5;
+    error.raw_os_error() == Some(EIO)
 }
 
 /// Returns the change for a file that is not there any more, and until when its key stays ambiguous (wall clock,

@@ -42,6 +42,11 @@ impl Queue {
             .collect()
     }
 
+    /// Returns true if any path waits because it failed.
+    pub fn has_failed(&self) -> bool {
+        self.jobs().any(|job| job.failures > 0)
+    }
+
     /// Returns when the next held path of a lane is due.
     pub fn next_due(&self, lane: Lane) -> Option<Instant> {
         let held = match lane {

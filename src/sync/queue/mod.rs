@@ -191,6 +191,37 @@ impl Queue {
         jobs
     }
 
+    /// Takes removals that are due; they are running from now on. Looks at everything that is due.
+    pub fn pop_removals(&mut self, now: Now, most: usize) -> Vec<Job> {
+        let is_due = |(due, path): &&(Instant, RelPath)| {
+            let slot = self.slots.get(path);
+            *due <= now.mono
+                && !self.sources.contains_key(path)
+                && slot.is_some_and(|slot| slot.job.remove)
+        };
+        let due: Vec<(Instant, RelPath)> = self
+            .live
+            .iter()
+            .chain(&self.backlog)
+            .filter(is_due)
+            .take(most)
+            .cloned()
+            .collect();
+        let mut jobs = Vec::with_capacity(due.len());
+        for (due, path) in due {
+            let Some(slot) = self.slots.get_mut(&path) else {
+                continue;
+            };
+            slot.state = State::Running { again: None };
+            let job = slot.job.clone();
+            self.fresh[job.lane as usize] -= usize::from(job.is_fresh());
+            self.lane(job.lane).remove(&(due, path));
+            *self.running.entry(job.lane).or_default() += 1;
+            jobs.push(job);
+        }
+        jobs
+    }
+
     /// Takes the end of a running path.
     pub fn finish(&mut self, path: &RelPath, end: End, now: Now, random: &mut fastrand::Rng) {
         let Some(Slot {

@@ -379,6 +379,7 @@ fn fixture_rows() -> Vec<Entry> {
     rows[3].failure = Some(Failure {
         attempts: 4,
         error: "refused".to_owned(),
+        parked: None,
     });
     rows
 }

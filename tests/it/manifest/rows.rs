@@ -49,6 +49,7 @@ fn rows_of_every_state_and_any_path_come_back_as_they_were() {
                 row.failure = Some(Failure {
                     attempts: u32::MAX,
                     error: "no \"such\" bucket".to_owned(),
+                    parked: None,
                 });
                 row.stored = row.stored.map(|content| Content {
                     version_id: Some("v\u{0}1".to_owned()),
@@ -80,6 +81,7 @@ fn a_put_over_a_row_leaves_nothing_of_it() {
         failure: Some(Failure {
             attempts: 1,
             error: "e".to_owned(),
+            parked: None,
         }),
         ..synced("a")
     };
@@ -177,6 +179,7 @@ fn an_intent_keeps_what_was_stored() {
         failure: Some(Failure {
             attempts: 2,
             error: "busy".to_owned(),
+            parked: None,
         }),
         ..row("kept", State::Kept, "tide")
     };
@@ -380,6 +383,7 @@ fn what_is_undone_is_found_and_counted() {
     let failure = Failure {
         attempts: 3,
         error: "refused".to_owned(),
+        parked: None,
     };
     let rows = [
         row("1 synced", State::Synced, "12345"),

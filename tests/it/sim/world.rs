@@ -551,6 +551,7 @@ fn policies(random: &mut fastrand::Rng) -> Settings {
         overwrite_brake,
         history: [History::Off, History::Trash][random.usize(..2)],
         trash_keep: [30 * 24 * 60 * MINUTE, 10 * MINUTE][usize::from(random.u8(..4) == 0)],
+        ..Settings::default()
     }
 }
 
