@@ -320,14 +320,21 @@ impl Loop {
         if !self.deletes.keeps() {
             // Where a file of theirs may be that has no object yet.
             let named = self.failing.keys().chain(self.unsyncable.keys()).cloned();
-            unsettled = self.queue.unsettled(UNSETTLED_MOST);
+            let is_full = self.outage.is_full();
+            unsettled = self.queue.unsettled(UNSETTLED_MOST, is_full);
             unsettled.extend(named.take(UNSETTLED_MOST));
             if unsettled.len() >= UNSETTLED_MOST {
                 // Too many to be sure of any.
                 return Weigh::default();
             }
         }
-        let (oldest, scans) = (self.queue.oldest_work(), &self.scans);
+        // A full bucket takes nothing before there is room: what waits for that is only compared, file by file.
+        let oldest = if self.outage.is_full() {
+            None
+        } else {
+            self.queue.oldest_work()
+        };
+        let scans = &self.scans;
         let mut weigh = self.deletes.take(oldest, |at| scans.is_looking(at, now));
         weigh.unsettled = unsettled;
         weigh.away.clone_from(&self.mounts_away);

@@ -191,7 +191,12 @@ impl Loop {
     fn deleted(&mut self, path: &RelPath, key: String, size: u64, now: Now) {
         self.is_well(path);
         self.deletes.is_back(path);
-        self.store_works(now);
+        if self.outage.is_full() {
+            // That makes room, but perhaps not enough.
+            self.outage.try_now(now);
+        } else {
+            self.store_works(now);
+        }
         self.ctx
             .moved
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);

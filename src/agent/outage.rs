@@ -117,6 +117,13 @@ impl Outage {
             .is_some_and(|on| on.kind == ErrorKind::Full)
     }
 
+    /// There is reason to try at once.
+    pub fn try_now(&mut self, now: Now) {
+        if let Some(on) = &mut self.on {
+            on.next = now.mono;
+        }
+    }
+
     /// Returns until when the store has asked to be left alone, if that is to come.
     pub fn calm_until(&self, now: Now) -> Option<Instant> {
         self.calm_until.filter(|until| *until > now.mono)

@@ -134,6 +134,8 @@ struct Failing {
     path_base64: Option<String>,
     error: String,
     attempts: u32,
+    /// Until when it is left alone unless it changes, RFC 3339; `None`: it is tried again soon.
+    parked_until: Option<String>,
 }
 
 impl State {
@@ -325,6 +327,7 @@ impl Past<'_> {
                 .then(|| BASE64_STANDARD.encode(path.as_bytes())),
             error: failure.error,
             attempts: failure.attempts,
+            parked_until: failure.parked.map(|parked| rfc3339(parked.until_ns)),
         };
         Ok(failures.into_iter().map(failing).collect())
     }

@@ -540,10 +540,10 @@ async fn the_old_object_stays_while_the_new_name_cannot_be_stored() {
     for _ in 0..40 {
         bench
             .store
-            .next("CopyObject", Fault::Refused(ErrorKind::Invalid));
+            .next("CopyObject", Fault::Refused(ErrorKind::Conflict));
         bench
             .store
-            .next("PutObject", Fault::Refused(ErrorKind::Invalid));
+            .next("PutObject", Fault::Refused(ErrorKind::Conflict));
     }
     bench.tree.rename(&path("d0/f0"), &path("d0/new"));
     for _ in 0..30 {

@@ -15,6 +15,7 @@ mod exits;
 mod eyes;
 mod names;
 mod output;
+mod refused;
 mod staying;
 
 use std::collections::BTreeMap;

@@ -246,6 +246,14 @@ fn trouble(entry: &Entry) -> Option<Verdict> {
     if let Some(failure) = &entry.failure {
         let (times, error) = (failure.attempts, &failure.error);
         let s = if times == 1 { "" } else { "s" };
+        if let Some(parked) = &failure.parked {
+            let until = rfc3339(parked.until_ns);
+            let why = format!(
+                "it failed {times} time{s} and is left alone until {until}, or until it changes \
+                 (`tidewatch sync --retry-failed` tries it now); last: {error}"
+            );
+            return Some(unsafe_for("parked", why));
+        }
         return Some(unsafe_for(
             "failed",
             format!("it failed {times} time{s}, last: {error}"),

@@ -126,6 +126,12 @@ fn failed(view: &View, page: &mut String) {
         };
         page.push_str(&line("", &format!("{}{tries}", failing.path), INDENT));
         page.push_str(&line("", &failing.error, INDENT + 2));
+        if let Some(until) = &failing.parked_until {
+            let text = format!(
+                "left alone until {until}, or until it changes; `tidewatch sync --retry-failed` tries it now"
+            );
+            page.push_str(&line("", &text, INDENT + 2));
+        }
     }
 }
 
@@ -233,12 +239,14 @@ photos  level
             path_base64: None,
             error: "could not read the file: Permission denied (os error 13)".to_owned(),
             attempts: 3,
+            parked_until: Some("2025-11-24T17:05:00Z".to_owned()),
         }];
         let page = page(&state(true, view));
         for part in [
             "photos  BEHIND 3m 12s\n",
             "  queue      12 files, 1.5 MiB\n",
             "  failed     7 files; the first 1:\n             a/b c.txt (3 times)\n               could not read",
+            "left alone until 2025-11-24T17:05:00Z",
             "  outage     since 2025-11-24T16:05:00Z\n  trouble    cannot connect: Connection refused;",
         ] {
             assert!(page.contains(part), "{part}\n{page}");

@@ -33,9 +33,11 @@ impl Queue {
             .min()
     }
 
-    /// Returns at most so many paths whose last attempt failed or found them moving.
-    pub fn unsettled(&self, most: usize) -> Vec<RelPath> {
-        let jobs = self.jobs().filter(|job| job.failures + job.moves > 0);
+    /// Returns at most so many paths whose last attempt failed or found them moving, or `all` that are to be stored.
+    pub fn unsettled(&self, most: usize, all: bool) -> Vec<RelPath> {
+        let jobs = self
+            .jobs()
+            .filter(|job| all || job.failures + job.moves > 0);
         jobs.filter(|job| !job.remove)
             .map(|job| job.path.clone())
             .take(most)

@@ -35,7 +35,7 @@ fn held(world: &World, args: &[&str]) -> Command {
 
 /// Makes a command that runs `script` in a mount namespace of its own; the script's arguments are `before`, and behind
 /// them a whole `watch` or `sync` that deletes.
-fn in_mounts(world: &World, script: &str, before: &[&Path], name: &str) -> Command {
+pub fn in_mounts(world: &World, script: &str, before: &[&Path], name: &str) -> Command {
     let ours = world.command(name, &["--settle", "50ms", "--on-delete", "delete"]);
     let mut command = Command::new("unshare");
     command.args([

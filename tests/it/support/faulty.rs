@@ -4,7 +4,7 @@
 //! and lands before the first request that comes after its time, or at `settle`: no task runs on its own. Time is
 //! tokio's, which a test may have paused.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -87,8 +87,26 @@ struct Line {
     faults: u64,
     clock: Option<Clock>,
     on_delete: Option<OnDelete>,
+    rule: Option<Rule>,
+    /// What every refusal asks for.
+    retry_after: Option<Duration>,
+    /// How often what was asked for.
+    asked: BTreeMap<(&'static str, String), u64>,
     /// Keys of which a request was late at any time.
     late_keys: BTreeSet<String>,
+}
+
+/// Decides about requests by operation and key.
+#[derive(Clone)]
+struct Rule(Arc<Decide>);
+
+/// From an operation and a key to what happens.
+type Decide = dyn Fn(&str, &str) -> Option<Fault> + Send + Sync;
+
+impl fmt::Debug for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Rule")
+    }
 }
 
 /// Called with the key when a removal is asked for.
@@ -129,6 +147,9 @@ impl<S: Store> Faulty<S> {
                 faults: 0,
                 clock: None,
                 on_delete: None,
+                rule: None,
+                retry_after: None,
+                asked: BTreeMap::new(),
                 late_keys: BTreeSet::new(),
             })),
         }
@@ -137,6 +158,29 @@ impl<S: Store> Faulty<S> {
     /// Decides what happens to the next request of this name; several are taken in order, before the odds.
     pub fn next(&self, operation: &'static str, fault: Fault) {
         self.lock().script.push_back((operation, fault));
+    }
+
+    /// Decides from now on about every request by its operation and key, after what `next` says and before the odds.
+    pub fn rule(&self, rule: impl Fn(&str, &str) -> Option<Fault> + Send + Sync + 'static) {
+        self.lock().rule = Some(Rule(Arc::new(rule)));
+    }
+
+    /// Lets every refusal from now on ask to be left alone for so long.
+    pub fn ask_for_patience(&self, retry_after: Duration) {
+        self.lock().retry_after = Some(retry_after);
+    }
+
+    /// Returns how often an operation was asked for with a key that starts so, refused ones too; `*` counts all.
+    pub fn asked(&self, operation: &str, prefix: &str) -> u64 {
+        let line = self.lock();
+        let is_meant = |((name, key), _): &(&(&str, String), &u64)| {
+            (operation == "*" || *name == operation) && key.starts_with(prefix)
+        };
+        line.asked
+            .iter()
+            .filter(is_meant)
+            .map(|(_, count)| count)
+            .sum()
     }
 
     /// Sets the clock that late requests land by: a line that outlives a runtime outlives its clock. Without one, tokio's
@@ -255,7 +299,7 @@ impl<S: Store> Faulty<S> {
         late: Option<Request>,
         call: impl Future<Output = Result<T>> + Send,
     ) -> Result<T> {
-        let (latency, fault) = self.lock().draw(operation);
+        let (latency, fault) = self.lock().draw(operation, key);
         if !latency.is_zero() {
             tokio::time::sleep(latency).await;
         }
@@ -265,7 +309,10 @@ impl<S: Store> Faulty<S> {
         let writes = late.is_some();
         match (fault, late) {
             (Fault::Fine, _) => call.await,
-            (Fault::Refused(kind), _) => Err(failed(kind, Effect::None, "refused by a fault")),
+            (Fault::Refused(kind), _) => Err(Error {
+                retry_after: self.lock().retry_after,
+                ..failed(kind, Effect::None, "refused by a fault")
+            }),
             (Fault::Late(after), Some(request)) => {
                 let mut line = self.lock();
                 let due = line.now_ns() + after.as_nanos() as i64;
@@ -300,7 +347,8 @@ impl Line {
         self.clock.get_or_insert_with(since).now().wall_ns
     }
 
-    fn draw(&mut self, operation: &str) -> (Duration, Fault) {
+    fn draw(&mut self, operation: &'static str, key: &str) -> (Duration, Fault) {
+        *self.asked.entry((operation, key.to_owned())).or_default() += 1;
         if self.calm {
             return (Duration::ZERO, Fault::Fine);
         }
@@ -309,10 +357,16 @@ impl Line {
         let latency = start + end.saturating_sub(start).mul_f64(self.random.f64());
         let (which, how) = (self.random.f64(), self.random.f64());
         let scripted = self.script.iter().position(|(name, _)| *name == operation);
+        let ruled = self
+            .rule
+            .as_ref()
+            .and_then(|Rule(rule)| rule(operation, key));
         let fault = if let Some(at) = scripted {
             self.script
                 .remove(at)
                 .map_or(Fault::Fine, |(_, fault)| fault)
+        } else if let Some(fault) = ruled {
+            fault
         } else if which < self.odds.refused {
             Fault::Refused(if how < 0.5 {
                 ErrorKind::Busy

@@ -37,6 +37,8 @@ struct World {
     has_leases: bool,
     mount: Mount,
     /// Folders that may not be listed, nor anything below them looked at.
+    /// Files that cannot be opened, and the kernel's number for why.
+    damaged: BTreeMap<RelPath, i32>,
     closed: BTreeSet<RelPath>,
     /// How likely an event is told twice.
     echo: f64,
@@ -103,6 +105,7 @@ impl MemTree {
             away: false,
             mount: Mount::Here,
             closed: BTreeSet::new(),
+            damaged: BTreeMap::new(),
             reads: 0,
             walks: 0,
             has_leases: true,
@@ -173,6 +176,15 @@ impl MemTree {
         world.has_cleared();
         for folder in closed {
             world.event(&folder, Touch::Meta);
+        }
+    }
+
+    /// From now on a file cannot be opened, for the reason that the kernel's number stands for; `None`: it can again.
+    pub fn damage(&self, path: &RelPath, errno: Option<i32>) {
+        let mut world = self.lock();
+        match errno {
+            Some(errno) => drop(world.damaged.insert(path.clone(), errno)),
+            None => drop(world.damaged.remove(path)),
         }
     }
 
@@ -538,6 +550,9 @@ impl Tree for MemTree {
         let stat = self.lock().stat(path).map_err(ReadError::from_io)?;
         if stat.kind != Kind::File {
             return Err(ReadError::Kind(stat.kind));
+        }
+        if let Some(errno) = self.lock().damaged.get(path) {
+            return Err(ReadError::from_io(io::Error::from_raw_os_error(*errno)));
         }
         Ok(Box::new(MemFile {
             tree: self.clone(),

@@ -1,0 +1,4 @@
+//! The table of failures, row by row: each test has its row's number.
+
+mod agent;
+mod outage;
