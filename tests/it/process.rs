@@ -16,6 +16,7 @@ mod eyes;
 mod names;
 mod output;
 mod refused;
+mod soak;
 mod staying;
 
 use std::collections::BTreeMap;
