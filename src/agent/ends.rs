@@ -117,6 +117,7 @@ impl Loop {
             } => {
                 is_stored = true;
                 self.may_overwrite.remove(&path);
+                self.allowed(&path);
                 self.synced(&path, key, how, size, now);
                 let end = self.after_success(&path, ambiguous_until_ns, racy, now);
                 self.names_beginning(&path, is_beginning, end)

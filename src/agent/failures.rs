@@ -1,5 +1,10 @@
 //! Files that fail: how the queue goes on with them, and those that are left alone for a while.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use crate::agent::{Loop, Mode, PATIENCE, Pending, Then};
 use crate::base::clock::Now;
 use crate::base::path::RelPath;
@@ -15,7 +20,65 @@ const PAGE: usize = 1000;
 /// Parked files whose names are remembered from the start; the others are known by their rows.
 const NAMED_MOST: usize = 10_000;
 
+/// How long a folder is left alone in which a file was denied until it was parked.
+const DENIED: Duration = Duration::from_secs(300);
+/// Such folders remembered at most; the files of others are found out one by one.
+const DENIED_MOST: usize = 1000;
+
+/// Folders in which a right is missing: their files are not tried one by one.
+#[derive(Debug, Default)]
+pub(super) struct Denied(BTreeMap<RelPath, (Instant, String)>);
+
+impl Denied {
+    fn add(&mut self, path: &RelPath, error: &str, now: Now) {
+        self.0.retain(|_, (until, _)| *until > now.mono);
+        if let Some(folder) = path.parent().filter(|_| self.0.len() < DENIED_MOST) {
+            self.0.insert(folder, (now.mono + DENIED, error.to_owned()));
+        }
+    }
+
+    /// A file of the folder was stored.
+    fn is_allowed(&mut self, path: &RelPath) {
+        if !self.0.is_empty()
+            && let Some(folder) = path.parent()
+        {
+            self.0.remove(&folder);
+        }
+    }
+
+    fn why(&self, path: &RelPath, now: Now) -> Option<String> {
+        let (until, error) = self.0.get(&path.parent()?)?;
+        (*until > now.mono).then(|| error.clone())
+    }
+}
+
 impl Loop {
+    /// Keeps back what would be denied like its neighbours.
+    pub(super) fn without_denied(&mut self, due: Vec<Job>, now: Now) -> Vec<Job> {
+        let mut kept = Vec::with_capacity(due.len());
+        for job in due {
+            let Some(why) = self.denied.why(&job.path, now).filter(|_| !job.remove) else {
+                kept.push(job);
+                continue;
+            };
+            let end = if self.mode == Mode::Forever {
+                End::Failed
+            } else {
+                self.teller
+                    .tell(What::Failed, &job.path, None, 0, Some(why.clone()));
+                self.failing.insert(job.path.clone(), why);
+                End::GivenUp
+            };
+            self.queue.finish(&job.path, end, now, &mut self.random);
+        }
+        kept
+    }
+
+    /// A file of a folder was stored: what was denied there is not any more.
+    pub(super) fn allowed(&mut self, path: &RelPath) {
+        self.denied.is_allowed(path);
+    }
+
     /// Takes a failure of a path; returns how the queue goes on with it.
     pub(super) fn failed(&mut self, job: &Job, failed: Failed, now: Now) -> End {
         let Failed {
@@ -39,6 +102,9 @@ impl Loop {
             .insert(job.path.clone(), error.clone())
             .is_none();
         let (folder, path) = (self.teller.name(), &job.path);
+        if is_parked && kind == Some(ErrorKind::Denied) {
+            self.denied.add(&job.path, &error, now);
+        }
         if is_alarm {
             tracing::error!(%folder, %path, "{error}; memory, the disk or a proxy may be at fault");
         } else if is_parked {
@@ -110,6 +176,7 @@ impl Loop {
 
     /// What was parked is not any more.
     pub(super) fn unparked(&mut self, now: Now) {
+        self.denied = Denied::default();
         let failing: Vec<RelPath> = self.failing.keys().cloned().collect();
         for path in failing {
             self.queue.touch(path, Touch::Scan, 0, now);

@@ -78,8 +78,9 @@ impl Loop {
             }
             return trial;
         }
-        self.queue
-            .pop_due(now, self.room(Lane::Live), self.room(Lane::Backlog))
+        let (live, backlog) = (self.room(Lane::Live), self.room(Lane::Backlog));
+        let due = self.queue.pop_due(now, live, backlog);
+        self.without_denied(due, now)
     }
 
     /// Returns how many more jobs of a lane may run. Waiting for memory and requests happens inside them; this only bounds

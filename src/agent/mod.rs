@@ -68,6 +68,7 @@ pub use folder::{Ended, Folder, Mode, Reason, Settings};
 use contact::Contact;
 use deletes::Deletes;
 use events::{control, hint};
+use failures::Denied;
 use outage::Outage;
 use rest::Rest;
 use scans::Scans;
@@ -155,6 +156,7 @@ struct Loop {
     ambiguous: BTreeMap<RelPath, i64>,
     /// Paths whose last attempt failed, and why.
     failing: BTreeMap<RelPath, String>,
+    denied: Denied,
     /// Regular files inside the filter that cannot be synced as they are.
     unsyncable: BTreeMap<RelPath, String>,
     stop: CancellationToken,
@@ -263,6 +265,7 @@ impl Loop {
             scans,
             ambiguous: BTreeMap::new(),
             failing: BTreeMap::new(),
+            denied: Denied::default(),
             unsyncable: BTreeMap::new(),
             stop,
             stopping: None,

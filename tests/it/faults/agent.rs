@@ -180,6 +180,31 @@ async fn f19_a_right_that_is_missing_for_all_keys_pauses_everything() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn f19_a_folder_in_which_a_right_is_missing_is_not_tried_file_by_file() {
+    let bench = Bench::new(slow(20));
+    let mut agent = watching(&bench).await;
+    refuse(&bench, "PutObject", "p/secret/", ErrorKind::Denied);
+    write_many(&bench, "open", 300);
+    bench.tree.write(&path("secret/first"), b"denied");
+    sleep(2 * MINUTE).await;
+    write_many(&bench, "secret", 200);
+    for n in 0..200_u32 {
+        let name = path(&format!("open/g{n}"));
+        bench.tree.write(&name, format!("g{n}").as_bytes());
+    }
+    sleep(20 * MINUTE).await;
+    assert_eq!(bench.bucket.objects().len(), 500);
+    // Three tries until the first is parked, then those of a few neighbours every five minutes.
+    let asked = bench.store.asked("PutObject", "p/secret/");
+    assert!(asked < 120, "{asked} puts of 201 files in 20 minutes");
+    allow(&bench);
+    sleep(HOUR + 15 * MINUTE).await;
+    agent.level().await;
+    assert_eq!(bench.bucket.objects().len(), 701);
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn f20_a_full_bucket_takes_no_writes_and_goes_on_with_deletes() {
     let mut bench = Bench::new(slow(20));
     bench.settings.on_delete = OnDelete::Delete;
