@@ -187,10 +187,11 @@ async fn f19_a_folder_in_which_a_right_is_missing_is_not_tried_file_by_file() {
     write_many(&bench, "open", 300);
     bench.tree.write(&path("secret/first"), b"denied");
     sleep(2 * MINUTE).await;
-    write_many(&bench, "secret", 200);
-    for n in 0..200_u32 {
-        let name = path(&format!("open/g{n}"));
-        bench.tree.write(&name, format!("g{n}").as_bytes());
+    for folder in ["secret", "more"] {
+        for n in 0..200_u32 {
+            let name = path(&format!("{folder}/f{n}"));
+            bench.tree.write(&name, format!("{folder} {n}").as_bytes());
+        }
     }
     sleep(20 * MINUTE).await;
     assert_eq!(bench.bucket.objects().len(), 500);
