@@ -14,7 +14,7 @@ use crate::base::policy::{History, OnDelete};
 use crate::base::stat::{Identity, Kind, Stat};
 use crate::manifest::{self, Change, Entry, FolderId, Manifest, Remote};
 use crate::store::key::KeyMap;
-use crate::store::{self, ErrorKind, Object, Store};
+use crate::store::{self, ErrorKind, Object, Store, Tap};
 use crate::sync::brake::Verdict;
 use crate::sync::dedupe::{Claim, Dedupe, First};
 use crate::sync::limits::{self, Limits, Permit};
@@ -50,6 +50,8 @@ pub struct Ctx {
     /// Counts what moves: bodies that were answered, pages of a first listing, pieces that were hashed. How the loop knows
     /// that waiting is worth while.
     pub moved: Arc<AtomicU64>,
+    /// Counts the pieces of bodies that had to wait for their share of the bandwidth: that is no silence of the store's.
+    pub flowed: Arc<AtomicU64>,
     /// Bytes of files that were sent and answered, parts too: what a progress bar shows.
     pub sent_bytes: Arc<AtomicU64>,
     /// To the folder's loop.
@@ -373,15 +375,17 @@ impl upload::Gate for JobGate {
         bytes: u64,
         request: impl Future<Output = store::Result<T>> + Send,
     ) -> store::Result<T> {
-        let permit = self.ctx.limits.request(self.lane).await;
-        self.ctx.limits.began(self.ctx.clock.now().mono);
-        let answer = request.await;
-        let verdict = match &answer {
-            Ok(_) => limits::Verdict::Done(bytes),
-            Err(error) if error.kind == ErrorKind::Busy => limits::Verdict::Throttled,
-            Err(error) if error.kind == ErrorKind::Network => limits::Verdict::TimedOut,
-            Err(_) => limits::Verdict::Neither,
+        let limits = &self.ctx.limits;
+        let _seat = if bytes > 0 {
+            limits.seat(self.lane).await
+        } else {
+            None
         };
+        let permit = limits.request(self.lane).await;
+        let began = self.ctx.clock.now().mono;
+        limits.began(began);
+        let answer = request.await;
+        let verdict = limits::Verdict::of(&answer, bytes);
         if answer.is_ok() {
             self.ctx.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
             // A question that is answered moves nothing.
@@ -390,8 +394,12 @@ impl upload::Gate for JobGate {
                 .fetch_add(u64::from(bytes > 0), Ordering::Relaxed);
         }
         drop(permit);
-        self.ctx.limits.ended(verdict, self.ctx.clock.now().mono);
+        limits.ended(verdict, began, self.ctx.clock.now().mono);
         answer
+    }
+
+    fn tap(&self) -> Arc<dyn Tap> {
+        self.ctx.limits.tap(self.lane, &self.ctx.flowed)
     }
 
     async fn begun(&self, upload: &str) {
