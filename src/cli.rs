@@ -19,6 +19,7 @@ use crate::commands::explain::{self, ExplainOptions};
 use crate::commands::folder::{self, FolderCommand, FolderOptions};
 use crate::commands::held::{self, HeldCommand, HeldOptions};
 use crate::commands::init::{self, InitOptions};
+use crate::commands::reload::Reader;
 use crate::commands::status::{self, StatusOptions, states};
 use crate::commands::sync::{self, SyncOptions};
 use crate::commands::watch::{self, WatchOptions};
@@ -55,16 +56,21 @@ fn dispatch(cli: Cli, surroundings: &Surroundings) -> anyhow::Result<Exit> {
     let quiet = cli.loud.quiet;
     match cli.command {
         Command::Run(args) => {
-            let config = load(
-                args.config.config.as_deref(),
-                &args.options.into(),
-                surroundings,
-            )?;
-            drive(watch::run(WatchOptions { config }))
+            // Wherever it was found: a reload reads the same one.
+            let place = config::find(args.config.config.as_deref(), surroundings)
+                .map_err(Problems::from)?;
+            let (options, surroundings) = (args.options.into(), surroundings.clone());
+            let read = move || load(Some(&place), &options, &surroundings);
+            let config = read()?;
+            let reader = Some(Reader::new(read));
+            drive(watch::run(WatchOptions { config, reader }))
         }
         Command::Watch(args) => {
             let config = Config::ad_hoc(&args.dir, &args.url, &args.options.into(), surroundings)?;
-            drive(watch::watch(WatchOptions { config }))
+            drive(watch::watch(WatchOptions {
+                config,
+                reader: None,
+            }))
         }
         Command::Sync(args) => {
             let settle = args.options.settle;
