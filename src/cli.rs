@@ -56,14 +56,9 @@ fn dispatch(cli: Cli, surroundings: &Surroundings) -> anyhow::Result<Exit> {
     let quiet = cli.loud.quiet;
     match cli.command {
         Command::Run(args) => {
-            // Wherever it was found: a reload reads the same one.
-            let place = config::find(args.config.config.as_deref(), surroundings)
-                .map_err(Problems::from)?;
-            let (options, surroundings) = (args.options.into(), surroundings.clone());
-            let read = move || load(Some(&place), &options, &surroundings);
-            let config = read()?;
-            let reader = Some(Reader::new(read));
-            drive(watch::run(WatchOptions { config, reader }))
+            let named = args.config.config.as_deref();
+            let options = running(named, args.options.into(), surroundings)?;
+            drive(watch::run(options))
         }
         Command::Watch(args) => {
             let config = Config::ad_hoc(&args.dir, &args.url, &args.options.into(), surroundings)?;
@@ -186,6 +181,21 @@ fn load(
 ) -> Result<Config, Problems> {
     let place = config::find(named, surroundings)?;
     Config::load(&config::text_of(&place)?, &place, options, surroundings)
+}
+
+/// Reads the config, and makes that it can be read again.
+fn running(
+    named: Option<&Path>,
+    options: Options,
+    surroundings: &Surroundings,
+) -> Result<WatchOptions, Problems> {
+    // Wherever it was found: a reload reads the same one.
+    let place = config::find(named, surroundings)?;
+    let surroundings = surroundings.clone();
+    let read = move || load(Some(&place), &options, &surroundings);
+    let config = read()?;
+    let reader = Some(Reader::new(read));
+    Ok(WatchOptions { config, reader })
 }
 
 /// Runs a command that waits for files, timers and sockets.

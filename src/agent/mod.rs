@@ -207,7 +207,6 @@ impl Loop {
             },
             sent_bytes: Arc::new(AtomicU64::new(0)),
             moved: Arc::new(AtomicU64::new(0)),
-            flowed: Arc::new(AtomicU64::new(0)),
             to_loop,
         });
         let turner = Arc::new(Turn {
@@ -295,8 +294,7 @@ impl Loop {
     /// Starts what can be started; returns why the loop ends, if it does.
     fn advance(&mut self, now: Now) -> Option<Reason> {
         // Silence counts only while something is wanted of the store.
-        let moved =
-            self.ctx.moved.load(Ordering::Relaxed) + self.ctx.flowed.load(Ordering::Relaxed);
+        let moved = self.ctx.moved.load(Ordering::Relaxed) + self.ctx.limits.held_back();
         if moved != self.moved_before || !self.wants_the_store() {
             self.moved_before = moved;
             self.last_move = now.mono;

@@ -40,13 +40,13 @@ impl Lines {
             Eyes::Closed => limits.without_live_lane(),
         });
         let (bandwidth, changes) = watch::channel(upload.bandwidth.clone());
-        let now_is = rate_now(&upload.bandwidth);
-        if now_is.is_some() || upload.bandwidth.is_timetable() {
-            tracing::info!("bandwidth: {}", ShownRate(now_is));
+        let rate = rate_at(&upload.bandwidth, Clock::Real);
+        if rate.is_some() || upload.bandwidth.is_timetable() {
+            tracing::info!("bandwidth: {}", ShownRate(rate));
         }
-        common.set_bandwidth(now_is);
+        common.set_bandwidth(rate);
         let mut follower = JoinSet::new();
-        follower.spawn(follow(common.clone(), changes, now_is));
+        follower.spawn(follow(common.clone(), changes, Clock::Real));
         Self {
             common,
             endpoints: Mutex::default(),
@@ -82,17 +82,18 @@ impl Lines {
     }
 }
 
-fn rate_now(bandwidth: &Bandwidth) -> Rate {
-    bandwidth.at(LocalMinute::of(Clock::Real.now().wall_ns))
+fn rate_at(bandwidth: &Bandwidth, clock: Clock) -> Rate {
+    bandwidth.at(LocalMinute::of(clock.now().wall_ns))
 }
 
 /// Keeps the bandwidth at what is wanted, which is looked at again when it changes, and each minute.
-async fn follow(limits: Arc<Limits>, mut wanted: watch::Receiver<Bandwidth>, mut known: Rate) {
+async fn follow(limits: Arc<Limits>, mut wanted: watch::Receiver<Bandwidth>, clock: Clock) {
     loop {
         let (rate, is_timetable) = {
             let wanted = wanted.borrow_and_update();
-            (rate_now(&wanted), wanted.is_timetable())
+            (rate_at(&wanted, clock), wanted.is_timetable())
         };
+        let known = limits.bandwidth();
         if rate != known {
             tracing::info!(
                 "bandwidth: {}, it was {}",
@@ -100,10 +101,9 @@ async fn follow(limits: Arc<Limits>, mut wanted: watch::Receiver<Bandwidth>, mut
                 ShownRate(known)
             );
             limits.set_bandwidth(rate);
-            known = rate;
         }
         // A clock that is set, or a machine that slept, is noticed within a minute.
-        let past_ns = Clock::Real.now().wall_ns.rem_euclid(MINUTE_NS);
+        let past_ns = clock.now().wall_ns.rem_euclid(MINUTE_NS);
         let minute = Duration::from_nanos((MINUTE_NS - past_ns).unsigned_abs());
         tokio::select! {
             changed = wanted.changed() => if changed.is_err() {
@@ -117,6 +117,39 @@ async fn follow(limits: Arc<Limits>, mut wanted: watch::Receiver<Bandwidth>, mut
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timetable_is_followed_to_the_minute() {
+        let since = Clock::Real.now();
+        // Half a minute before a full one, on a Sunday in June.
+        let wall_ns = 1_781_999_970_000_000_000;
+        let clock = Clock::Virtual {
+            since: since.mono,
+            wall_ns,
+        };
+        let at = |plus: i64| {
+            let LocalMinute { minute, .. } = LocalMinute::of(wall_ns + plus * MINUTE_NS);
+            format!("{:02}:{:02}", minute / 60, minute % 60)
+        };
+        let text = format!("{}-{} 1MiB/s, else 2MiB/s", at(1), at(3));
+        let limits = Arc::new(Limits::new(None, 1));
+        let (wanted, changes) = watch::channel(Bandwidth::parse(&text).expect("a timetable"));
+        let mut follower = JoinSet::new();
+        follower.spawn(follow(limits.clone(), changes, clock));
+        let mib = || limits.bandwidth().map(|rate| rate.get() >> 20);
+        let second = Duration::from_secs(1);
+        tokio::time::sleep(29 * second).await;
+        assert_eq!(mib(), Some(2));
+        tokio::time::sleep(2 * second).await;
+        assert_eq!(mib(), Some(1));
+        tokio::time::sleep(118 * second).await;
+        assert_eq!(mib(), Some(1));
+        tokio::time::sleep(2 * second).await;
+        assert_eq!(mib(), Some(2));
+        wanted.send_replace(Bandwidth::default());
+        tokio::time::sleep(second).await;
+        assert_eq!(mib(), None);
+    }
 
     #[tokio::test]
     async fn folders_of_one_endpoint_share_its_requests() {

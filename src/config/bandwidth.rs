@@ -197,7 +197,7 @@ fn days(word: &str) -> Option<Result<Vec<usize>, String>> {
     let day = |text: &str| {
         let text = text.to_ascii_lowercase();
         let is_it = |name: &&str| text.len() >= 3 && name.starts_with(&text);
-        NAMES.iter().position(|name| is_it(&name))
+        NAMES.iter().position(is_it)
     };
     let Some((from, to)) = word.split_once('-') else {
         return day(word).map(|day| Ok(vec![day]));

@@ -43,7 +43,7 @@ async fn documents_overtake(limits: Limits) {
         ..Bench::new(narrow())
     };
     for n in 0..3 {
-        let large = content(n, 64 * MIB);
+        let large = content(n, 40 * MIB);
         bench.tree.write(&path(&format!("bulk-{n}")), &large);
     }
     let mut agent = bench.start(Mode::Forever);
@@ -66,7 +66,7 @@ async fn documents_overtake(limits: Limits) {
     assert!(left < 3, "the bulk was not even there any more");
     agent.level().await;
     let large = bench.object("bulk-2").expect("an object");
-    assert!(large == content(2, 64 * MIB), "what came is what was there");
+    assert!(large == content(2, 40 * MIB), "what came is what was there");
     assert_eq!(agent.stop().await.reason, Reason::Stopped(true));
 }
 
@@ -171,17 +171,19 @@ async fn requests_follow_what_the_endpoint_takes_down_and_up_again() {
     sleep(Duration::from_secs(30)).await;
     store.most_at_once();
     let throttled = store.throttled();
+    let answered = store.inner().counts().of("PutObject");
     sleep(Duration::from_secs(60)).await;
     let most = store.most_at_once();
     assert!(
         (20..60).contains(&most),
         "{most} at once where 40 are taken"
     );
-    // It goes on trying, and that is all that is refused.
+    // It goes on trying, which costs less than one request in a hundred.
     let refused = store.throttled() - throttled;
+    let requests = store.inner().counts().of("PutObject") - answered;
     assert!(
-        (1..200).contains(&refused),
-        "{refused} throttles in a minute"
+        refused > 0 && refused * 100 < requests,
+        "{refused} of {requests} refused"
     );
 
     store.crowd(None);
@@ -196,19 +198,19 @@ async fn requests_are_halved_where_answers_stay_away() {
     let store = Faulty::new(MemStore::default(), 1, slow(50));
     let limits = Arc::new(Limits::new(None, 32 << 20));
     let working = senders(&limits, &store);
-    sleep(Duration::from_secs(20)).await;
+    sleep(Duration::from_secs(5)).await;
     assert_eq!(limits.concurrency(), 256);
     drop(working);
     let odds = |lost| Odds { lost, ..slow(50) };
     // One in a hundred means nothing, one in five does.
     let quiet = Faulty::new(MemStore::default(), 1, odds(0.01));
     let working = senders(&limits, &quiet);
-    sleep(Duration::from_secs(20)).await;
+    sleep(Duration::from_secs(5)).await;
     assert_eq!(limits.concurrency(), 256);
     drop(working);
     let bad = Faulty::new(MemStore::default(), 1, odds(0.2));
     let working = senders(&limits, &bad);
-    sleep(Duration::from_secs(30)).await;
+    sleep(Duration::from_secs(15)).await;
     assert!(limits.concurrency() <= 8, "{}", limits.concurrency());
     drop(working);
 }
@@ -227,7 +229,7 @@ async fn an_endpoint_that_throttles_holds_no_other_back() {
     let one = Arc::new(Limits::new(None, 32 << 20));
     let other = Arc::new(one.beside());
     let both = (senders(&one, &slowed), senders(&other, &free));
-    sleep(Duration::from_secs(30)).await;
+    sleep(Duration::from_secs(15)).await;
     assert!(one.concurrency() < 16, "{}", one.concurrency());
     assert_eq!(other.concurrency(), 256);
     drop(both);

@@ -50,8 +50,6 @@ pub struct Ctx {
     /// Counts what moves: bodies that were answered, pages of a first listing, pieces that were hashed. How the loop knows
     /// that waiting is worth while.
     pub moved: Arc<AtomicU64>,
-    /// Counts the pieces of bodies that had to wait for their share of the bandwidth: that is no silence of the store's.
-    pub flowed: Arc<AtomicU64>,
     /// Bytes of files that were sent and answered, parts too: what a progress bar shows.
     pub sent_bytes: Arc<AtomicU64>,
     /// To the folder's loop.
@@ -399,7 +397,7 @@ impl upload::Gate for JobGate {
     }
 
     fn tap(&self) -> Arc<dyn Tap> {
-        self.ctx.limits.tap(self.lane, &self.ctx.flowed)
+        self.ctx.limits.tap(self.lane)
     }
 
     async fn begun(&self, upload: &str) {

@@ -13,7 +13,7 @@
 use std::collections::VecDeque;
 use std::num::NonZeroU64;
 use std::pin::Pin;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -22,7 +22,6 @@ use tokio::time::{Instant, Sleep};
 
 use crate::base::clock::Clock;
 use crate::sync::Lane;
-use crate::sync::limits::count;
 use crate::sync::limits::gate::{Gate, Permit};
 
 /// The bucket holds what comes in in one part in this many of a second.
@@ -50,6 +49,8 @@ pub(in crate::sync::limits) struct Bandwidth(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     seats: Gate,
+    /// Pieces that had to wait before they went out.
+    held_back: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -89,6 +90,7 @@ impl Default for Bandwidth {
         Self(Arc::new(Shared {
             state: Mutex::new(State::default()),
             seats: Gate::new(ALL),
+            held_back: AtomicU64::new(0),
         }))
     }
 }
@@ -109,6 +111,11 @@ impl Bandwidth {
         wake(next);
     }
 
+    /// Returns the limit.
+    pub fn rate(&self) -> Option<NonZeroU64> {
+        self.lock().rate
+    }
+
     /// Gives the live lane's share of seats to the backlog too.
     pub fn without_live_lane(&self) {
         self.0.seats.lock().keeps_live = false;
@@ -116,8 +123,13 @@ impl Bandwidth {
 
     /// Waits for the right to begin a body; without a limit there is no need for one.
     pub async fn seat(&self, lane: Lane) -> Option<Permit> {
-        self.lock().rate?;
+        self.rate()?;
         Some(self.0.seats.take(1, lane).await)
+    }
+
+    /// Returns how many pieces have gone out that had to wait.
+    pub fn held_back(&self) -> u64 {
+        self.0.held_back.load(Ordering::Relaxed)
     }
 
     /// Begins to hand out a body.
@@ -127,7 +139,6 @@ impl Bandwidth {
             lane,
             ticket: None,
             timer: None,
-            flowed: None,
         }
     }
 
@@ -244,16 +255,9 @@ pub(in crate::sync::limits) struct BodyFlow {
     lane: Lane,
     ticket: Option<u64>,
     timer: Option<Pin<Box<Sleep>>>,
-    flowed: Option<Arc<AtomicU64>>,
 }
 
 impl BodyFlow {
-    /// Counts the pieces that had to wait.
-    pub fn counting(mut self, flowed: &Arc<AtomicU64>) -> Self {
-        self.flowed = Some(flowed.clone());
-        self
-    }
-
     fn ask(&mut self, cx: &Context<'_>, wanted: usize) -> Answer {
         let now = Clock::Real.now().mono;
         let bandwidth = self.bandwidth.clone();
@@ -296,8 +300,8 @@ impl crate::store::Flow for BodyFlow {
             match self.ask(cx, wanted) {
                 Answer::Take(bytes) => {
                     self.ticket = None;
-                    if has_waited && let Some(flowed) = &self.flowed {
-                        count(flowed);
+                    if has_waited {
+                        self.bandwidth.0.held_back.fetch_add(1, Ordering::Relaxed);
                     }
                     return Poll::Ready(bytes);
                 }
@@ -372,7 +376,9 @@ mod tests {
     }
 
     fn longest_gap(pieces: &[(Duration, usize)]) -> Duration {
-        let gaps = pieces.windows(2).map(|two| two[1].0 - two[0].0);
+        let gaps = pieces
+            .windows(2)
+            .map(|two| two[1].0.saturating_sub(two[0].0));
         gaps.max().unwrap_or_default()
     }
 
@@ -448,11 +454,11 @@ mod tests {
         assert!(bodies.try_join_next().is_none());
         set(0);
         let ended = tokio::time::timeout(SECOND, bodies.join_all()).await;
-        let sent = |pieces: &Vec<(Duration, usize)>| -> usize {
+        let early = |pieces: &Vec<(Duration, usize)>| -> usize {
             let by = |(at, len): &(Duration, usize)| if *at < 21 * SECOND { *len } else { 0 };
             pieces.iter().map(by).sum()
         };
-        let before: usize = ended.expect("at once").iter().map(sent).sum();
+        let before: usize = ended.expect("at once").iter().map(early).sum();
         // 10 s of 1 KiB/s, one of 1 MiB/s, 10 of 1 KiB/s, and a piece that was not ready when the limit fell.
         assert!((900 << 10..1100 << 10).contains(&before), "{before}");
     }

@@ -9,7 +9,6 @@ mod gate;
 mod pace;
 
 use std::num::NonZeroU64;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
@@ -49,9 +48,8 @@ pub enum Verdict {
 impl Verdict {
     /// Judges the answer to a request that was to move `bytes`.
     pub fn of<T>(answer: &store::Result<T>, bytes: u64) -> Self {
-        let error = match answer {
-            Ok(_) => return Self::Done(bytes),
-            Err(error) => error,
+        let Err(error) = answer else {
+            return Self::Done(bytes);
         };
         match error.kind {
             // That the server broke says less than that it wants fewer requests, but if it happens often it means the same.
@@ -112,6 +110,11 @@ impl Limits {
         self.bandwidth.set(bytes_per_second, Clock::Real.now().mono);
     }
 
+    /// Returns how many bytes of bodies go out each second at most.
+    pub fn bandwidth(&self) -> Option<NonZeroU64> {
+        self.bandwidth.rate()
+    }
+
     /// Returns how many requests may be in flight now.
     pub fn concurrency(&self) -> u64 {
         self.requests.lock().capacity
@@ -139,13 +142,18 @@ impl Limits {
         self.memory.try_take(bytes, lane)
     }
 
+    /// Returns how many pieces of bodies have gone out that had to wait for their share of the bandwidth, of all endpoints
+    /// together. While that grows, who hears nothing may be waiting for the others.
+    pub fn held_back(&self) -> u64 {
+        self.bandwidth.held_back()
+    }
+
     /// Returns what one body goes out through: it waits for its share of the bandwidth, and tells the number of requests of
-    /// throttles on the way. `flowed` counts the pieces that had to wait: that is no standstill.
-    pub fn tap(self: &Arc<Self>, lane: Lane, flowed: &Arc<AtomicU64>) -> Arc<dyn Tap> {
+    /// throttles on the way.
+    pub fn tap(self: &Arc<Self>, lane: Lane) -> Arc<dyn Tap> {
         Arc::new(LaneTap {
             limits: self.clone(),
             lane,
-            flowed: flowed.clone(),
             opened: Mutex::new(None),
         })
     }
@@ -174,7 +182,6 @@ impl Limits {
 struct LaneTap {
     limits: Arc<Limits>,
     lane: Lane,
-    flowed: Arc<AtomicU64>,
     /// When the latest attempt began.
     opened: Mutex<Option<Instant>>,
 }
@@ -183,8 +190,7 @@ impl Tap for LaneTap {
     fn open(&self) -> Box<dyn Flow> {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         *opened = Some(Clock::Real.now().mono);
-        let flow = self.limits.bandwidth.flow(self.lane);
-        Box::new(flow.counting(&self.flowed))
+        Box::new(self.limits.bandwidth.flow(self.lane))
     }
 
     fn throttled(&self) {
@@ -193,11 +199,6 @@ impl Tap for LaneTap {
         self.limits
             .ended(Verdict::Throttled, opened.unwrap_or(now), now);
     }
-}
-
-/// Counts a piece that had to wait.
-fn count(flowed: &AtomicU64) {
-    flowed.fetch_add(1, Ordering::Relaxed);
 }
 
 #[cfg(test)]

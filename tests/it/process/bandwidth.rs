@@ -14,11 +14,11 @@ use crate::support::endpoint::Fault;
 /// Writes a config with these lines in `[upload]`.
 fn config(world: &World, upload: &str) -> PathBuf {
     let text = format!(
-        "[agent]\nstate_dir = {:?}\n[s3]\nendpoint_url = {:?}\n[upload]\n{upload}\n\
-         [[folder]]\npath = {:?}\nto = \"s3://tide/p\"\nsettle = \"100ms\"\n",
-        world.state(),
+        "[agent]\nstate_dir = \"{}\"\n[s3]\nendpoint_url = \"{}\"\n[upload]\n{upload}\n\
+         [[folder]]\npath = \"{}\"\nto = \"s3://tide/p\"\nsettle = \"100ms\"\n",
+        world.state().display(),
         world.endpoint.url(),
-        world.tree(""),
+        world.tree("").display(),
     );
     let place = world.dir.path().join("config.toml");
     fs::write(&place, text).unwrap();
@@ -46,8 +46,8 @@ async fn told(child: &mut Child, wanted: &str) -> String {
         }
         false
     };
-    let waited = tokio::time::timeout(crate::process::DEADLINE, reading).await;
-    assert_eq!(waited, Ok(true), "never said `{wanted}`:\n{all}");
+    let said = tokio::time::timeout(crate::process::DEADLINE, reading).await;
+    assert_eq!(said, Ok(true), "never said `{wanted}`:\n{all}");
     all
 }
 
