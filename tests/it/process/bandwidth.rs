@@ -144,12 +144,12 @@ async fn a_document_overtakes_large_files_on_the_wire() {
         fastrand::Rng::with_seed(n).fill(&mut bytes);
         world.write(format!("bulk-{n}"), bytes);
     }
-    let child = run(&world, "bandwidth = \"4MiB/s\"\nmemory = \"32MiB\"");
+    let child = run(&world, "bandwidth = \"2MiB/s\"\nmemory = \"32MiB\"");
     let parts = |endpoint: &crate::support::endpoint::Endpoint| endpoint.count("UploadPart") >= 2;
     world.endpoint.until("parts are on their way", parts).await;
     world.write("document", b"saved just now");
     eventually("the document", || world.object("document").is_some()).await;
-    // All parts would have taken 18 seconds; the first of them are still on their way.
+    // All parts would take 36 seconds; the first of them are still on their way.
     let requests = world.endpoint.requests();
     let place = requests.iter().position(|seen| seen.key == "p/document");
     let parts_before = requests[..place.expect("it came")]
