@@ -19,6 +19,7 @@ use crate::commands::explain::{self, ExplainOptions};
 use crate::commands::folder::{self, FolderCommand, FolderOptions};
 use crate::commands::held::{self, HeldCommand, HeldOptions};
 use crate::commands::init::{self, InitOptions};
+use crate::commands::reload::Reader;
 use crate::commands::status::{self, StatusOptions, states};
 use crate::commands::sync::{self, SyncOptions};
 use crate::commands::watch::{self, WatchOptions};
@@ -55,16 +56,16 @@ fn dispatch(cli: Cli, surroundings: &Surroundings) -> anyhow::Result<Exit> {
     let quiet = cli.loud.quiet;
     match cli.command {
         Command::Run(args) => {
-            let config = load(
-                args.config.config.as_deref(),
-                &args.options.into(),
-                surroundings,
-            )?;
-            drive(watch::run(WatchOptions { config }))
+            let named = args.config.config.as_deref();
+            let options = running(named, args.options.into(), surroundings)?;
+            drive(watch::run(options))
         }
         Command::Watch(args) => {
             let config = Config::ad_hoc(&args.dir, &args.url, &args.options.into(), surroundings)?;
-            drive(watch::watch(WatchOptions { config }))
+            drive(watch::watch(WatchOptions {
+                config,
+                reader: None,
+            }))
         }
         Command::Sync(args) => drive(sync::sync(sync_options(args, quiet, surroundings)?)),
         Command::Status(args) => status::status(&StatusOptions {
@@ -165,6 +166,21 @@ fn load(
 ) -> Result<Config, Problems> {
     let place = config::find(named, surroundings)?;
     Config::load(&config::text_of(&place)?, &place, options, surroundings)
+}
+
+/// Reads the config, and makes that it can be read again.
+fn running(
+    named: Option<&Path>,
+    options: Options,
+    surroundings: &Surroundings,
+) -> Result<WatchOptions, Problems> {
+    // Wherever it was found: a reload reads the same one.
+    let place = config::find(named, surroundings)?;
+    let surroundings = surroundings.clone();
+    let read = move || load(Some(&place), &options, &surroundings);
+    let config = read()?;
+    let reader = Some(Reader::new(read));
+    Ok(WatchOptions { config, reader })
 }
 
 /// Runs a command that waits for files, timers and sockets.

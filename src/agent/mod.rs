@@ -302,7 +302,7 @@ impl Loop {
     /// Starts what can be started; returns why the loop ends, if it does.
     fn advance(&mut self, now: Now) -> Option<Reason> {
         // Silence counts only while something is wanted of the store.
-        let moved = self.ctx.moved.load(Ordering::Relaxed);
+        let moved = self.ctx.moved.load(Ordering::Relaxed) + self.ctx.limits.held_back();
         if moved != self.moved_before || !self.wants_the_store() {
             self.moved_before = moved;
             self.last_move = now.mono;

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use tokio::time::Instant;
 
 /// An instant on both clocks: monotonic for waiting, wall for people, stamps and horizons.
@@ -63,6 +65,36 @@ impl Clock {
     }
 }
 
+/// A minute of the week, as the clock on the wall shows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LocalMinute {
+    /// From 0, which is Monday, to 6.
+    pub weekday: u8,
+    /// Of the day, from 0 to 1439.
+    pub minute: u16,
+}
+
+impl LocalMinute {
+    /// Returns what the clocks of this machine's time zone show at an instant, nanoseconds since the epoch. Where the
+    /// machine does not say where it is, they show UTC.
+    pub fn of(wall_ns: i64) -> Self {
+        Self::in_zone(wall_ns, TimeZone::system())
+    }
+
+    fn in_zone(wall_ns: i64, zone: TimeZone) -> Self {
+        // From an instant to what the wall shows there is always exactly one way, on the days that skip or repeat an hour
+        // too; an instant beyond what the calendar knows counts as the epoch.
+        let shown = Timestamp::from_nanosecond(wall_ns.into())
+            .unwrap_or_default()
+            .to_zoned(zone);
+        let (hour, minute) = (shown.hour().unsigned_abs(), shown.minute().unsigned_abs());
+        Self {
+            weekday: shown.weekday().to_monday_zero_offset().unsigned_abs(),
+            minute: u16::from(hour) * 60 + u16::from(minute),
+        }
+    }
+}
+
 /// Returns a wall-clock stamp as RFC 3339 in UTC, to the second.
 pub fn rfc3339(wall_ns: i64) -> String {
     let seconds = u64::try_from(wall_ns / 1_000_000_000).unwrap_or(0);
@@ -79,4 +111,31 @@ pub fn rfc3339_millis(wall_ns: i64) -> String {
 pub fn parse_rfc3339(text: &str) -> Option<i64> {
     let time = humantime::parse_rfc3339(text).ok()?;
     i64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_nanos()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wall_skips_and_repeats_an_hour_when_the_clocks_change() {
+        let zone = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").expect("a zone");
+        let at = |text: &str| {
+            let ns = parse_rfc3339(text).expect("a time");
+            let LocalMinute { weekday, minute } = LocalMinute::in_zone(ns, zone.clone());
+            (weekday, minute / 60, minute % 60)
+        };
+        assert_eq!(at("2026-01-05T07:30:00Z"), (0, 8, 30));
+        // Sunday, 29 March: there is no time between 02:00 and 03:00.
+        assert_eq!(at("2026-03-29T00:59:00Z"), (6, 1, 59));
+        assert_eq!(at("2026-03-29T01:00:00Z"), (6, 3, 0));
+        // Sunday, 25 October: the hour from 02:00 is there twice.
+        assert_eq!(at("2026-10-25T00:30:00Z"), (6, 2, 30));
+        assert_eq!(at("2026-10-25T01:30:00Z"), (6, 2, 30));
+        assert_eq!(at("2026-10-25T23:30:00Z"), (0, 0, 30));
+        for wall_ns in [i64::MIN, -1, 0, i64::MAX] {
+            assert!(LocalMinute::in_zone(wall_ns, zone.clone()).minute < 1440);
+            assert!(LocalMinute::of(wall_ns).weekday < 7);
+        }
+    }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::base::policy::OnDelete;
-use crate::config::{self, Concurrency, Options, PathStyle, S3Options};
+use crate::config::{self, Bandwidth, Concurrency, Options, PathStyle, S3Options};
 use crate::report::log::Loudness;
 
 /// Watches folders and keeps an S3 bucket level with them
@@ -406,6 +406,16 @@ pub(in crate::cli) struct OptionArgs {
     #[arg(long, value_name = "N", value_parser = config::concurrency)]
     pub concurrency: Option<Concurrency>,
 
+    /// How fast to send: unlimited, 10MiB/s, 10Mbit/s, or a timetable
+    #[arg(
+        long,
+        value_name = "LIMIT",
+        value_parser = config::bandwidth,
+        long_help = "How fast to send, all folders together: unlimited, 10MiB/s, 10Mbit/s, or a \
+            timetable such as \"Mon-Fri 08:00-18:00 2MiB/s, else unlimited\""
+    )]
+    pub bandwidth: Option<Bandwidth>,
+
     /// How long a file must be quiet before it is read
     #[arg(long, value_name = "DURATION", value_parser = config::duration)]
     pub settle: Option<Duration>,
@@ -438,6 +448,7 @@ impl From<OptionArgs> for Options {
             include: args.include,
             on_delete: args.on_delete,
             concurrency: args.concurrency,
+            bandwidth: args.bandwidth,
             settle: args.settle,
         }
     }

@@ -20,13 +20,13 @@ use crate::base::digest::Sha256;
 use crate::base::offload::Offload;
 use crate::base::path::{RelPath, escaped};
 use crate::base::snapshot::{FolderSnapshot, Happening};
+use crate::commands::lines::Lines;
 use crate::commands::{Exit, settings};
-use crate::config::{self, Concurrency, Config, S3};
+use crate::config::{self, Config, S3};
 use crate::manifest::{FolderKey, FolderRow, Manifest, OpenError};
 use crate::report::out::note;
 use crate::store::key::KeyMap;
 use crate::store::s3::{S3Store, Settings, SetupError};
-use crate::sync::limits::Limits;
 use crate::tree::filter::reason::BadRule;
 use crate::tree::filter::{Bounds, Filter};
 use crate::tree::real::RealTree;
@@ -45,7 +45,8 @@ pub struct Shared {
     pub stores: Stores,
     /// The state folder, canonical.
     pub state_dir: PathBuf,
-    limits: Arc<Limits>,
+    /// How much happens at once.
+    pub lines: Lines,
     buffers: Pool,
     shutdown_grace: Duration,
 }
@@ -114,21 +115,12 @@ impl Shared {
                 | OpenError::Unusable { .. } => Exit::Usage,
             }
         })?;
-        let fixed = match config.upload.concurrency {
-            Concurrency::Auto => None,
-            Concurrency::Fixed(requests) => Some(requests.get()),
-        };
         let memory_bytes = config.upload.memory_bytes;
-        let limits = Limits::new(fixed, memory_bytes);
         Ok(Self {
             manifest,
             stores,
             state_dir,
-            limits: Arc::new(match eyes {
-                Eyes::Open => limits,
-                // Nothing is live where nothing is watched.
-                Eyes::Closed => limits.without_live_lane(),
-            }),
+            lines: Lines::open(&config.upload, eyes),
             buffers: Pool::new(usize::try_from(memory_bytes).unwrap_or(usize::MAX)),
             shutdown_grace: config.shutdown_grace,
         })
@@ -152,6 +144,7 @@ impl Shared {
     async fn assemble(&self, start: Start, store: Arc<S3Store>) -> Result<agent::Folder, String> {
         let config = start.folder;
         let key = folder_key(&config, &store);
+        let limits = self.lines.to(store.endpoint_url());
         let (manifest, name) = (self.manifest.clone(), config.name.clone());
         let row = Offload::Pool.run(move || manifest.folder(&key, &name));
         let row = row.await.map_err(|error| error.to_string())?;
@@ -174,7 +167,7 @@ impl Shared {
             store,
             manifest: self.manifest.clone(),
             keys: KeyMap::new(&config.to.prefix),
-            limits: self.limits.clone(),
+            limits,
             buffers: self.buffers.clone(),
             clock: Clock::Real,
             offload: Offload::Pool,
@@ -204,6 +197,7 @@ impl Shared {
 
     /// Ends in an orderly way. Nothing of it may be running.
     pub async fn close(&self) {
+        self.lines.close().await;
         let manifest = self.manifest.clone();
         Offload::Pool.run(move || manifest.close()).await;
     }

@@ -1,7 +1,7 @@
 //! `tidewatch run` and `tidewatch watch`: keep the bucket level with the folders until they are stopped.
 //!
 //! `run` never ends because of S3: a folder that cannot be reached waits. `watch` is asked for by a person, who is told
-//! at once if the bucket is not there. The first signal lets what is on its way finish, the second ends at once.
+//! at once if the bucket is not there. SIGHUP lets `run` read its config again. The first signal to stop lets what is on its way finish, the second ends at once.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use crate::base::snapshot::{FolderSnapshot, Happening};
 use crate::commands::Exit;
 use crate::commands::control::{self, Door};
 use crate::commands::folders::{Eyes, Left, Shared, Start, Stores, first_snapshot, shown};
+use crate::commands::reload::{Reader, Reloads};
 use crate::commands::signals::Signals;
 use crate::config::{self, Config};
 use crate::report::out::note;
@@ -36,16 +37,28 @@ const STATUS: Duration = Duration::from_secs(1);
 pub struct WatchOptions {
     /// The folders.
     pub config: Config,
+    /// Reads the config again; `None`: there is none.
+    pub reader: Option<Reader>,
+}
+
+impl WatchOptions {
+    fn reloads(&self) -> anyhow::Result<Reloads> {
+        match &self.reader {
+            Some(reader) => Reloads::listen(&self.config, reader.clone()),
+            None => Reloads::without_config(),
+        }
+    }
 }
 
 /// Keeps every folder level until a signal comes, whatever S3 does.
 pub async fn run(options: WatchOptions) -> anyhow::Result<Exit> {
     let mut signals = Signals::listen()?;
+    let reloads = options.reloads()?;
     let shared = match Shared::open(&options.config, Stores::default(), Eyes::Open).await {
         Ok(shared) => Arc::new(shared),
         Err(exit) => return Ok(exit),
     };
-    let mut service = Service::start(&options.config, &shared, None);
+    let mut service = Service::start(&options.config, &shared, None).reloading(reloads);
     let exit = service.attend(&mut signals).await;
     shared.close().await;
     Ok(exit)
@@ -54,6 +67,7 @@ pub async fn run(options: WatchOptions) -> anyhow::Result<Exit> {
 /// Keeps one folder level until a signal comes, if its bucket is there.
 pub async fn watch(options: WatchOptions) -> anyhow::Result<Exit> {
     let mut signals = Signals::listen()?;
+    let reloads = options.reloads()?;
     let shared = match Shared::open(&options.config, Stores::default(), Eyes::Open).await {
         Ok(shared) => Arc::new(shared),
         Err(exit) => return Ok(exit),
@@ -64,7 +78,7 @@ pub async fn watch(options: WatchOptions) -> anyhow::Result<Exit> {
     };
     let exit = match found {
         Ok(()) => {
-            let mut service = Service::start(&options.config, &shared, None);
+            let mut service = Service::start(&options.config, &shared, None).reloading(reloads);
             service.attend(&mut signals).await
         }
         Err(exit) => exit,
@@ -106,6 +120,8 @@ async fn find(config: &Config, shared: &Shared) -> Result<(), Exit> {
 
 /// The folders of a process that stays.
 pub struct Service {
+    shared: Arc<Shared>,
+    reloads: Option<Reloads>,
     state_dir: PathBuf,
     tasks: JoinSet<Left>,
     stop: CancellationToken,
@@ -159,6 +175,8 @@ impl Service {
             }
         }
         Self {
+            shared: shared.clone(),
+            reloads: None,
             state_dir: config.state_dir.clone(),
             tasks,
             stop,
@@ -169,6 +187,13 @@ impl Service {
             cannot_write: false,
             exit: Exit::Level,
         }
+    }
+
+    /// Lets it change with its config.
+    #[must_use]
+    pub fn reloading(mut self, reloads: Reloads) -> Self {
+        self.reloads = Some(reloads);
+        self
     }
 
     /// Waits until the folders have ended, which they do when a signal comes, and keeps the status up to date.
@@ -187,6 +212,9 @@ impl Service {
                     tracing::info!("{}: stopping when what is on its way has ended", asked.name());
                     self.end();
                 }
+                () = asked(&mut self.reloads) => if let Some(reloads) = &mut self.reloads {
+                    reloads.reload(&self.shared.lines).await;
+                },
                 Some(ended) = self.tasks.join_next() => self.ended(ended),
                 () = self.news.notified() => has_news = true,
                 () = tokio::time::sleep_until(next_status), if has_news => {
@@ -284,6 +312,14 @@ impl Service {
             }
             Err(_) => {}
         }
+    }
+}
+
+/// Waits until the config is to be read again; for ever where nobody listens.
+async fn asked(reloads: &mut Option<Reloads>) {
+    match reloads {
+        Some(reloads) => reloads.asked().await,
+        None => std::future::pending().await,
     }
 }
 

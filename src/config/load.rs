@@ -7,9 +7,9 @@ use crate::base::path::escaped;
 use crate::config::read::{Reader, Section};
 use crate::config::target::expand;
 use crate::config::{
-    Config, Folder, MAX_WAIT, MEMORY_BYTES, Options, Problem, Problems, RESCAN, S3, S3Options,
-    SETTLE, SHUTDOWN_GRACE, Surroundings, Target, Upload, adhoc_dir, check, policy, state_dir,
-    values,
+    Bandwidth, Config, Folder, MAX_WAIT, MEMORY_BYTES, Options, Problem, Problems, RESCAN, S3,
+    S3Options, SETTLE, SHUTDOWN_GRACE, Surroundings, Target, Upload, adhoc_dir, check, policy,
+    state_dir, values,
 };
 
 /// The shortest time between two full walks: without a bound the agent would do nothing else.
@@ -45,6 +45,7 @@ impl Config {
             memory_bytes: table
                 .parsed(&mut reader, "memory", values::memory)
                 .unwrap_or(MEMORY_BYTES),
+            bandwidth: bandwidth(&mut reader, &table, options),
         };
 
         let tables = reader.tables(&root, "folder");
@@ -87,6 +88,7 @@ impl Config {
             shutdown_grace: SHUTDOWN_GRACE,
             upload: Upload {
                 concurrency: options.concurrency.unwrap_or_default(),
+                bandwidth: options.bandwidth.clone().unwrap_or_default(),
                 ..Upload::default()
             },
             folders: vec![folder],
@@ -162,6 +164,13 @@ fn agent_state_dir(
             None
         }
     }
+}
+
+/// Reads the limit of bandwidth; what is written is checked also where an option goes before it.
+fn bandwidth(reader: &mut Reader<'_>, table: &Section<'_, '_>, options: &Options) -> Bandwidth {
+    let written = table.parsed(reader, "bandwidth", values::bandwidth);
+    let named = options.bandwidth.clone();
+    named.or(written).unwrap_or_default()
 }
 
 /// Reads the keys that say how a bucket is reached, from [s3] or from a folder.

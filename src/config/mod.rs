@@ -4,6 +4,7 @@
 //! its home, its environment) is handed in as [`Surroundings`], so that loading is a function of its arguments and the
 //! disk. What options say ([`Options`]) goes before what the file says; a value of `""` is unset.
 
+mod bandwidth;
 mod check;
 mod load;
 mod places;
@@ -19,14 +20,15 @@ use std::time::Duration;
 
 use crate::base::policy::{Brake, History, OnDelete, Symlinks, WatchMode};
 
+pub use crate::config::bandwidth::{Bandwidth, Rate, Shown as ShownRate};
 pub use crate::config::load::{state_dir_of, text_of};
 pub use crate::config::places::{Surroundings, adhoc_dir, adhoc_states, find, state_dir};
 pub use crate::config::problem::{Problem, Problems};
 pub use crate::config::read::KEYS;
 pub use crate::config::target::Target;
 pub use crate::config::values::{
-    MAX_CONCURRENCY, concurrency, duration, endpoint_url, include_rule, on_delete, path_style,
-    region, rule,
+    MAX_CONCURRENCY, bandwidth, concurrency, duration, endpoint_url, include_rule, on_delete,
+    path_style, region, rule,
 };
 
 /// How long a file must be quiet before it is read, unless it is said otherwise.
@@ -57,6 +59,8 @@ pub struct Options {
     pub on_delete: Option<OnDelete>,
     /// Requests in flight.
     pub concurrency: Option<Concurrency>,
+    /// How fast bodies may go out.
+    pub bandwidth: Option<Bandwidth>,
     /// How long a file must be quiet before it is read, in every folder.
     pub settle: Option<Duration>,
 }
@@ -116,12 +120,14 @@ pub struct Config {
 }
 
 /// Limits that all folders share.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Upload {
-    /// Requests in flight.
+    /// Requests in flight, of each endpoint.
     pub concurrency: Concurrency,
     /// File bytes in memory.
     pub memory_bytes: u64,
+    /// How fast bodies may go out, of all folders together.
+    pub bandwidth: Bandwidth,
 }
 
 impl Default for Upload {
@@ -129,6 +135,7 @@ impl Default for Upload {
         Self {
             concurrency: Concurrency::Auto,
             memory_bytes: MEMORY_BYTES,
+            bandwidth: Bandwidth::default(),
         }
     }
 }

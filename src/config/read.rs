@@ -22,7 +22,7 @@ pub const KEYS: &[(&str, &[&str])] = &[
             "ca_bundle",
         ],
     ),
-    ("upload", &["concurrency", "memory"]),
+    ("upload", &["concurrency", "memory", "bandwidth"]),
     (
         "folder",
         &[

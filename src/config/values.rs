@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::base::path::escaped;
 use crate::base::policy::OnDelete;
 use crate::base::units;
-use crate::config::{Concurrency, PathStyle};
+use crate::config::{Bandwidth, Concurrency, PathStyle};
 
 /// The most requests in flight that can be asked for: beyond it an endpoint throttles, and open files run short.
 pub const MAX_CONCURRENCY: usize = 512;
@@ -46,6 +46,11 @@ pub fn memory(text: &str) -> Result<u64, String> {
         return Err(format!("expected at least \"32MiB\", got {text:?}"));
     }
     Ok(bytes)
+}
+
+/// Takes a limit of bandwidth, or a timetable of them.
+pub fn bandwidth(text: &str) -> Result<Bandwidth, String> {
+    Bandwidth::parse(text)
 }
 
 /// Takes `auto` or a number of requests.

@@ -5,6 +5,7 @@
 pub mod features;
 pub mod key;
 pub mod s3;
+pub mod tap;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,6 +17,8 @@ use bytes::Bytes;
 
 use crate::base::digest::{Crc64, Sha256};
 use crate::store::features::Features;
+
+pub use crate::store::tap::{Flow, Tap};
 
 /// The largest body of a single put or copy, in bytes (S3's limit).
 pub const MAX_SINGLE: u64 = 5 << 30;
@@ -154,6 +157,8 @@ pub struct Body {
     pub crc64: Crc64,
     /// The content's SHA-256 where it is known: the payload hash of the signature over plain HTTP.
     pub sha256: Option<Sha256>,
+    /// What it goes out through; `None`: as fast as the line takes it.
+    pub tap: Option<Arc<dyn Tap>>,
 }
 
 impl Body {
@@ -163,7 +168,14 @@ impl Body {
             bytes,
             crc64,
             sha256,
+            tap: None,
         }
+    }
+
+    /// Lets it go out through `tap`.
+    #[must_use]
+    pub fn with_tap(self, tap: Option<Arc<dyn Tap>>) -> Self {
+        Self { tap, ..self }
     }
 
     /// Makes a body, and its digests.
@@ -363,6 +375,9 @@ pub enum ErrorKind {
     Unsupported,
 }
 
+/// What the message begins with when no connection came to stand.
+pub const UNREACHED: &str = "cannot connect";
+
 /// What a failed request may have done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Effect {
@@ -390,6 +405,21 @@ impl Error {
             code: String::new(),
             retry_after: None,
         }
+    }
+
+    /// Returns true if no connection came to stand: whatever the trouble is, it is not one of too many requests.
+    pub fn never_left(&self) -> bool {
+        self.kind == ErrorKind::Network
+            && self.effect == Effect::None
+            && self.message.starts_with(UNREACHED)
+    }
+
+    /// Returns true if the store says that it broke, and not that it wants patience.
+    pub fn is_servers_own(&self) -> bool {
+        matches!(
+            self.code.as_str(),
+            "InternalError" | "InternalFailure" | "ServiceUnavailable" | "ServerBusy"
+        )
     }
 
     /// Returns true if the trouble is the endpoint's, the bucket's or the credentials', not this key's.

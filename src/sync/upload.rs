@@ -23,7 +23,7 @@ use crate::base::buffers::Pool;
 use crate::base::digest::{Crc64, Hasher, Sha256, hex};
 use crate::base::offload::Offload;
 use crate::base::stat::Stat;
-use crate::store::{self, Body, ErrorKind, MAX_SINGLE, Meta, Part, Store, Stored};
+use crate::store::{self, Body, ErrorKind, MAX_SINGLE, Meta, Part, Store, Stored, Tap};
 use crate::tree::{OpenFile, ReadError, Reading};
 
 /// Up to here a file is read once into one buffer and sent with one request, bytes.
@@ -51,6 +51,9 @@ pub trait Gate: Send + Sync + 'static {
         bytes: u64,
         request: impl Future<Output = store::Result<T>> + Send,
     ) -> impl Future<Output = store::Result<T>> + Send;
+
+    /// Returns what a body goes out through.
+    fn tap(&self) -> Arc<dyn Tap>;
 
     /// Makes a multipart upload's id durable.
     fn begun(&self, upload: &str) -> impl Future<Output = ()> + Send;
@@ -219,7 +222,7 @@ async fn send_parts<G: Gate>(
         let (store, gate) = (store.clone(), gate.clone());
         let (key, upload) = (key.to_owned(), upload.to_owned());
         running.spawn(async move {
-            let body = Body::new(bytes, crc, None);
+            let body = Body::new(bytes, crc, None).with_tap(Some(gate.tap()));
             let part = gate
                 .send(len, store.put_part(&key, &upload, number, body))
                 .await;
@@ -416,7 +419,8 @@ async fn fetch<G: Gate>(
             "the object changed while it was read",
         ));
     }
-    Ok(Body::of(bytes))
+    // What comes in is not counted against the bandwidth, what goes out again is.
+    Ok(Body::of(bytes).with_tap(Some(gate.tap())))
 }
 
 async fn copy_parts<G: Gate>(

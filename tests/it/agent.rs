@@ -33,7 +33,7 @@ pub struct Bench {
     pub store: Faulty<MemStore>,
     pub manifest: Manifest,
     pub clock: Clock,
-    pub requests_at_once: usize,
+    pub limits: Arc<Limits>,
     pub settings: Settings,
     pub exclude: Vec<String>,
 }
@@ -65,7 +65,7 @@ impl Bench {
             bucket,
             manifest: Manifest::in_memory().unwrap(),
             clock,
-            requests_at_once: 4,
+            limits: Arc::new(Limits::new(Some(4), 128 << 20)),
             settings: Settings {
                 settle: SETTLE,
                 ..Settings::default()
@@ -98,7 +98,7 @@ impl Bench {
             manifest: self.manifest.clone(),
             filter: Arc::new(Filter::new(&self.exclude, &[], true).unwrap()),
             keys: KeyMap::new("p/"),
-            limits: Arc::new(Limits::new(Some(self.requests_at_once), 128 << 20)),
+            limits: self.limits.clone(),
             buffers: Pool::new(1 << 20),
             clock: self.clock,
             offload: Offload::Inline,

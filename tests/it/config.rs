@@ -106,6 +106,7 @@ fn the_smallest_config_has_the_defaults() {
     assert_eq!(config.shutdown_grace, Duration::from_secs(30));
     assert_eq!(config.upload.concurrency, Concurrency::Auto);
     assert_eq!(config.upload.memory_bytes, 128 << 20);
+    assert_eq!(config.upload.bandwidth, config::Bandwidth::default());
     let [folder] = &config.folders[..] else {
         panic!("one folder")
     };
@@ -149,7 +150,7 @@ fn every_value_arrives() {
     let config = machine.load(
         "[agent]\nstate_dir = \"/s\"\nshutdown_grace = \"1m\"\n[s3]\nregion = \"eu-central-1\"\n\
          endpoint_url = \"http://h:9/\"\nprofile = \"p\"\npath_style = \"always\"\nca_bundle = \"@file\"\n\
-         [upload]\nconcurrency = 64\nmemory = \"1GiB\"\n\
+         [upload]\nconcurrency = 64\nmemory = \"1GiB\"\nbandwidth = \"Sat,Sun 10MiB/s, else 2MiB/s\"\n\
          [[folder]]\nname = \"pics\"\npath = \"@photos\"\nto = \"s3://bucket/{hostname}/{name}\"\n\
          exclude = [\"*.iso\"]\ninclude = [\"keep.iso\"]\nbuiltin_ignores = false\nsettle = \"2s\"\n\
          max_wait = \"3s\"\nrescan = \"4s\"\n\
@@ -163,6 +164,7 @@ fn every_value_arrives() {
         config::concurrency("64").expect("a number")
     );
     assert_eq!(config.upload.memory_bytes, 1 << 30);
+    assert!(config.upload.bandwidth.is_timetable());
     let [pics, music] = &config.folders[..] else {
         panic!("two folders")
     };
@@ -290,7 +292,7 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "[upload]\nxyz = 1\n+",
-        "config.toml:2: unknown key `xyz` in [upload]; there are `concurrency`, `memory`",
+        "config.toml:2: unknown key `xyz` in [upload]; there are `concurrency`, `memory`, `bandwidth`",
     ),
     (
         "agent = 3\n+",
@@ -383,6 +385,15 @@ const WRONG: &[(&str, &str)] = &[
         "[upload]\nconcurrency = 0\nmemory = \"1MiB\"\n+",
         "config.toml:2: `concurrency`: expected \"auto\" or a number from 1 to 512, got 0\n\
          config.toml:3: `memory`: expected at least \"32MiB\", got \"1MiB\"",
+    ),
+    (
+        "[upload]\nbandwidth = \"0\"\n+",
+        "config.toml:2: `bandwidth`: `0` would send nothing (without a limit: `unlimited`) in \"0\"; \
+         expected \"unlimited\", \"10MiB/s\" or \"Mon-Fri 08:00-18:00 2MiB/s, else unlimited\"",
+    ),
+    (
+        "[upload]\nbandwidth = 10\n+",
+        "config.toml:2: `bandwidth`: expected a text in quotes, got the number 10",
     ),
     (
         "[upload]\nconcurrency = \"lots\"\nmemory = \"much\"\n+",
@@ -521,10 +532,11 @@ fn an_option_goes_before_the_config_and_the_config_before_the_default() {
         include: vec!["x.b".to_owned()],
         on_delete: None,
         concurrency: config::concurrency("3").ok(),
+        bandwidth: config::bandwidth("3MiB/s").ok(),
         settle: Some(Duration::from_secs(3600)),
     };
     let text = format!(
-        "[agent]\nstate_dir = \"/config\"\n[s3]\nregion = \"shared\"\nprofile = \"shared\"\n[upload]\nconcurrency = 9\n\
+        "[agent]\nstate_dir = \"/config\"\n[s3]\nregion = \"shared\"\nprofile = \"shared\"\n[upload]\nconcurrency = 9\nbandwidth = \"1MiB/s\"\n\
          {SMALLEST}region = \"near\"\nendpoint_url = \"\"\nexclude = [\"*.a\"]\nsettle = \"2s\"\n"
     );
     let config = machine.load_with(&text, &options).expect("a good config");
@@ -533,6 +545,10 @@ fn an_option_goes_before_the_config_and_the_config_before_the_default() {
     assert_eq!(
         config.upload.concurrency,
         config::concurrency("3").expect("a number")
+    );
+    assert_eq!(
+        Some(config.upload.bandwidth),
+        config::bandwidth("3MiB/s").ok()
     );
     assert_eq!(folder.s3.region.as_deref(), Some("option"));
     assert_eq!(folder.s3.profile.as_deref(), Some("shared"));

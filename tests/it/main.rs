@@ -8,6 +8,7 @@
 mod support;
 
 mod agent;
+mod bandwidth;
 #[cfg(feature = "demo")]
 mod check;
 mod config;

@@ -10,6 +10,7 @@
 )]
 
 mod again;
+mod bandwidth;
 mod deletes;
 mod exits;
 mod eyes;

@@ -38,6 +38,7 @@ const KEPT: &[(&str, Match, &[&str])] = &[
     ("s3s", Match::Whole, &["commands/demo"]),
     ("notify", Match::Crate, &["tree/watch.rs"]),
     ("libc", Match::Crate, &["tree/real/lease.rs"]),
+    ("jiff", Match::Crate, &["base/clock.rs"]),
     ("dashmap", Match::Whole, &["sync/dedupe.rs"]),
     ("DashMap", Match::Whole, &["sync/dedupe.rs"]),
 ];

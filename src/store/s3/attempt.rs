@@ -30,7 +30,7 @@ use crate::base::clock::Clock;
 use crate::base::digest::Sha256;
 use crate::store::s3::classify::{self, Blip, Failure, Trouble};
 use crate::store::s3::connect::Patience;
-use crate::store::{Body, Effect};
+use crate::store::{Body, Effect, Flow};
 
 /// What is asked, as far as watching, repeating and judging it need to know.
 #[derive(Clone, Copy)]
@@ -142,6 +142,11 @@ where
             failure.error.effect = effect;
             return Err(failure);
         };
+        if failure.blip == Some(Blip::Throttle)
+            && let Some(tap) = call.body.and_then(|body| body.tap.as_ref())
+        {
+            tap.throttled();
+        }
         tracing::debug!(
             attempt,
             ?pause,
@@ -169,6 +174,8 @@ pub(super) struct Flight {
     len: u64,
     taken: AtomicU64,
     steps: AtomicU64,
+    /// Whether the next piece waits for its share of the bandwidth, which is no standstill.
+    is_held_back: AtomicBool,
     handed_over: AtomicBool,
     /// The store's clock, as its answer says it, nanoseconds since the epoch; 0: it was not told.
     date_ns: AtomicI64,
@@ -186,6 +193,7 @@ impl Flight {
             len: body.map_or(0, |body| body.bytes.len() as u64),
             taken: AtomicU64::new(0),
             steps: AtomicU64::new(0),
+            is_held_back: AtomicBool::new(false),
             handed_over: AtomicBool::new(false),
             date_ns: AtomicI64::new(0),
         }
@@ -229,7 +237,8 @@ impl Flight {
             let limit = self.limit(piece, answer);
             tokio::time::sleep(limit / LOOKS).await;
             let steps = self.steps.load(Ordering::Relaxed);
-            idle = if steps == seen { idle + 1 } else { 0 };
+            let has_moved = steps != seen || self.is_held_back.load(Ordering::Relaxed);
+            idle = if has_moved { 0 } else { idle + 1 };
             seen = steps;
             if idle >= LOOKS {
                 return limit;
@@ -288,6 +297,7 @@ impl Intercept for Watch {
             *context.request_mut().body_mut() = SdkBody::from_body_1_x(Pieces {
                 rest: body.bytes.clone(),
                 flight: Arc::clone(&self.flight),
+                flow: body.tap.as_ref().map(|tap| tap.open()),
             });
         }
         self.flight.handed_over.store(true, Ordering::Relaxed);
@@ -313,10 +323,33 @@ impl Intercept for Watch {
     }
 }
 
-/// A body that notes each piece that the connection takes.
+/// A body that notes each piece that the connection takes, and asks for leave before it hands one out.
 struct Pieces {
     rest: Bytes,
     flight: Arc<Flight>,
+    flow: Option<Box<dyn Flow>>,
+}
+
+impl Pieces {
+    /// Returns how long the next piece may be.
+    fn poll_leave(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
+        let wanted = self.rest.len().min(PIECE);
+        let Some(flow) = &mut self.flow else {
+            return Poll::Ready(wanted);
+        };
+        let leave = flow.poll_take(cx, wanted);
+        self.flight
+            .is_held_back
+            .store(leave.is_pending(), Ordering::Relaxed);
+        leave.map(|bytes| bytes.clamp(1, wanted))
+    }
+}
+
+impl Drop for Pieces {
+    fn drop(&mut self) {
+        // Nobody asks for it any more: now it is the answer that is waited for.
+        self.flight.is_held_back.store(false, Ordering::Relaxed);
+    }
 }
 
 /// Small enough that a line of 3 KiB/s takes one within the patience for a piece.
@@ -328,12 +361,12 @@ impl http_body::Body for Pieces {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
         if self.rest.is_empty() {
             return Poll::Ready(None);
         }
-        let len = self.rest.len().min(PIECE);
+        let len = std::task::ready!(self.poll_leave(cx));
         let piece = self.rest.split_to(len);
         self.flight.taken.fetch_add(len as u64, Ordering::Relaxed);
         self.flight.step();
@@ -406,6 +439,27 @@ mod tests {
             (116..=120).contains(&passed.as_secs()),
             "{passed:?} for 100 s of movement"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_for_its_share_of_the_bandwidth_is_not_standing_still() {
+        let flight = Arc::new(flight(10));
+        let (piece, answer) = (Duration::from_secs(20), Duration::from_secs(16));
+        flight.is_held_back.store(true, Ordering::Relaxed);
+        let held_back = async {
+            tokio::time::sleep(Duration::from_secs(1000)).await;
+            flight.step();
+            flight.is_held_back.store(false, Ordering::Relaxed);
+            std::future::pending::<Duration>().await
+        };
+        let began = Clock::Real.now().mono;
+        tokio::select! {
+            _ = flight.stands_still(piece, answer) => {}
+            _ = held_back => {}
+        }
+        // The whole patience begins when the last piece has been handed out.
+        let passed = Clock::Real.now().mono.duration_since(began);
+        assert!((1016..=1018).contains(&passed.as_secs()), "{passed:?}");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::ConnectorError;
 
 use crate::store::s3::attempt::{Call, Nature};
-use crate::store::{Effect, Error, ErrorKind};
+use crate::store::{Effect, Error, ErrorKind, UNREACHED};
 
 /// What one attempt met, without the SDK's types.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -201,7 +201,7 @@ pub(super) fn judge(trouble: Trouble, call: &Call<'_>, left: bool) -> Failure {
         Trouble::Unreachable(why) => {
             failure.blip = Some(Blip::Connection);
             error.effect = Effect::None;
-            format!("cannot connect: {why}")
+            format!("{UNREACHED}: {why}")
         }
         Trouble::Broken(why) => {
             failure.blip = Some(Blip::Connection);

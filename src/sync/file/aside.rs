@@ -101,12 +101,10 @@ impl Way {
         let key = self.quarantine_key()?;
         let (stat, sha256) = (whole.stat, whole.sha256);
         let meta = meta::of(&self.task.job.path, &stat, Some(sha256));
-        let body = Body::new(whole.bytes, whole.crc64, Some(sha256));
+        let gate = self.gate();
+        let body = Body::new(whole.bytes, whole.crc64, Some(sha256)).with_tap(Some(gate.tap()));
         let put = self.ctx.store.put(&key, body, &meta);
-        self.gate()
-            .send(stat.size, put)
-            .await
-            .map_err(Stop::Store)?;
+        gate.send(stat.size, put).await.map_err(Stop::Store)?;
         Ok(self.held(&stat))
     }
 

@@ -14,7 +14,7 @@ use crate::base::policy::{History, OnDelete};
 use crate::base::stat::{Identity, Kind, Stat};
 use crate::manifest::{self, Change, Entry, FolderId, Manifest, Remote};
 use crate::store::key::KeyMap;
-use crate::store::{self, ErrorKind, Object, Store};
+use crate::store::{self, ErrorKind, Object, Store, Tap};
 use crate::sync::brake::Verdict;
 use crate::sync::dedupe::{Claim, Dedupe, First};
 use crate::sync::limits::{self, Limits, Permit};
@@ -395,15 +395,17 @@ impl upload::Gate for JobGate {
         bytes: u64,
         request: impl Future<Output = store::Result<T>> + Send,
     ) -> store::Result<T> {
-        let permit = self.ctx.limits.request(self.lane).await;
-        self.ctx.limits.began(self.ctx.clock.now().mono);
-        let answer = request.await;
-        let verdict = match &answer {
-            Ok(_) => limits::Verdict::Done(bytes),
-            Err(error) if error.kind == ErrorKind::Busy => limits::Verdict::Throttled,
-            Err(error) if error.kind == ErrorKind::Network => limits::Verdict::TimedOut,
-            Err(_) => limits::Verdict::Neither,
+        let limits = &self.ctx.limits;
+        let _seat = if bytes > 0 {
+            limits.seat(self.lane).await
+        } else {
+            None
         };
+        let permit = limits.request(self.lane).await;
+        let began = self.ctx.clock.now().mono;
+        limits.began(began);
+        let answer = request.await;
+        let verdict = limits::Verdict::of(&answer, bytes);
         if answer.is_ok() {
             self.ctx.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
             // A question that is answered moves nothing.
@@ -412,8 +414,12 @@ impl upload::Gate for JobGate {
                 .fetch_add(u64::from(bytes > 0), Ordering::Relaxed);
         }
         drop(permit);
-        self.ctx.limits.ended(verdict, self.ctx.clock.now().mono);
+        limits.ended(verdict, began, self.ctx.clock.now().mono);
         answer
+    }
+
+    fn tap(&self) -> Arc<dyn Tap> {
+        self.ctx.limits.tap(self.lane)
     }
 
     async fn begun(&self, upload: &str) {

@@ -216,9 +216,10 @@ impl Way {
     async fn send_small(&mut self, whole: Whole) -> Result<Outcome, Stop> {
         let (read, stat, sha256) = (Read::of(&whole), whole.stat, whole.sha256);
         let meta = meta::of(&self.task.job.path, &stat, Some(sha256));
-        let body = Body::new(whole.bytes, whole.crc64, Some(sha256));
+        let gate = self.gate();
+        let body = Body::new(whole.bytes, whole.crc64, Some(sha256)).with_tap(Some(gate.tap()));
         let put = self.ctx.store.put(&self.task.key, body, &meta);
-        let stored = self.gate().send(stat.size, put).await;
+        let stored = gate.send(stat.size, put).await;
         let stored = stored.map_err(|error| self.unwritten(error, Some(sha256)))?;
         Ok(self.stored(How::Uploaded, stored, sha256, read))
     }

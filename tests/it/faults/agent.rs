@@ -1,5 +1,6 @@
 //! What the agent makes of what the store refuses and of files that it cannot read: tree and store in memory, paused time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tidewatch::agent::{Control, Mode, Reason, Request};
@@ -7,6 +8,7 @@ use tidewatch::base::clock::Clock;
 use tidewatch::base::policy::OnDelete;
 use tidewatch::manifest::Entry;
 use tidewatch::store::ErrorKind;
+use tidewatch::sync::limits::Limits;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
@@ -350,7 +352,7 @@ async fn objects_that_go_together_share_their_requests() {
     let mut bench = Bench::new(slow(20));
     bench.settings.on_delete = OnDelete::Delete;
     bench.settings.delete_brake = None;
-    bench.requests_at_once = 64;
+    bench.limits = Arc::new(Limits::new(Some(64), 128 << 20));
     write_many(&bench, "d", 2_000);
     bench.tree.write(&path("stays"), b"stays");
     let mut agent = watching(&bench).await;

@@ -75,6 +75,7 @@ impl World {
             late: random.f64() * 0.1,
             latest: Duration::from_secs(random.u64(1..800)),
             latency: Duration::from_millis(1)..Duration::from_millis(random.u64(2..400)),
+            ..Odds::default()
         };
         let store = Faulty::new(bucket.clone(), random.u64(..), odds);
         let manifest = Manifest::in_memory().expect("a database in memory");

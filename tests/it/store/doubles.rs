@@ -98,6 +98,7 @@ async fn storm(
         late: 0.2,
         latest: Duration::from_secs(5),
         latency: Duration::from_millis(1)..Duration::from_millis(100),
+        ..Odds::default()
     };
     let line = Faulty::new(MemStore::default(), seed, odds);
     let began = tidewatch::base::clock::Clock::Real.now().mono;

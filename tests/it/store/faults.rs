@@ -1,13 +1,18 @@
 //! What the S3 store makes of bad lines and bad answers, byte by byte over a socket. Real time: a socket does not wait
 //! for a paused clock; every patience is some tens of milliseconds.
 
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tidewatch::base::clock::Clock;
 use tidewatch::base::digest::Crc64;
 use tidewatch::store::s3::{Patience, S3Store, Settings};
-use tidewatch::store::{Body, Effect, Error, ErrorKind, Meta, Part, Store};
+use tidewatch::store::{Body, Effect, Error, ErrorKind, Flow, Meta, Part, Store, Tap};
+use tokio::time::Sleep;
 
 use crate::support::raw_server::{RawServer, Reply};
 
@@ -405,4 +410,63 @@ async fn a_plain_server_behind_https_is_told_as_the_line_it_is() {
         (ErrorKind::Network, Effect::None),
         "{error}"
     );
+}
+
+/// Hands half of what is left out after 400 ms, again and again, and counts throttles.
+#[derive(Debug, Default)]
+struct SlowTap {
+    throttled: AtomicUsize,
+}
+
+struct SlowFlow(Pin<Box<Sleep>>);
+
+const TURN: Duration = Duration::from_millis(400);
+
+impl Tap for SlowTap {
+    fn open(&self) -> Box<dyn Flow> {
+        Box::new(SlowFlow(Box::pin(tokio::time::sleep(TURN))))
+    }
+
+    fn throttled(&self) {
+        self.throttled.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Flow for SlowFlow {
+    fn poll_take(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<usize> {
+        std::task::ready!(self.0.as_mut().poll(cx));
+        let next = Clock::Real.now().mono + TURN;
+        self.0.as_mut().reset(next);
+        Poll::Ready(wanted.div_ceil(2))
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_waits_for_its_share_of_the_bandwidth_is_not_given_up() {
+    let server = RawServer::start([OK]).await;
+    let store = at(server.url()).await;
+    let tap = Arc::new(SlowTap::default());
+    let bytes: Vec<u8> = (0..=255).cycle().take(100).collect();
+    let began = Clock::Real.now().mono;
+    // Twice the patience before each piece.
+    let body = body(&bytes).with_tap(Some(tap));
+    store
+        .put("k", body, &Meta::default())
+        .await
+        .expect("it is only slow");
+    assert!(Clock::Real.now().mono - began > Duration::from_secs(2));
+    assert_eq!(server.seen().len(), 1);
+    assert_eq!(server.seen()[0].body, bytes);
+}
+
+#[tokio::test]
+async fn a_throttle_that_a_repetition_gets_over_is_told() {
+    let slow_down = xml(503, "<Error><Code>SlowDown</Code></Error>");
+    let server = RawServer::start([slow_down, OK]).await;
+    let store = at(server.url()).await;
+    let tap = Arc::new(SlowTap::default());
+    let body = body(b"x").with_tap(Some(tap.clone()));
+    let put = store.put("k", body, &Meta::default()).await;
+    put.expect("the second time");
+    assert_eq!(tap.throttled.load(Ordering::Relaxed), 1);
 }

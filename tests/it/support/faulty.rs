@@ -46,6 +46,10 @@ pub struct Odds {
     pub latest: Duration,
     /// What every request takes.
     pub latency: Range<Duration>,
+    /// How many bytes of a body a connection takes a second; `None`: all at once.
+    pub speed: Option<u64>,
+    /// How many requests may be on their way at once; one more is told to slow down.
+    pub crowd: Option<usize>,
 }
 
 impl Default for Odds {
@@ -56,6 +60,8 @@ impl Default for Odds {
             late: 0.0,
             latest: Duration::from_secs(60),
             latency: Duration::ZERO..Duration::ZERO,
+            speed: None,
+            crowd: None,
         }
     }
 }
@@ -94,6 +100,20 @@ struct Line {
     asked: BTreeMap<(&'static str, String), u64>,
     /// Keys of which a request was late at any time.
     late_keys: BTreeSet<String>,
+    /// Requests on their way now, and the most that there ever were since that was last asked.
+    in_flight: (usize, usize),
+    /// Requests that were told to slow down.
+    throttled: u64,
+}
+
+/// A request on its way; it leaves when this is dropped.
+struct OnItsWay(Arc<Mutex<Line>>);
+
+impl Drop for OnItsWay {
+    fn drop(&mut self) {
+        let mut line = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        line.in_flight.0 -= 1;
+    }
 }
 
 /// Decides about requests by operation and key.
@@ -133,6 +153,21 @@ enum Request {
     Abort(String, String),
 }
 
+impl Request {
+    /// The length of its body, bytes.
+    fn len(&self) -> usize {
+        match self {
+            Self::Put(_, body, ..) | Self::PutPart(_, _, _, body) => body.bytes.len(),
+            _ => 0,
+        }
+    }
+}
+
+/// A body that has left already: it waits for nobody's bandwidth any more.
+fn gone(body: &Body) -> Body {
+    body.clone().with_tap(None)
+}
+
 impl<S: Store> Faulty<S> {
     /// Puts a line with these odds before `inner`.
     pub fn new(inner: S, seed: u64, odds: Odds) -> Self {
@@ -151,6 +186,8 @@ impl<S: Store> Faulty<S> {
                 retry_after: None,
                 asked: BTreeMap::new(),
                 late_keys: BTreeSet::new(),
+                in_flight: (0, 0),
+                throttled: 0,
             })),
         }
     }
@@ -209,6 +246,23 @@ impl<S: Store> Faulty<S> {
     /// Lets faults happen again.
     pub fn storm(&self) {
         self.lock().calm = false;
+    }
+
+    /// Sets how many requests may be on their way at once from now on.
+    pub fn crowd(&self, most: Option<usize>) {
+        self.lock().odds.crowd = most;
+    }
+
+    /// Returns how many requests have been told to slow down.
+    pub fn throttled(&self) -> u64 {
+        self.lock().throttled
+    }
+
+    /// Returns the most requests that were on their way at once since this was last asked.
+    pub fn most_at_once(&self) -> usize {
+        let mut line = self.lock();
+        let now = line.in_flight.0;
+        std::mem::replace(&mut line.in_flight.1, now)
     }
 
     /// Returns the store behind the line.
@@ -299,7 +353,19 @@ impl<S: Store> Faulty<S> {
         late: Option<Request>,
         call: impl Future<Output = Result<T>> + Send,
     ) -> Result<T> {
-        let (latency, fault) = self.lock().draw(operation, key);
+        let (mut latency, mut fault) = self.lock().draw(operation, key);
+        let _way = {
+            let mut line = self.lock();
+            line.in_flight.0 += 1;
+            line.in_flight.1 = line.in_flight.1.max(line.in_flight.0);
+            if line.odds.crowd.is_some_and(|most| line.in_flight.0 > most) {
+                line.throttled += 1;
+                fault = Fault::Refused(ErrorKind::Busy);
+            } else if let (Some(speed), Some(late)) = (line.odds.speed, &late) {
+                latency += Duration::from_secs_f64(late.len() as f64 / speed as f64);
+            }
+            OnItsWay(Arc::clone(&self.line))
+        };
         if !latency.is_zero() {
             tokio::time::sleep(latency).await;
         }
@@ -400,7 +466,7 @@ impl<S: Store> Store for Faulty<S> {
     }
 
     async fn put_if(&self, key: &str, body: Body, meta: &Meta, when: &When) -> Result<Stored> {
-        let late = Request::Put(key.to_owned(), body.clone(), meta.clone(), when.clone());
+        let late = Request::Put(key.to_owned(), gone(&body), meta.clone(), when.clone());
         let call = self.inner.put_if(key, body, meta, when);
         self.send("PutObject", key, Some(late), call).await
     }
@@ -469,7 +535,7 @@ impl<S: Store> Store for Faulty<S> {
     }
 
     async fn put_part(&self, key: &str, upload: &str, number: u32, body: Body) -> Result<Part> {
-        let late = Request::PutPart(key.to_owned(), upload.to_owned(), number, body.clone());
+        let late = Request::PutPart(key.to_owned(), upload.to_owned(), number, gone(&body));
         let call = self.inner.put_part(key, upload, number, body);
         self.send("UploadPart", key, Some(late), call).await
     }

@@ -1,4 +1,4 @@
-//! A bucket in memory, as strict as S3, without time and without tasks.
+//! A bucket in memory, as strict as S3, without tasks, and without time but what a body waits for its share of bandwidth.
 //!
 //! Checks what S3 checks: checksums, lengths, key and metadata limits, order, size and ETags of parts, conditions. A
 //! handle is cheap to clone; all clones are one bucket. Habits of lesser stores can be switched on.
@@ -187,6 +187,18 @@ impl MemStore {
         let mut inner = self.lock();
         *inner.counts.requests.entry(operation).or_default() += 1;
         inner
+    }
+}
+
+/// Takes a body as slowly as its tap hands it out.
+async fn take_in(body: &Body) {
+    let Some(tap) = &body.tap else { return };
+    let mut flow = tap.open();
+    let mut left = body.bytes.len();
+    while left > 0 {
+        // As large as the real store's pieces.
+        let wanted = left.min(64 << 10);
+        left -= std::future::poll_fn(|cx| flow.poll_take(cx, wanted)).await;
     }
 }
 
@@ -444,6 +456,7 @@ impl Store for MemStore {
     }
 
     async fn put_if(&self, key: &str, body: Body, meta: &Meta, when: &When) -> Result<Stored> {
+        take_in(&body).await;
         let mut inner = self.count("PutObject");
         inner.receive("PutObject", key, &body)?;
         Inner::accept("PutObject", key, meta)?;
@@ -562,6 +575,7 @@ impl Store for MemStore {
     }
 
     async fn put_part(&self, key: &str, upload: &str, number: u32, body: Body) -> Result<Part> {
+        take_in(&body).await;
         let mut inner = self.count("UploadPart");
         inner.receive("UploadPart", key, &body)?;
         let bytes = Bytes::copy_from_slice(&body.bytes);
