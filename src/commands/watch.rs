@@ -1,8 +1,10 @@
 //! `tidewatch run` and `tidewatch watch`: keep the bucket level with the folders until they are stopped.
 //!
 //! `run` never ends because of S3: a folder that cannot be reached waits. `watch` is asked for by a person, who is told
-//! at once if the bucket is not there. SIGHUP lets `run` read its config again. The first signal to stop lets what is on its way finish, the second ends at once.
+//! at once if the bucket is not there. SIGHUP lets `run` read its config again. The first signal to stop lets what is on
+//! its way finish, the second ends at once.
 
+use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,10 +44,12 @@ pub struct WatchOptions {
 }
 
 impl WatchOptions {
-    fn reloads(&self) -> anyhow::Result<Reloads> {
+    /// Begins to listen to SIGHUP; `None` where it means that somebody's terminal was closed, which ends the process.
+    fn reloads(&self) -> anyhow::Result<Option<Reloads>> {
         match &self.reader {
-            Some(reader) => Reloads::listen(&self.config, reader.clone()),
-            None => Reloads::without_config(),
+            Some(reader) => Reloads::listen(&self.config, reader.clone()).map(Some),
+            None if io::stderr().is_terminal() => Ok(None),
+            None => Reloads::without_config().map(Some),
         }
     }
 }
@@ -191,8 +195,8 @@ impl Service {
 
     /// Lets it change with its config.
     #[must_use]
-    pub fn reloading(mut self, reloads: Reloads) -> Self {
-        self.reloads = Some(reloads);
+    pub fn reloading(mut self, reloads: Option<Reloads>) -> Self {
+        self.reloads = reloads;
         self
     }
 
