@@ -72,6 +72,9 @@ impl Loop {
             },
             Seen::Unreadable(error) => self.failed(job, &file::read_error(&error), None, false),
         };
+        if end != End::Failed {
+            self.janitor.is_settled(&path, now);
+        }
         self.queue.finish(&path, end, now, &mut self.random);
     }
 
@@ -140,6 +143,8 @@ impl Loop {
                 End::Done
             }
             Outcome::Moving { beginning } => self.moving(&job, beginning, now),
+            // It stays in the queue, as what is not done yet.
+            Outcome::Stopped => End::Failed,
             Outcome::Failed {
                 error,
                 kind,
@@ -156,6 +161,9 @@ impl Loop {
                 }
             }
         };
+        if end != End::Failed {
+            self.janitor.is_settled(&path, now);
+        }
         self.queue.finish(&path, end, now, &mut self.random);
         if is_back {
             self.queue.touch(path.clone(), Touch::Scan, 0, now);
