@@ -5,13 +5,15 @@
 //! end, and is noted too.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::task::JoinSet;
 
 use crate::base::digest::{Crc64, Hasher, Sha256};
 use crate::manifest::UploadPart;
-use crate::store::{self, Body, Part, Store};
+use crate::store::{Body, Part, Store};
 use crate::sync::upload::{Fate, Gate, Source, Stop, part_size_bytes};
 use crate::tree::ReadError;
 
@@ -61,7 +63,7 @@ async fn send_all<G: Gate>(
     way: &Way<'_, G>,
     source: &Source,
     trusted: &BTreeMap<u32, UploadPart>,
-    running: &mut JoinSet<store::Result<Part>>,
+    running: &mut JoinSet<Result<Part, Stop>>,
 ) -> Result<Sent, Stop> {
     let size = source.stat.size;
     let part_size = part_size_bytes(size);
@@ -104,21 +106,19 @@ async fn send_all<G: Gate>(
             });
             way.gate.went_on();
         } else {
-            let (store, gate) = (way.store.clone(), way.gate.clone());
-            let (key, upload) = (way.key.to_owned(), way.upload.to_owned());
-            let lasts = source.lasts;
+            let part = OnePart {
+                store: way.store.clone(),
+                gate: way.gate.clone(),
+                key: way.key.to_owned(),
+                upload: way.upload.to_owned(),
+                number,
+                lasts: source.lasts,
+            };
+            let body = Body::new(bytes, crc, None);
             running.spawn(async move {
-                let body = Body::new(bytes, crc, None);
-                let part = gate
-                    .send(len, store.put_part(&key, &upload, number, body))
-                    .await;
+                let answer = part.send(body).await;
                 drop(hold);
-                if let Ok(part) = part.as_ref()
-                    && lasts
-                {
-                    gate.stored(&upload, part, crc).await;
-                }
-                part
+                answer
             });
         }
         while let Some(ended) = running.try_join_next() {
@@ -143,8 +143,46 @@ async fn send_all<G: Gate>(
     })
 }
 
+/// A part that is sent by a task of its own.
+struct OnePart<G> {
+    store: Arc<dyn Store>,
+    gate: Arc<G>,
+    key: String,
+    upload: String,
+    number: u32,
+    lasts: bool,
+}
+
+impl<G: Gate> OnePart<G> {
+    /// Sends it, unless it still waits for its turn when everything is to stop; notes it when it is answered.
+    async fn send(self, body: Body) -> Result<Part, Stop> {
+        let (len, crc64) = (body.bytes.len() as u64, body.crc64);
+        let is_begun = AtomicBool::new(false);
+        let request = async {
+            is_begun.store(true, Ordering::Relaxed);
+            let (key, upload) = (&self.key, &self.upload);
+            self.store.put_part(key, upload, self.number, body).await
+        };
+        let mut sending = pin!(self.gate.send(len, request));
+        let part = tokio::select! {
+            biased;
+            part = sending.as_mut() => part?,
+            () = self.gate.stopped() => {
+                if !is_begun.load(Ordering::Relaxed) {
+                    return Err(Stop::Stopped);
+                }
+                sending.await?
+            }
+        };
+        if self.lasts {
+            self.gate.stored(&self.upload, &part, crc64).await;
+        }
+        Ok(part)
+    }
+}
+
 /// Returns the next part that has ended; `None` if none is on its way.
-async fn joined(running: &mut JoinSet<store::Result<Part>>) -> Result<Option<Part>, Stop> {
+async fn joined(running: &mut JoinSet<Result<Part, Stop>>) -> Result<Option<Part>, Stop> {
     match running.join_next().await {
         None => Ok(None),
         Some(ended) => taken(ended).map(Some),
@@ -152,9 +190,9 @@ async fn joined(running: &mut JoinSet<store::Result<Part>>) -> Result<Option<Par
 }
 
 /// Takes what a part's task returned.
-fn taken(ended: Result<store::Result<Part>, tokio::task::JoinError>) -> Result<Part, Stop> {
+fn taken(ended: Result<Result<Part, Stop>, tokio::task::JoinError>) -> Result<Part, Stop> {
     match ended {
-        Ok(part) => Ok(part?),
+        Ok(part) => part,
         // A part's task panics only if a broken invariant did; the panic belongs to this job.
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),

@@ -491,7 +491,9 @@ fn the_parts_of_an_upload_are_remembered_until_it_is_over() {
     let uploads = || manifest.uploads_of(folder, &path("big")).expect("uploads");
     let parts = |id| manifest.parts(folder, id).expect("parts");
 
-    manifest.commit(folder, &[note_of(&asked)]).expect("a commit");
+    manifest
+        .commit(folder, &[note_of(&asked)])
+        .expect("a commit");
     assert_eq!(uploads(), std::slice::from_ref(&asked));
     // A question that is asked once more later is another one; an answer takes the place of its own question only.
     let later = Upload::asked(path("big"), "p/big".to_owned(), NOW_NS + 1);
@@ -519,7 +521,9 @@ fn the_parts_of_an_upload_are_remembered_until_it_is_over() {
     let last = Some(NOW_NS + 10_000);
     assert_eq!(manifest.progress_ns(folder, &begun).ok(), last);
     // Beginning again what has begun loses no part: a step may be done again after a crash.
-    manifest.commit(folder, &[note_of(&begun)]).expect("a commit");
+    manifest
+        .commit(folder, &[note_of(&begun)])
+        .expect("a commit");
     assert_eq!(parts("1"), expected);
 
     let ends = [
