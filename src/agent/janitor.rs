@@ -44,7 +44,7 @@ pub(super) struct Janitor {
 pub(super) struct Report {
     /// Something could not be given up.
     failed: bool,
-    /// When something has to be looked for once more (wall clock, nanoseconds).
+    /// When something has to be looked for once more, or will be too old (wall clock, nanoseconds).
     again_ns: Option<i64>,
 }
 
@@ -154,10 +154,11 @@ impl Work {
     async fn run(self) -> Report {
         let work = Arc::new(self);
         let mut report = Report::default();
-        let Ok(over) = work.over(None).await else {
+        let Ok((over, again_ns)) = work.over(None).await else {
             report.failed = true;
             return report;
         };
+        report.again_ns = again_ns;
         for upload in over {
             let path = upload.path.clone();
             let (granted, answer) = oneshot::channel();
@@ -167,7 +168,8 @@ impl Work {
             };
             let is_asked = work.ctx.to_loop.send(asked).await.is_ok();
             if !is_asked || answer.await != Ok(true) {
-                // A job of it runs or is about to: that one goes on with it or gives it up, and is looked at when it ends.
+                // A job of it runs or is about to: that one goes on with it or gives it up.
+                report.failed = true;
                 continue;
             }
             work.give_up(&upload, &mut report).await;
@@ -179,17 +181,15 @@ impl Work {
     /// Gives one up whose path is held, if that is still right.
     async fn give_up(self: &Arc<Self>, upload: &Upload, report: &mut Report) {
         let still = self.over(Some(upload.path.clone())).await;
-        let is_over = still.is_ok_and(|still| still.iter().any(|one| one.id == upload.id));
+        let is_over = still.is_ok_and(|(still, _)| still.iter().any(|one| one.id == upload.id));
         if !is_over {
             return;
         }
         match file::give_up(&self.ctx, upload).await {
             Ok(None) => {}
             Ok(Some(again_ns)) => {
-                let sooner = report
-                    .again_ns
-                    .map_or(again_ns, |before| before.min(again_ns));
-                report.again_ns = Some(sooner);
+                let sooner = report.again_ns.into_iter().chain([again_ns]).min();
+                report.again_ns = sooner;
             }
             Err(error) => {
                 report.failed = true;
@@ -198,26 +198,33 @@ impl Work {
         }
     }
 
-    /// Returns the uploads, all or those of one path, that nobody will go on with.
-    async fn over(self: &Arc<Self>, path: Option<RelPath>) -> Result<Vec<Upload>, manifest::Error> {
+    /// Returns the uploads, all or those of one path, that nobody will go on with, and when the first of the others will be
+    /// too old (wall clock, nanoseconds).
+    async fn over(
+        self: &Arc<Self>,
+        path: Option<RelPath>,
+    ) -> Result<(Vec<Upload>, Option<i64>), manifest::Error> {
         let work = self.clone();
         let judge = move || {
             let (manifest, folder) = (&work.ctx.manifest, work.ctx.folder);
-            let mut uploads = match &path {
+            let uploads = match &path {
                 Some(path) => manifest.uploads_of(folder, path)?,
                 None => manifest.uploads(folder)?,
             };
             let now_ns = work.ctx.clock.now().wall_ns;
             let is_root = work.root.is_none() || work.ctx.tree.identity().ok() == work.root;
-            let mut failed = None;
-            uploads.retain(|upload| {
-                work.is_over(upload, is_root, now_ns)
-                    .unwrap_or_else(|error| {
-                        failed = Some(error);
-                        false
-                    })
-            });
-            failed.map_or(Ok(uploads), Err)
+            let (mut over, mut first_ns) = (Vec::new(), None::<i64>);
+            for upload in uploads {
+                let old_at_ns = manifest
+                    .progress_ns(folder, &upload)?
+                    .saturating_add(OLD_NS);
+                if old_at_ns <= now_ns || work.is_over(&upload, is_root, now_ns)? {
+                    over.push(upload);
+                } else {
+                    first_ns = Some(first_ns.map_or(old_at_ns, |first_ns| first_ns.min(old_at_ns)));
+                }
+            }
+            Ok((over, first_ns))
         };
         self.ctx.offload.run(judge).await
     }
@@ -232,10 +239,6 @@ impl Work {
         let Some(cut) = upload.cut.filter(|_| upload.is_answered()) else {
             return Ok(true);
         };
-        let progress_ns = ctx.manifest.progress_ns(ctx.folder, upload)?;
-        if now_ns.saturating_sub(progress_ns) >= OLD_NS {
-            return Ok(true);
-        }
         if !is_root || ctx.tree.is_away(&upload.path) {
             return Ok(false);
         }

@@ -17,6 +17,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tidewatch::agent::Mode;
 use tidewatch::base::buffers::Pool;
+use tidewatch::base::clock::Clock;
 use tidewatch::base::digest::Crc64;
 use tidewatch::base::offload::Offload;
 use tidewatch::base::path::RelPath;
@@ -35,8 +36,8 @@ use crate::support::mem_tree::MemTree;
 
 /// The size of the parts of all files here.
 const PART: u64 = 8 << 20;
-/// One day and a little.
-const A_DAY: Duration = Duration::from_secs(25 * 3600);
+/// Time for several tries.
+const A_WHILE: Duration = Duration::from_secs(900);
 
 /// Returns how large an interrupted file is, in bytes.
 fn size() -> u64 {
@@ -446,7 +447,7 @@ async fn what_is_on_record_and_serves_nobody_is_given_up_and_nothing_else() {
 
 #[tokio::test(start_paused = true)]
 async fn an_upload_that_does_not_come_on_waits_for_a_day_and_is_given_up_until_that_works() {
-    let bench = Bench::new(Odds::default());
+    let mut bench = Bench::new(Odds::default());
     bench.tree.write(&large(), &vec![1; 20 << 20]);
     // Only the first part ever gets through, and no try begins anew for that.
     bench.store.next("UploadPart", Line::Fine);
@@ -455,16 +456,28 @@ async fn an_upload_that_does_not_come_on_waits_for_a_day_and_is_given_up_until_t
         bench.store.next("UploadPart", no);
     }
     let agent = bench.start(Mode::Forever);
-    tokio::time::sleep(Duration::from_secs(3600)).await;
-    assert_eq!(bench.bucket.open_uploads().len(), 1);
-    assert_eq!(bench.bucket.counts().of("CreateMultipartUpload"), 1);
+    tokio::time::sleep(A_WHILE).await;
+    let bucket = bench.bucket.clone();
+    let counts = || {
+        let of = |operation| bucket.counts().of(operation);
+        (of("CreateMultipartUpload"), of("AbortMultipartUpload"))
+    };
+    assert_eq!(counts(), (1, 0));
     stopped(agent).await;
-    let folder = bench.manifest.folders().unwrap()[0].id;
-    let uploads = bench.manifest.uploads(folder).unwrap();
-    assert_eq!(uploads.len(), 1, "{uploads:?}");
+
+    // A day later that is enough.
+    let now = bench.clock.now();
+    bench.clock = Clock::Virtual {
+        since: now.mono,
+        wall_ns: now.wall_ns + 24 * 3600 * 1_000_000_000,
+    };
+    let agent = bench.start(Mode::Forever);
+    tokio::time::sleep(A_WHILE).await;
+    assert_eq!(counts(), (2, 1));
+    assert_eq!(bench.bucket.open_uploads().len(), 1);
+    stopped(agent).await;
 
     // It is excluded now: nobody will go on with it. The first tries to give it up fail.
-    let mut bench = bench;
     bench.exclude = vec!["large".to_owned()];
     for _ in 0..3 {
         let no = Line::Refused(ErrorKind::Busy);
@@ -473,8 +486,9 @@ async fn an_upload_that_does_not_come_on_waits_for_a_day_and_is_given_up_until_t
     let agent = bench.start(Mode::Forever);
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(bench.bucket.open_uploads().len(), 1);
-    tokio::time::sleep(A_DAY).await;
+    tokio::time::sleep(A_WHILE).await;
     assert_eq!(bench.bucket.open_uploads(), []);
+    let folder = bench.manifest.folders().unwrap()[0].id;
     assert_eq!(bench.manifest.uploads(folder).unwrap(), []);
     stopped(agent).await;
 }
