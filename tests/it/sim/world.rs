@@ -364,6 +364,13 @@ impl World {
         self.tree.watch(self.watched.then_some(sender), clock);
         self.store.set_clock(clock);
         self.bucket.set_clock(clock);
+        let bucket = self.bucket.clone();
+        self.store.on_land(move |due_ns| {
+            bucket.set_clock(due_ns.map_or(clock, |wall_ns| Clock::Virtual {
+                since: Clock::Real.now().mono,
+                wall_ns,
+            }));
+        });
         let row = self.manifest.folders().expect("readable").remove(0);
         let (asks, control) = mpsc::channel(4);
         let folder = Folder {
