@@ -13,7 +13,7 @@
 //!  └─────────────────────────────┬────────────────────────────────────┘
 //!                                ▼           one async fn, top to bottom
 //!    read (lease, stat, hash, stat) → plan::step → dedupe → put | multipart | copy | delete
-//!                                │ Outcome   (a multipart's id goes up as Progress)
+//!                                │ Outcome   (a multipart's id and parts go up as messages)
 //!  ┌─────────────────────────────▼────────────────────────────────────┐
 //!  │ commit(outcomes + next intents) → queue.finish(path, outcome)    │
 //!  └──────────────────────────────────────────────────────────────────┘

@@ -84,6 +84,9 @@ impl Loop {
                 self.failed(job, failed, now)
             }
         };
+        if end != End::Failed {
+            self.janitor.is_settled(&path, now);
+        }
         self.queue.finish(&path, end, now, &mut self.random);
     }
 
@@ -153,6 +156,8 @@ impl Loop {
                 End::Done
             }
             Outcome::Moving { beginning } => self.moving(&job, beginning, now),
+            // It stays in the queue, as what is not done yet.
+            Outcome::Stopped => End::Failed,
             Outcome::Failed(failed) => {
                 let end = self.failed(&job, failed, now);
                 if job.remove {
@@ -162,6 +167,9 @@ impl Loop {
                 }
             }
         };
+        if end != End::Failed {
+            self.janitor.is_settled(&path, now);
+        }
         self.queue.finish(&path, end, now, &mut self.random);
         if is_back {
             self.queue.touch(path.clone(), Touch::Scan, 0, now);

@@ -39,25 +39,20 @@ impl Loop {
             Message::Done(mut done) => {
                 let changes = std::mem::take(&mut done.changes);
                 self.trashed(&changes);
+                self.janitor.see(&changes);
                 self.pending.push_back(Pending {
                     changes,
                     then: Then::Finish(done),
                 });
             }
             Message::Begun { upload, noted } => {
-                let changes = vec![Change::UploadBegun(upload)];
-                self.pending.push_back(Pending {
-                    changes,
-                    then: Then::Answer(noted),
-                });
+                self.note(Change::UploadBegun(upload), Then::Answer(noted));
             }
-            Message::Ended(id) => {
-                let changes = vec![Change::UploadEnded(id)];
-                self.pending.push_back(Pending {
-                    changes,
-                    then: Then::Nothing,
-                });
+            Message::Part { upload, part } => {
+                self.note(Change::PartStored { upload, part }, Then::Nothing);
             }
+            Message::Ended(id) => self.note(Change::UploadEnded(id), Then::Nothing),
+            Message::Release(path) => self.queue.release_source(&path),
             Message::Overwrite { path, verdict } => {
                 // Each file is asked about once, however often its upload is tried.
                 let asked = if self.may_overwrite.contains(&path) {
@@ -87,6 +82,15 @@ impl Loop {
                 }
             }
         }
+    }
+}
+
+impl Loop {
+    /// Leaves what is told of an upload for the next commit.
+    fn note(&mut self, change: Change, then: Then) {
+        let changes = vec![change];
+        self.janitor.see(&changes);
+        self.pending.push_back(Pending { changes, then });
     }
 }
 

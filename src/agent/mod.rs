@@ -9,10 +9,10 @@
 //! - Errors and retries: a file's failure is data, held by the queue for its backoff. Trouble that is everyone's (endpoint,
 //!   bucket, credentials) is confirmed by one question to the bucket and then probed with one job at a time. If the
 //!   manifest cannot be written nothing new is sent until it can.
-//! - Cancellation: the token stops taking work; what runs may end within the grace, then it is dropped, and its open
-//!   intents tell the next start.
+//! - Cancellation: the token stops taking work; what runs may end within the grace (large files stop where they are), then
+//!   it is dropped, and its open intents tell the next start.
 //! - After a crash: a scan, plus the rows whose intent is open; their keys are looked at once more after the request
-//!   horizon.
+//!   horizon. Multipart uploads are gone on with, or given up.
 //! - Does not protect against: two agents on one prefix.
 
 mod contact;
@@ -22,6 +22,7 @@ mod ends;
 mod events;
 mod failures;
 mod folder;
+mod janitor;
 mod jobs;
 mod outage;
 mod polls;
@@ -69,6 +70,7 @@ use contact::Contact;
 use deletes::Deletes;
 use events::{control, hint};
 use failures::Denied;
+use janitor::Janitor;
 use outage::Outage;
 use rest::Rest;
 use scans::Scans;
@@ -95,6 +97,7 @@ enum Event {
     Contact(contact::Report),
     Probed(crate::store::Result<()>),
     Emptied(trash::Report),
+    Cleaned(janitor::Report),
     Control(Control),
     Told,
     Tick,
@@ -139,6 +142,7 @@ struct Loop {
     /// Paths that it has let through, and that have not been stored yet.
     may_overwrite: BTreeSet<RelPath>,
     trash: Trash,
+    janitor: Janitor,
     /// The folder that the root was when it was last trusted.
     root: Option<Identity>,
     /// Where filesystems were ever seen mounted inside it, and which of them are not now.
@@ -210,6 +214,7 @@ impl Loop {
             sent_bytes: Arc::new(AtomicU64::new(0)),
             moved: Arc::new(AtomicU64::new(0)),
             to_loop,
+            stop: stop.clone(),
         });
         let turner = Arc::new(Turn {
             ctx: ctx.clone(),
@@ -220,9 +225,6 @@ impl Loop {
             Mode::Forever => (Duration::from_secs(1), Duration::from_secs(300)),
             Mode::Once { .. } => (Duration::from_millis(300), Duration::from_secs(5)),
         };
-        let Settings {
-            settle, max_wait, ..
-        } = settings;
         let snapshot = FolderSnapshot {
             name: folder.name,
             path: folder.path,
@@ -237,6 +239,7 @@ impl Loop {
             overwrites: Brake::new(settings.overwrite_brake),
             may_overwrite: BTreeSet::new(),
             trash: Trash::new(row.trash_due_ns),
+            janitor: Janitor::default(),
             root: row.root,
             mounts: row.mounts.into_iter().collect(),
             mounts_away: Vec::new(),
@@ -249,8 +252,8 @@ impl Loop {
             mode,
             random: folder.random,
             queue: Queue::new(queue::Settings {
-                settle,
-                max_wait,
+                settle: settings.settle,
+                max_wait: settings.max_wait,
                 retry_base,
                 retry_cap,
             }),
@@ -314,6 +317,7 @@ impl Loop {
             self.start_confirming(now);
             self.decide_deletes(now);
             self.start_emptying(now);
+            self.start_cleaning(now);
         }
         self.start_turn(now);
         let reason = self.ending(now);
@@ -349,7 +353,8 @@ impl Loop {
             && self.scans.is_done()
             && !self.contact.is_running()
             && self.deletes.is_done()
-            && !self.trash.is_running();
+            && !self.trash.is_running()
+            && !self.is_cleaning(now);
         level.then_some(Reason::Finished)
     }
 
@@ -369,6 +374,7 @@ impl Loop {
             Some(message) = self.messages.recv() => Event::Message(message),
             Some(probed) = self.outage.probes.join_next() => joined(probed).map_or(Event::Tick, Event::Probed),
             Some(emptied) = self.trash.tasks.join_next() => joined(emptied).map_or(Event::Tick, Event::Emptied),
+            Some(cleaned) = self.janitor.tasks.join_next() => joined(cleaned).map_or(Event::Tick, Event::Cleaned),
             asked = control(&mut self.control), if takes_scans => Event::Control(asked),
             () = self.teller.told(), if self.teller.has_news() => Event::Told,
             hint = hint(&mut self.hints), if takes_scans => hint.map_or(Event::HintsEnded, Event::Hint),
@@ -393,6 +399,7 @@ impl Loop {
                 self.scans.stop();
                 self.contact.stop();
                 self.trash.stop();
+                self.janitor.stop();
             }
             Event::GraceOver => {
                 self.dropped |= !self.jobs.is_empty();
@@ -411,6 +418,7 @@ impl Loop {
             Event::Contact(report) => self.contacted(report, now),
             Event::Probed(answer) => self.probed(answer, now),
             Event::Emptied(report) => self.emptied(report, now),
+            Event::Cleaned(report) => self.cleaned(&report, now),
             Event::Control(asked) => self.asked(asked, now),
             Event::Told | Event::Tick => {}
         }

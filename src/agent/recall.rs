@@ -1,12 +1,10 @@
 //! What a former run left undone: open intents, keys in doubt, multipart uploads.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::agent::{Loop, Mode};
 use crate::base::path::RelPath;
-use crate::sync::file::Message;
-use crate::sync::{Lane, plan};
+use crate::sync::plan;
 
 impl Loop {
     /// Reads what a former run left undone: open intents, ambiguous keys, multipart uploads.
@@ -37,24 +35,7 @@ impl Loop {
                 self.ambiguous.insert(path, until_ns);
             }
         }
-        for upload in uploads {
-            self.give_up_upload(upload);
-        }
+        self.janitor.recall(uploads, now);
         Ok(())
-    }
-
-    /// Gives a multipart upload of a former run up. One that does not work is tried again at the next start.
-    fn give_up_upload(&mut self, upload: crate::manifest::Upload) {
-        let ctx = self.ctx.clone();
-        self.jobs.spawn(async move {
-            let _permit = ctx.limits.request(Lane::Backlog).await;
-            match ctx.store.abort(&upload.key, &upload.id).await {
-                Ok(()) => {
-                    ctx.moved.fetch_add(1, Ordering::Relaxed);
-                    let _ = ctx.to_loop.send(Message::Ended(upload.id)).await;
-                }
-                Err(error) => tracing::debug!(%error, "could not give up an unfinished upload"),
-            }
-        });
     }
 }

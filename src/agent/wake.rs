@@ -50,6 +50,7 @@ impl Loop {
             sooner(self.deletes.next_at());
             let may_empty = !self.outage.is_on() && self.contact.is_done();
             sooner(self.trash.next_at(may_empty, now));
+            sooner(self.janitor_wake());
             sooner(self.contact.next_at().filter(|_| !self.queue.is_empty()));
             sooner(self.teller.next_at());
             if let Mode::Once { timeout } = self.mode {

@@ -5,8 +5,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-/// The sizes that are kept, in bytes. The largest is the largest body that is ever held as one piece: a single put.
-const CLASSES: [usize; 5] = [16 << 10, 256 << 10, 2 << 20, 8 << 20, 16 << 20];
+/// The sizes that are kept, in bytes. A single put takes 16 MiB at most; parts of files above 140 GB are larger, and those
+/// above the last of these are of files above a terabyte.
+const CLASSES: [usize; 8] = [
+    16 << 10,
+    256 << 10,
+    2 << 20,
+    8 << 20,
+    16 << 20,
+    32 << 20,
+    64 << 20,
+    128 << 20,
+];
 
 /// A free list for each size class. Cheap to clone.
 ///

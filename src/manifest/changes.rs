@@ -6,7 +6,7 @@ use crate::base::path::{RelPath, escaped};
 use crate::base::stat::{Identity, Kind};
 use crate::manifest::connections::Manifest;
 use crate::manifest::error::Error;
-use crate::manifest::{Change, Entry, FolderId, Remote, Upload};
+use crate::manifest::{Change, Entry, FolderId, Remote, uploads};
 
 const PUT: &str = "INSERT INTO files (folder_id, path, state, ambiguous_until_ns, size, mtime_ns, ctime_ns, dev, ino,
       mode, uid, gid, nlink, read_at_ns, sha256, etag, version_id, synced_at_ns, want_sha256, attempts, last_error,
@@ -25,9 +25,6 @@ const PUT: &str = "INSERT INTO files (folder_id, path, state, ambiguous_until_ns
 const INTEND: &str = "INSERT INTO files (folder_id, path, state) VALUES (?1, ?2, 'open')
     ON CONFLICT (folder_id, path) DO UPDATE SET state = 'open', want_sha256 = NULL, ambiguous_until_ns = 0";
 const FORGET: &str = "DELETE FROM files WHERE folder_id = ?1 AND path = ?2";
-const UPLOAD_BEGUN: &str =
-    "INSERT OR REPLACE INTO uploads (folder_id, upload_id, path, key) VALUES (?1, ?2, ?3, ?4)";
-const UPLOAD_ENDED: &str = "DELETE FROM uploads WHERE folder_id = ?1 AND upload_id = ?2";
 const REMOTE_FOUND: &str =
     "INSERT OR REPLACE INTO remote (folder_id, key, size, etag) VALUES (?1, ?2, ?3, ?4)";
 const REMOTE_TAKEN: &str = "DELETE FROM remote WHERE folder_id = ?1 AND key = ?2";
@@ -57,12 +54,10 @@ const CONFIG: &str = "UPDATE folders SET config = ?2 WHERE id = ?1";
 const MOUNTS: &str = "UPDATE folders SET mounts = ?2 WHERE id = ?1";
 
 /// Every statement of this file.
-pub(super) const ALL: [&str; 20] = [
+pub(super) const ALL: [&str; 18] = [
     PUT,
     INTEND,
     FORGET,
-    UPLOAD_BEGUN,
-    UPLOAD_ENDED,
     REMOTE_FOUND,
     REMOTE_TAKEN,
     CONTACTED,
@@ -107,12 +102,13 @@ fn apply(connection: &Connection, folder: FolderId, change: &Change) -> rusqlite
         Change::Intend(path) => run(INTEND, params![folder.0, path.as_bytes()])
             .map(drop)
             .map_err(naming(path.as_bytes())),
-        Change::UploadBegun(Upload { path, key, id }) => {
-            run(UPLOAD_BEGUN, params![folder.0, id, path.as_bytes(), key])
-                .map(drop)
-                .map_err(naming(path.as_bytes()))
+        Change::UploadBegun(upload) => {
+            uploads::begun(connection, folder, upload).map_err(naming(upload.path.as_bytes()))
         }
-        Change::UploadEnded(id) => run(UPLOAD_ENDED, params![folder.0, id]).map(drop),
+        Change::PartStored { upload, part } => {
+            uploads::part_stored(connection, folder, upload, part)
+        }
+        Change::UploadEnded(id) => uploads::ended(connection, folder, id),
         Change::RemoteFound(found) => found.iter().try_for_each(|Remote { key, size, etag }| {
             sql_length(*size)
                 .and_then(|size| run(REMOTE_FOUND, params![folder.0, key, size, etag]))
@@ -223,7 +219,7 @@ fn put(connection: &Connection, folder: FolderId, entry: &Entry) -> rusqlite::Re
 }
 
 /// Returns a length as `SQLite` holds it. No file is longer: the kernel's own are signed.
-fn sql_length(bytes: u64) -> rusqlite::Result<i64> {
+pub(super) fn sql_length(bytes: u64) -> rusqlite::Result<i64> {
     i64::try_from(bytes).map_err(|_| impossible("a length that no file has"))
 }
 

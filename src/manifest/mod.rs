@@ -10,7 +10,7 @@
 //!
 //! `open` has the places, the lock, creation and damage; `schema` the tables and how a connection is set up;
 //! `connections` the two connections and what happens to them after an error; `rows` and `changes` read and write
-//! rows; `error` what can go wrong.
+//! rows; `uploads` has the multipart uploads; `error` what can go wrong.
 //!
 //! # Order
 //!
@@ -60,13 +60,14 @@ mod error;
 mod open;
 mod rows;
 mod schema;
+mod uploads;
 
 pub use connections::Manifest;
 pub use error::{Error, ErrorKind, OpenError};
 pub use open::{Opened, held_since, holder, is_locked};
 pub use rows::LARGE_BYTES;
 
-use crate::base::digest::Sha256;
+use crate::base::digest::{Crc64, Sha256};
 use crate::base::path::RelPath;
 use crate::base::stat::{Identity, Stat};
 
@@ -240,15 +241,63 @@ pub struct Remote {
     pub etag: String,
 }
 
-/// A multipart upload that was begun and not yet completed or aborted.
+/// A multipart upload that was begun, or was about to be, and not yet completed or aborted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Upload {
     /// The path it is for.
     pub path: RelPath,
     /// The whole key.
     pub key: String,
-    /// The store's id.
+    /// The store's id; of a creation that has not been answered, what [`Upload::asked`] makes up.
     pub id: String,
+    /// Wall clock when its creation was asked for, nanoseconds; 0 if an older version did not say.
+    pub begun_at_ns: i64,
+    /// How a later try can go on with it; `None` if none can.
+    pub cut: Option<Cut>,
+}
+
+/// Of which file, and in which parts, an upload is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cut {
+    /// The size of all parts but the last, bytes.
+    pub part_size: u64,
+    /// The file's length in bytes.
+    pub size: u64,
+    /// The file's mtime, nanoseconds.
+    pub mtime_ns: i64,
+    /// The file's ctime, nanoseconds.
+    pub ctime_ns: i64,
+    /// The file's device.
+    pub dev: u64,
+    /// The file's inode.
+    pub ino: u64,
+}
+
+impl Cut {
+    /// Returns how a file with that stat is cut into parts of `part_size` bytes.
+    pub fn of(stat: &Stat, part_size: u64) -> Self {
+        Self {
+            part_size,
+            size: stat.size,
+            mtime_ns: stat.mtime_ns,
+            ctime_ns: stat.ctime_ns,
+            dev: stat.dev,
+            ino: stat.ino,
+        }
+    }
+}
+
+/// A part that the store has answered for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UploadPart {
+    /// From 1 to 10,000.
+    pub number: u32,
+    /// The part's ETag.
+    pub etag: String,
+    /// The CRC64NVME of what was sent.
+    pub crc64: Crc64,
+    /// Wall clock when it was answered, nanoseconds.
+    pub stored_at_ns: i64,
 }
 
 /// One change of a folder's rows; a turn of the loop commits many at once.
@@ -262,9 +311,16 @@ pub enum Change {
     /// Opens an intent: state `Open`, `want` unknown, no horizon yet (a crash from here on begins one at the next start);
     /// what was stored stays beside it. Makes the row if there is none.
     Intend(RelPath),
-    /// Notes a multipart upload before its first part.
-    UploadBegun(Upload),
-    /// Forgets a multipart upload that was completed or aborted.
+    /// Notes a multipart upload: before its creation is asked for, and, in place of that, before its first part.
+    UploadBegun(Box<Upload>),
+    /// Notes a part of an upload; nothing if that has ended.
+    PartStored {
+        /// The upload's id.
+        upload: String,
+        /// The part.
+        part: UploadPart,
+    },
+    /// Forgets a multipart upload that was completed or aborted, and its parts.
     UploadEnded(String),
     /// Notes what first contact found.
     RemoteFound(Vec<Remote>),

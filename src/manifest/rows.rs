@@ -7,9 +7,7 @@ use crate::base::path::RelPath;
 use crate::manifest::connections::Manifest;
 use crate::manifest::decode::{entry, folder_row, length, misled, parked, rel_path};
 use crate::manifest::error::Error;
-use crate::manifest::{
-    Counts, Entry, Failure, FolderId, FolderKey, FolderRow, Remote, State, Upload,
-};
+use crate::manifest::{Counts, Entry, Failure, FolderId, FolderKey, FolderRow, Remote, State};
 
 /// Contents above this size are looked for by size, see [`Manifest::knows_size`]. Up to it a file is read once and sent
 /// from memory, so that its hash is known before anything is sent.
@@ -81,11 +79,8 @@ const COUNTS: &str = "SELECT
     FROM files WHERE folder_id = ?1";
 const ANY_REMOTE: &str = "SELECT EXISTS (SELECT 1 FROM remote WHERE folder_id = ?1)";
 const REMOTE: &str = "SELECT key, size, etag FROM remote WHERE folder_id = ?1 AND key = ?2";
-const UPLOADS: &str =
-    "SELECT path, key, upload_id FROM uploads WHERE folder_id = ?1 ORDER BY path, upload_id";
-
 /// Every statement of this file.
-pub(super) const ALL: [&str; 23] = [
+pub(super) const ALL: [&str; 22] = [
     FOLDERS,
     FOLDER,
     ADD_FOLDER,
@@ -108,7 +103,6 @@ pub(super) const ALL: [&str; 23] = [
     COUNTS,
     ANY_REMOTE,
     REMOTE,
-    UPLOADS,
 ];
 
 impl Manifest {
@@ -337,22 +331,6 @@ impl Manifest {
                     })
                 })
                 .optional()
-        })
-    }
-
-    /// Returns the multipart uploads that were begun and not ended, by path.
-    pub fn uploads(&self, folder: FolderId) -> Result<Vec<Upload>, Error> {
-        self.read(|connection| {
-            connection
-                .prepare_cached(UPLOADS)?
-                .query_map(params![folder.0], |row| {
-                    Ok(Upload {
-                        path: rel_path(row, 0)?,
-                        key: row.get(1)?,
-                        id: row.get(2)?,
-                    })
-                })?
-                .collect()
         })
     }
 

@@ -124,6 +124,7 @@ CREATE TABLE parts (
   number INTEGER NOT NULL CHECK (number BETWEEN 1 AND 10000),
   etag TEXT NOT NULL,
   crc64 INTEGER NOT NULL,
+  stored_at_ns INTEGER NOT NULL,
   PRIMARY KEY (folder_id, upload_id, number),
   FOREIGN KEY (folder_id, upload_id) REFERENCES uploads (folder_id, upload_id) ON DELETE CASCADE
 ) STRICT, WITHOUT ROWID;

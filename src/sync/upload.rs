@@ -1,29 +1,44 @@
-//! One object: single, multipart, or copied on the server; verified, or given up.
+//! One large object: uploaded by parts, gone on with after whatever interrupted it; verified, or given up.
 //!
-//! - Order: permit, request, answer checked. A multipart's id is durable before its first part, so that a crash leaves
-//!   nothing behind that nobody remembers. Parts are read in order, hashed in order, and sent side by side.
+//! - Order: it is durable that an upload is about to be created, then it is created, then its id and the file's stamps are
+//!   durable, then its first part is sent: a crash leaves nothing behind that nobody remembers. Each part's number, ETag and
+//!   CRC64 are noted once it is answered; nobody waits for these notes, for what is lost of them is only sent again.
 //! - Consistency: each part is read under a lease of its own, which is given back before the part is sent, and between two
 //!   stats that are those of the beginning. Before the parts are joined there is one more such look: nobody writes now,
 //!   and nobody has since the beginning. Where there are no leases only the stats say so, and a young file is doubtful.
 //!   A source that is a clone, or the beginning of a file that only grows, has no lease either and says which stat it has;
 //!   what was hashed before must come out again.
-//! - Errors and retries: the store repeats a request for blips; what comes back from here is the queue's to retry. A
-//!   complete whose answer was lost is settled by looking at the object.
-//! - Cancellation: dropping the future aborts the parts on their way; the upload's id stays in the manifest, and the next
-//!   start gives it up.
-//! - After a crash: as after cancellation.
-//! - Does not protect against: a store that answers with an ETag for bytes it did not keep.
+//! - Going on: an upload of an earlier try serves if it is of the same file under the same stamps, in parts of the same
+//!   size. Of its parts those are trusted that the store lists as they were noted; where it cannot list, those that were
+//!   noted. All of the file is read again, each trusted part has to have the CRC64 that it had, and the SHA-256 is
+//!   rebuilt on the way; only the rest is sent.
+//! - Errors and retries: the store repeats a request for blips; what comes back from here is the queue's to retry. What
+//!   may pass (the line, the store's patience, credentials, room) leaves the upload open for the next try; a file that
+//!   changed, and a store that refuses for good, do not. An upload that the store has lost, or whose parts it does not
+//!   join, is begun anew, once. A completion that was not answered well is settled by looking at the object, whose ETag
+//!   has to be the one that these parts make.
+//! - Cancellation: asked to stop, it sends no further part, waits for those on their way, and leaves the upload open.
+//!   Dropping the future aborts the parts on their way, and leaves the upload in the manifest all the same.
+//! - After a crash: the next try goes on. What nobody will go on with, the folder's loop gives up. Uploads of clones and
+//!   beginnings, and of copies, serve nobody later, and are given up.
+//! - Does not protect against: a store that answers with an ETag for bytes it did not keep, unless it is known not to
+//!   verify; then the object is looked at once more.
 
+pub mod copies;
+mod parts;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use md5::Digest as _;
-use tokio::task::JoinSet;
 
 use crate::base::buffers::Pool;
-use crate::base::digest::{Crc64, Hasher, Sha256, hex};
+use crate::base::digest::{Crc64, Sha256, hex};
 use crate::base::offload::Offload;
 use crate::base::stat::Stat;
-use crate::store::{self, Body, ErrorKind, MAX_SINGLE, Meta, Part, Store, Stored, Tap};
+use crate::manifest::{self, Cut, UploadPart};
+use crate::store::{self, Effect, ErrorKind, Meta, Part, Store, Stored, Tap};
+use crate::sync::upload::parts::{Sent, Way};
 use crate::tree::{OpenFile, ReadError, Reading};
 
 /// Up to here a file is read once into one buffer and sent with one request, bytes.
@@ -32,10 +47,6 @@ pub const SINGLE_MOST: u64 = 16 << 20;
 const PART_LEAST: u64 = 8 << 20;
 /// Parts aimed at for the largest files; S3 allows 10,000.
 const PARTS_AIM: u64 = 9_000;
-/// Parts of one file on their way at once.
-const PARTS_AT_ONCE: usize = 16;
-/// The range of one part of a copied object, bytes.
-const COPY_RANGE: u64 = 512 << 20;
 
 /// What an upload has to ask for.
 pub trait Gate: Send + Sync + 'static {
@@ -55,20 +66,34 @@ pub trait Gate: Send + Sync + 'static {
     /// Returns what a body goes out through.
     fn tap(&self) -> Arc<dyn Tap>;
 
-    /// Makes a multipart upload's id durable.
-    fn begun(&self, upload: &str) -> impl Future<Output = ()> + Send;
+    /// Makes durable that a multipart upload is about to be created; returns what stands for it.
+    fn asks(&self) -> impl Future<Output = manifest::Upload> + Send;
+
+    /// Makes a multipart upload durable that was created.
+    fn begun(&self, upload: manifest::Upload) -> impl Future<Output = ()> + Send;
+
+    /// Notes a part that was answered. Not durable on return.
+    fn stored(&self, upload: &str, part: &Part, crc64: Crc64) -> impl Future<Output = ()> + Send;
 
     /// Lets go of an id: the upload was completed or given up.
     fn ended(&self, upload: &str) -> impl Future<Output = ()> + Send;
+
+    /// Returns when no further part is to be sent; never, if nobody asks for that.
+    fn stopped(&self) -> impl Future<Output = ()> + Send;
+
+    /// Takes note that work goes on although nothing is sent.
+    fn went_on(&self);
 }
 
-/// Why a multipart upload was given up.
+/// Why a multipart upload did not come to its end.
 #[derive(Debug)]
 pub enum Stop {
     /// The file could not be read as a whole.
     Read(ReadError),
     /// The store did not take it.
     Store(store::Error),
+    /// It was asked to stop.
+    Stopped,
 }
 
 impl From<store::Error> for Stop {
@@ -81,6 +106,60 @@ impl From<ReadError> for Stop {
     fn from(error: ReadError) -> Self {
         Self::Read(error)
     }
+}
+
+/// What becomes of an upload that did not come to its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fate {
+    /// It stays open, and the next try goes on with it.
+    Kept,
+    /// It serves nobody any more.
+    GivenUp,
+}
+
+impl Stop {
+    fn fate(&self, source: &Source) -> Fate {
+        let may_pass = match self {
+            Self::Stopped | Self::Read(ReadError::Io(_)) => true,
+            Self::Read(_) => false,
+            Self::Store(error) => match error.kind {
+                ErrorKind::Network
+                | ErrorKind::Busy
+                | ErrorKind::Barred
+                | ErrorKind::Full
+                | ErrorKind::Conflict => true,
+                // That part was not taken; the others were.
+                ErrorKind::Corrupt => error.operation == "UploadPart",
+                ErrorKind::NotFound => !is_lost(error),
+                _ => false,
+            },
+        };
+        if may_pass && source.lasts {
+            Fate::Kept
+        } else {
+            Fate::GivenUp
+        }
+    }
+
+    /// Returns true if there is nothing wrong with the file, and another upload of it may go well: the store has lost this
+    /// one, or will not join its parts.
+    fn asks_for_another(&self) -> bool {
+        match self {
+            Self::Store(error) => {
+                is_lost(error)
+                    || matches!(
+                        error.code.as_str(),
+                        "InvalidPart" | "InvalidPartOrder" | "EntityTooSmall"
+                    )
+            }
+            Self::Read(_) | Self::Stopped => false,
+        }
+    }
+}
+
+/// Returns true if the store does not have the upload, or not any more.
+fn is_lost(error: &store::Error) -> bool {
+    error.kind == ErrorKind::NotFound && error.code != "NoSuchBucket"
 }
 
 /// Returns the size of all parts but the last of a file of `size` bytes: 8 MiB, more where that would be over 9,000
@@ -102,10 +181,21 @@ pub struct Source {
     pub read_at_ns: i64,
     /// What it was when it was hashed before: what is sent has to be the same.
     pub expected: Option<Sha256>,
+    /// Whether a later try finds it as it is: not a clone, and not the beginning of what grows.
+    pub lasts: bool,
     /// Where reading and hashing run.
     pub offload: Offload,
     /// Where parts are read into.
     pub buffers: Pool,
+}
+
+/// An upload of an earlier try that is gone on with.
+#[derive(Clone, Debug)]
+pub struct Former {
+    /// The store's id.
+    pub id: String,
+    /// Its parts that were answered.
+    pub parts: Vec<UploadPart>,
 }
 
 /// What was uploaded by parts.
@@ -117,6 +207,8 @@ pub struct Uploaded {
     pub sha256: Sha256,
     /// Whether nobody can promise that no writer was at work while it was read.
     pub doubtful: bool,
+    /// The upload's id, to be forgotten together with noting the object.
+    pub upload: String,
 }
 
 impl Source {
@@ -129,168 +221,228 @@ impl Source {
             Err(ReadError::Moving)
         }
     }
+
+    /// Returns how it is cut into parts.
+    pub fn cut(&self) -> Cut {
+        Cut::of(&self.stat, part_size_bytes(self.stat.size))
+    }
 }
 
-/// Uploads a large file by parts.
+/// Uploads a large file by parts, or goes on with an upload of it.
 pub async fn multipart<G: Gate>(
     store: &Arc<dyn Store>,
     gate: &Arc<G>,
     key: &str,
     meta: &Meta,
     source: &Source,
+    mut former: Option<Former>,
 ) -> Result<Uploaded, Stop> {
-    let upload = gate.send(0, store.create_multipart(key, meta)).await?;
-    gate.begun(&upload).await;
-    let sent = match send_parts(store, gate, key, &upload, source).await {
-        Ok(sent) => complete(store, gate, key, &upload, &sent)
-            .await
-            .map(|stored| Uploaded {
-                stored,
-                sha256: sent.sha256,
-                doubtful: sent.doubtful,
-            }),
-        Err(stop) => Err(stop),
-    };
-    settled(store, gate, key, &upload, sent).await
+    let mut may_begin_anew = true;
+    loop {
+        tokio::select! {
+            biased;
+            () = gate.stopped() => return Err(Stop::Stopped),
+            () = std::future::ready(()) => {}
+        }
+        let is_resumed = former.is_some();
+        let Former { id, parts } = match former.take() {
+            Some(former) => former,
+            None => Former {
+                id: create(store, gate, key, meta, source.lasts.then(|| source.cut())).await?,
+                parts: Vec::new(),
+            },
+        };
+        let way = Way {
+            store,
+            gate,
+            key,
+            upload: &id,
+        };
+        let stop = match attempt(&way, source, parts, is_resumed).await {
+            Ok((stored, sent)) => {
+                return Ok(Uploaded {
+                    stored,
+                    sha256: sent.sha256,
+                    doubtful: sent.doubtful,
+                    upload: id,
+                });
+            }
+            Err(stop) => stop,
+        };
+        if stop.fate(source) == Fate::Kept {
+            return Err(stop);
+        }
+        give_up(store, gate, key, &id).await;
+        if !stop.asks_for_another() || !std::mem::take(&mut may_begin_anew) {
+            return Err(stop);
+        }
+        tracing::debug!(key, ?stop, "an upload is begun anew");
+    }
 }
 
-/// Lets go of an upload that was completed; gives any other one up.
-async fn settled<G: Gate, T, E>(
+/// Brings one upload to its end.
+async fn attempt<G: Gate>(
+    way: &Way<'_, G>,
+    source: &Source,
+    noted: Vec<UploadPart>,
+    is_resumed: bool,
+) -> Result<(Stored, Sent), Stop> {
+    let trusted = trusted(way, &source.cut(), noted).await?;
+    let sent = parts::send(way, source, &trusted).await?;
+    let stored = complete(way, &sent).await?;
+    look(way, source, &stored, &sent, is_resumed).await?;
+    Ok((stored, sent))
+}
+
+/// Creates an upload: what may be left of it is durable at every moment.
+async fn create<G: Gate>(
     store: &Arc<dyn Store>,
     gate: &Arc<G>,
     key: &str,
-    upload: &str,
-    result: Result<T, E>,
-) -> Result<T, E> {
-    match &result {
-        Ok(_) => gate.ended(upload).await,
-        Err(_) => give_up(store, gate, key, upload).await,
+    meta: &Meta,
+    cut: Option<Cut>,
+) -> store::Result<String> {
+    let asked = gate.asks().await;
+    match gate.send(0, store.create_multipart(key, meta)).await {
+        Ok(id) => {
+            let upload = manifest::Upload {
+                id: id.clone(),
+                cut,
+                ..asked
+            };
+            gate.begun(upload).await;
+            Ok(id)
+        }
+        Err(error) => {
+            // Only what was surely refused has left nothing behind.
+            if error.effect == Effect::None {
+                gate.ended(&asked.id).await;
+            }
+            Err(error)
+        }
     }
-    result
 }
 
-/// Gives an upload up; what does not work now is done at the next start.
+/// Gives an upload up; what does not work now, the folder's loop does later.
 async fn give_up<G: Gate>(store: &Arc<dyn Store>, gate: &Arc<G>, key: &str, upload: &str) {
     match gate.send(0, store.abort(key, upload)).await {
         Ok(()) => gate.ended(upload).await,
         Err(error) => {
-            tracing::debug!(%error, "could not give up a multipart upload; it is tried at the next start");
+            tracing::debug!(%error, "could not give up a multipart upload; it is tried again later");
         }
     }
 }
 
-struct Sent {
-    parts: Vec<Part>,
-    crc64: Option<Crc64>,
-    sha256: Sha256,
-    doubtful: bool,
-}
-
-async fn send_parts<G: Gate>(
-    store: &Arc<dyn Store>,
-    gate: &Arc<G>,
-    key: &str,
-    upload: &str,
-    source: &Source,
-) -> Result<Sent, Stop> {
-    let size = source.stat.size;
-    let part_size = part_size_bytes(size);
-    let mut running: JoinSet<store::Result<Part>> = JoinSet::new();
-    let mut parts = Vec::new();
-    let mut hasher = Hasher::default();
-    let mut crc64: Option<Crc64> = None;
-    let mut doubtful = false;
-    for (number, offset) in (1..).zip((0..size).step_by(part_size as usize)) {
-        while running.len() >= PARTS_AT_ONCE {
-            parts.extend(joined(&mut running).await?);
+/// Returns those of the parts that were noted which the store has as they were noted.
+async fn trusted<G: Gate>(
+    way: &Way<'_, G>,
+    cut: &Cut,
+    noted: Vec<UploadPart>,
+) -> store::Result<BTreeMap<u32, UploadPart>> {
+    let count = cut.size.div_ceil(cut.part_size);
+    let size_of = |number: u32| {
+        let begin = u64::from(number - 1) * cut.part_size;
+        cut.part_size.min(cut.size.saturating_sub(begin))
+    };
+    let noted: BTreeMap<u32, UploadPart> = noted
+        .into_iter()
+        .filter(|part| (1..=count).contains(&u64::from(part.number)))
+        .map(|part| (part.number, part))
+        .collect();
+    let features = way.store.features();
+    if noted.is_empty() || (features.is_known && !features.list_parts) {
+        return Ok(noted);
+    }
+    let (mut listed, mut after) = (BTreeMap::new(), 0);
+    loop {
+        let request = way.store.list_parts(way.key, way.upload, after);
+        let page = match way.gate.send(0, request).await {
+            Ok(page) => page,
+            Err(error) => {
+                let cannot = match error.kind {
+                    ErrorKind::Unsupported | ErrorKind::Denied | ErrorKind::Invalid => true,
+                    // All of it was sent, so that it may have been completed, which completing it once more tells.
+                    ErrorKind::NotFound if is_lost(&error) => {
+                        noted.len() as u64 == count
+                            || !matches!(error.code.as_str(), "NoSuchUpload" | "")
+                    }
+                    _ => false,
+                };
+                return if cannot { Ok(noted) } else { Err(error) };
+            }
+        };
+        for part in page.parts {
+            let as_noted = noted
+                .get(&part.number)
+                .filter(|noted| noted.etag == part.etag && part.size == size_of(part.number));
+            listed.extend(as_noted.map(|noted| (part.number, noted.clone())));
         }
-        let len = part_size.min(size - offset);
-        let hold = gate.memory(len).await;
-        let from = source.clone();
-        let read = source.offload.run(move || {
-            let mut buffer = from.buffers.take(len as usize);
-            let reading = from.begin()?;
-            reading.fill(offset, &mut buffer)?;
-            let in_doubt = reading.end()?;
-            hasher.update(buffer.as_ref());
-            let crc64 = Crc64::of(buffer.as_ref());
-            Ok::<_, ReadError>((buffer.freeze(), crc64, hasher, in_doubt))
-        });
-        let (bytes, crc, so_far, in_doubt) = read.await?;
-        (hasher, doubtful) = (so_far, doubtful | in_doubt);
-        crc64 = Some(crc64.map_or(crc, |before| before.followed_by(crc, len)));
-        let (store, gate) = (store.clone(), gate.clone());
-        let (key, upload) = (key.to_owned(), upload.to_owned());
-        running.spawn(async move {
-            let body = Body::new(bytes, crc, None).with_tap(Some(gate.tap()));
-            let part = gate
-                .send(len, store.put_part(&key, &upload, number, body))
-                .await;
-            drop(hold);
-            part
-        });
-        while let Some(ended) = running.try_join_next() {
-            parts.push(ended.map_err(|_| ReadError::Moving)??);
+        match page.next {
+            Some(next) => after = next,
+            None => return Ok(listed),
         }
     }
-    while !running.is_empty() {
-        parts.extend(joined(&mut running).await?);
-    }
-    parts.sort_by_key(|part: &Part| part.number);
-    let (from, sha256) = (source.clone(), hasher.finish());
-    let look = source.offload.run(move || from.begin()?.end());
-    doubtful |= look.await?;
-    if source.expected.is_some_and(|expected| expected != sha256) {
-        return Err(Stop::Read(ReadError::Moving));
-    }
-    Ok(Sent {
-        parts,
-        crc64,
-        sha256,
-        doubtful,
-    })
 }
 
-/// Returns the next part that has ended.
-async fn joined(running: &mut JoinSet<store::Result<Part>>) -> Result<Option<Part>, Stop> {
-    match running.join_next().await {
-        None => Ok(None),
-        Some(Ok(part)) => Ok(Some(part?)),
-        // A part's task panics only if a broken invariant did; the panic belongs to this job.
-        Some(Err(error)) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Err(Stop::Read(ReadError::Moving)),
-        },
-    }
-}
-
-async fn complete<G: Gate>(
-    store: &Arc<dyn Store>,
-    gate: &Arc<G>,
-    key: &str,
-    upload: &str,
-    sent: &Sent,
-) -> Result<Stored, Stop> {
-    let error = match gate
-        .send(0, store.complete(key, upload, &sent.parts, sent.crc64))
-        .await
-    {
+async fn complete<G: Gate>(way: &Way<'_, G>, sent: &Sent) -> store::Result<Stored> {
+    let request = way
+        .store
+        .complete(way.key, way.upload, &sent.parts, sent.crc64);
+    let error = match way.gate.send(0, request).await {
         Ok(stored) => return Ok(stored),
         Err(error) => error,
     };
-    if error.effect != store::Effect::Possible {
-        return Err(error.into());
+    if error.effect != Effect::Possible && !is_lost(&error) {
+        return Err(error);
     }
-    // The answer is missing, or the upload is gone because it was completed: the object tells, by the ETag that these
-    // parts must have. Existence or size alone would be no proof.
-    match gate.send(0, store.head(key)).await {
+    // The answer is missing, or the upload is gone, perhaps because it was completed: the object tells, by the ETag that
+    // these parts must have. Existence or size alone would be no proof.
+    match way.gate.send(0, way.store.head(way.key)).await {
         Ok(object) if Some(&object.etag) == joined_etag(&sent.parts).as_ref() => Ok(Stored {
             etag: object.etag,
             version_id: object.version_id,
             is_outstanding: false,
         }),
-        _ => Err(error.into()),
+        _ => Err(error),
     }
+}
+
+/// Looks at the object where its answer is not believed alone: the store does not verify what it takes, or the upload was
+/// created by an earlier try, which may have declared another content.
+async fn look<G: Gate>(
+    way: &Way<'_, G>,
+    source: &Source,
+    stored: &Stored,
+    sent: &Sent,
+    is_resumed: bool,
+) -> store::Result<()> {
+    let features = way.store.features();
+    let is_unsure = features.is_known && !features.verifies;
+    if !is_unsure && !is_resumed {
+        return Ok(());
+    }
+    let wrong = |kind, message: String| {
+        let operation = "CompleteMultipartUpload";
+        store::Error::new(kind, operation, way.key, Effect::Possible, message)
+    };
+    let object = match way.gate.send(0, way.store.head(way.key)).await {
+        Ok(object) => object,
+        Err(_) if !is_unsure => return Ok(()),
+        Err(error) => {
+            let why = format!("the object could not be looked at: {}", error.message);
+            return Err(wrong(error.kind, why));
+        }
+    };
+    let is_it = object.etag == stored.etag && object.size == source.stat.size;
+    if is_it
+        && object
+            .sha256()
+            .is_none_or(|declared| declared == sent.sha256)
+    {
+        return Ok(());
+    }
+    let why = "the object is not the one that was completed".to_owned();
+    Err(wrong(ErrorKind::Corrupt, why))
 }
 
 /// Returns the ETag that S3 gives to parts whose ETags are MD5s: the MD5 of the MD5s and their number.
@@ -307,150 +459,6 @@ fn joined_etag(parts: &[Part]) -> Option<String> {
         }
     }
     Some(format!("{}-{}", hex(&md5.finalize()), parts.len()))
-}
-
-/// An object that is to be copied.
-#[derive(Clone, Debug)]
-pub struct Original {
-    /// Its whole key.
-    pub key: String,
-    /// Its ETag: what is copied if, and only if, it is still this.
-    pub etag: String,
-    /// Its length in bytes.
-    pub size: u64,
-}
-
-/// Copies an object on the server, by parts above 5 GiB, and makes sure that what was copied is what was meant, also on a
-/// store that ignores the condition.
-pub async fn copy<G: Gate>(
-    store: &Arc<dyn Store>,
-    gate: &Arc<G>,
-    from: &Original,
-    to: &str,
-    meta: &Meta,
-) -> store::Result<Stored> {
-    let stored = if from.size <= MAX_SINGLE {
-        gate.send(0, store.copy(&from.key, &from.etag, to, meta))
-            .await?
-    } else {
-        copy_parts(store, gate, from, to, meta).await?
-    };
-    // The same bytes have the same ETag, where the ETag is an MD5 of them.
-    if stored.etag == from.etag {
-        return Ok(stored);
-    }
-    let source = gate.send(0, store.head(&from.key)).await?;
-    let target = gate.send(0, store.head(to)).await?;
-    if source.etag == from.etag && target.etag == stored.etag && target.size == from.size {
-        return Ok(stored);
-    }
-    Err(store::Error::new(
-        ErrorKind::Corrupt,
-        "CopyObject",
-        to,
-        store::Effect::Possible,
-        "the copy is not the object that was to be copied",
-    ))
-}
-
-/// Copies an object by reading and writing it, for a store that cannot: piece by piece, in bounded memory.
-pub async fn relay<G: Gate>(
-    store: &Arc<dyn Store>,
-    gate: &Arc<G>,
-    from: &Original,
-    to: &str,
-    meta: &Meta,
-) -> store::Result<Stored> {
-    if from.size <= SINGLE_MOST {
-        let hold = gate.memory(from.size).await;
-        let body = fetch(store, gate, from, None).await?;
-        let stored = gate.send(from.size, store.put(to, body, meta)).await;
-        drop(hold);
-        return stored;
-    }
-    let upload = gate.send(0, store.create_multipart(to, meta)).await?;
-    gate.begun(&upload).await;
-    let relayed = relay_parts(store, gate, from, to, &upload).await;
-    settled(store, gate, to, &upload, relayed).await
-}
-
-async fn relay_parts<G: Gate>(
-    store: &Arc<dyn Store>,
-    gate: &Arc<G>,
-    from: &Original,
-    to: &str,
-    upload: &str,
-) -> store::Result<Stored> {
-    let part_size = part_size_bytes(from.size);
-    let (mut parts, mut crc64) = (Vec::new(), None::<Crc64>);
-    for (number, start) in (1..).zip((0..from.size).step_by(part_size as usize)) {
-        let range = start..(start + part_size).min(from.size);
-        let len = range.end - range.start;
-        let hold = gate.memory(len).await;
-        let body = fetch(store, gate, from, Some(range)).await?;
-        crc64 = Some(crc64.map_or(body.crc64, |before| before.followed_by(body.crc64, len)));
-        parts.push(
-            gate.send(len, store.put_part(to, upload, number, body))
-                .await?,
-        );
-        drop(hold);
-    }
-    gate.send(0, store.complete(to, upload, &parts, crc64))
-        .await
-}
-
-/// Reads an object, or a part of it, if it is still the one that is meant.
-async fn fetch<G: Gate>(
-    store: &Arc<dyn Store>,
-    gate: &Arc<G>,
-    from: &Original,
-    range: Option<std::ops::Range<u64>>,
-) -> store::Result<Body> {
-    let len = range
-        .as_ref()
-        .map_or(from.size, |range| range.end - range.start);
-    let (object, bytes) = gate.send(len, store.get(&from.key, range)).await?;
-    if object.etag != from.etag || bytes.len() as u64 != len {
-        return Err(store::Error::new(
-            ErrorKind::Corrupt,
-            "GetObject",
-            &from.key,
-            store::Effect::None,
-            "the object changed while it was read",
-        ));
-    }
-    // What comes in is not counted against the bandwidth, what goes out again is.
-    Ok(Body::of(bytes).with_tap(Some(gate.tap())))
-}
-
-async fn copy_parts<G: Gate>(
-    store: &Arc<dyn Store>,
-    gate: &Arc<G>,
-    from: &Original,
-    to: &str,
-    meta: &Meta,
-) -> store::Result<Stored> {
-    let upload = gate.send(0, store.create_multipart(to, meta)).await?;
-    gate.begun(&upload).await;
-    let copied = copy_ranges(store, gate, from, to, &upload).await;
-    settled(store, gate, to, &upload, copied).await
-}
-
-async fn copy_ranges<G: Gate>(
-    store: &Arc<dyn Store>,
-    gate: &Arc<G>,
-    from: &Original,
-    to: &str,
-    upload: &str,
-) -> store::Result<Stored> {
-    let mut parts = Vec::new();
-    let range_size = COPY_RANGE.max(part_size_bytes(from.size));
-    for (number, start) in (1..).zip((0..from.size).step_by(range_size as usize)) {
-        let range = start..(start + range_size).min(from.size);
-        let part = store.copy_part(&from.key, &from.etag, range, to, upload, number);
-        parts.push(gate.send(0, part).await?);
-    }
-    gate.send(0, store.complete(to, upload, &parts, None)).await
 }
 
 #[cfg(test)]

@@ -114,12 +114,10 @@ impl Way {
     ) -> Result<Outcome, Stop> {
         let key = self.quarantine_key()?;
         let meta = meta::of(&self.task.job.path, &source.stat, None);
-        let sent =
-            upload::multipart(&self.ctx.store, &self.gate_for(&key), &key, &meta, source).await;
-        sent.map_err(|stop| match stop {
-            upload::Stop::Read(error) => Stop::Read(error),
-            upload::Stop::Store(error) => Stop::Store(error),
-        })?;
+        let former = self.former(&key, source).await;
+        let (store, gate) = (&self.ctx.store, self.gate_for(&key));
+        let sent = upload::multipart(store, &gate, &key, &meta, source, former).await?;
+        self.changes.push(Change::UploadEnded(sent.upload));
         Ok(self.held(&source.stat))
     }
 

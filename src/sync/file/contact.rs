@@ -5,7 +5,7 @@ use crate::base::digest::Sha256;
 use crate::manifest::{Change, Content, Entry, State};
 use crate::store::{ErrorKind, Meta, Object};
 use crate::sync::file::{Stop, Way};
-use crate::sync::upload::{self, Original};
+use crate::sync::upload::copies::{self, Original};
 use crate::sync::{meta, plan};
 
 impl Way {
@@ -105,12 +105,12 @@ impl Way {
         // Noted before: a copy whose answer is lost may be in trash all the same.
         self.note_trash();
         let (store, gate) = (&self.ctx.store, self.gate_for(&to));
-        let mut copied = upload::copy(store, &gate, &from, &to, &carried).await;
+        let mut copied = copies::copy(store, &gate, &from, &to, &carried).await;
         if copied
             .as_ref()
             .is_err_and(|error| error.kind == ErrorKind::Unsupported)
         {
-            copied = upload::relay(store, &gate, &from, &to, &carried).await;
+            copied = copies::relay(store, &gate, &from, &to, &carried).await;
         }
         copied.map_err(|mut error| {
             error.message = format!("the object there could not be set aside: {}", error.message);

@@ -5,16 +5,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::base::buffers::Pool;
 use crate::base::clock::{Clock, Now};
+use crate::base::digest::Crc64;
 use crate::base::offload::Offload;
 use crate::base::path::RelPath;
 use crate::base::policy::{History, OnDelete};
 use crate::base::stat::{Identity, Kind, Stat};
-use crate::manifest::{self, Change, Entry, FolderId, Manifest, Remote};
+use crate::manifest::{self, Change, Entry, FolderId, Manifest, Remote, UploadPart};
 use crate::store::key::KeyMap;
-use crate::store::{self, ErrorKind, Object, Store, Tap};
+use crate::store::{self, ErrorKind, Object, Part, Store, Tap};
 use crate::sync::brake::Verdict;
 use crate::sync::dedupe::{Claim, Dedupe, First};
 use crate::sync::limits::{self, Limits, Permit};
@@ -57,6 +59,8 @@ pub struct Ctx {
     pub sent_bytes: Arc<AtomicU64>,
     /// To the folder's loop.
     pub to_loop: mpsc::Sender<Message>,
+    /// Cancelled when what takes long is to come to an end: what is on its way is finished, and the rest left.
+    pub stop: CancellationToken,
 }
 
 /// What the folder's owner wants done with old objects.
@@ -77,12 +81,19 @@ pub struct Policy {
 pub enum Message {
     /// The job has ended.
     Done(Box<Done>),
-    /// A multipart upload has begun: note it durably, then answer.
+    /// A multipart upload is about to be created, or has been: note it durably, then answer.
     Begun {
         /// The upload.
-        upload: manifest::Upload,
+        upload: Box<manifest::Upload>,
         /// Answered when it is durable.
         noted: oneshot::Sender<()>,
+    },
+    /// A part of a multipart upload was answered: note it.
+    Part {
+        /// The upload's id.
+        upload: String,
+        /// The part.
+        part: UploadPart,
     },
     /// A multipart upload has ended: forget its id.
     Ended(String),
@@ -93,6 +104,8 @@ pub enum Message {
         /// The answer.
         granted: oneshot::Sender<bool>,
     },
+    /// Who asked for a source that is no file's job has ended.
+    Release(RelPath),
     /// May an object be overwritten with other content?
     Overwrite {
         /// The path.
@@ -328,6 +341,8 @@ pub enum Outcome {
         /// What it was, to be compared at the next try.
         beginning: Option<Beginning>,
     },
+    /// It was asked to stop, and what it has sent so far waits for the next try.
+    Stopped,
     /// It did not work.
     Failed(Failed),
 }
@@ -422,13 +437,16 @@ impl upload::Gate for JobGate {
         self.ctx.limits.tap(self.lane)
     }
 
-    async fn begun(&self, upload: &str) {
+    async fn asks(&self) -> manifest::Upload {
+        let now_ns = self.ctx.clock.now().wall_ns;
+        let upload = manifest::Upload::asked(self.path.clone(), self.key.clone(), now_ns);
+        self.begun(upload.clone()).await;
+        upload
+    }
+
+    async fn begun(&self, upload: manifest::Upload) {
         let (noted, durable) = oneshot::channel();
-        let upload = manifest::Upload {
-            path: self.path.clone(),
-            key: self.key.clone(),
-            id: upload.to_owned(),
-        };
+        let upload = Box::new(upload);
         if self
             .ctx
             .to_loop
@@ -441,11 +459,30 @@ impl upload::Gate for JobGate {
         }
     }
 
+    async fn stored(&self, upload: &str, part: &Part, crc64: Crc64) {
+        let part = UploadPart {
+            number: part.number,
+            etag: part.etag.clone(),
+            crc64,
+            stored_at_ns: self.ctx.clock.now().wall_ns,
+        };
+        let upload = upload.to_owned();
+        let _ = self.ctx.to_loop.send(Message::Part { upload, part }).await;
+    }
+
     async fn ended(&self, upload: &str) {
         let _ = self
             .ctx
             .to_loop
             .send(Message::Ended(upload.to_owned()))
             .await;
+    }
+
+    async fn stopped(&self) {
+        self.ctx.stop.cancelled().await;
+    }
+
+    fn went_on(&self) {
+        self.ctx.moved.fetch_add(1, Ordering::Relaxed);
     }
 }

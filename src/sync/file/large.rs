@@ -1,5 +1,12 @@
 //! A file that does not fit one buffer: hashed first only where that may spare the upload, then sent by parts.
 //!
+//! Order: open, hash where it may spare something, ask who has to be asked, look for an upload of an earlier try, send what
+//! that does not have. That an upload is over and what the key has are one change of the manifest: a crash between the
+//! completion and that finds an upload of which every part is noted, and the object tells that it was completed.
+//!
+//! Cancellation: asked to stop, hashing ends within a megabyte and sending after the parts on their way; what was sent
+//! waits. After a crash the next try of the same file, under the same stamps, goes on; [`upload`] says how.
+//!
 //! The hash-first pass is one read under one lease. Parts are read one by one, each under a lease of its own, since no
 //! lease is held while anything is sent; [`upload`] says what makes them one content.
 //!
@@ -14,6 +21,7 @@ use md5::Digest as _;
 use crate::base::digest::{Hasher, Sha256, hex};
 use crate::base::path::RelPath;
 use crate::base::stat::Stat;
+use crate::manifest::Change;
 use crate::store::Stored;
 use crate::sync::dedupe::Claim;
 use crate::sync::file::aside::Guard;
@@ -21,7 +29,7 @@ use crate::sync::file::job::{Ctx, How, Outcome, Patience};
 use crate::sync::file::{Stop, Way};
 use crate::sync::meta;
 use crate::sync::plan::{self, Read, Step};
-use crate::sync::upload::{self, SINGLE_MOST};
+use crate::sync::upload::{self, SINGLE_MOST, Source};
 use crate::tree::{Grown, OpenFile, ReadError, Reading};
 
 impl Way {
@@ -62,22 +70,17 @@ impl Way {
         }
         let hashed = source.expected;
         let meta = meta::of(&self.task.job.path, &stat, hashed);
-        let sent = upload::multipart(
-            &self.ctx.store,
-            &self.gate(),
-            &self.task.key,
-            &meta,
-            &source,
-        )
-        .await;
+        let former = self.former(&self.task.key, &source).await;
+        let (store, gate, key) = (&self.ctx.store, self.gate(), &self.task.key);
+        let sent = upload::multipart(store, &gate, key, &meta, &source, former).await;
         let sent = sent.map_err(|stop| match stop {
-            upload::Stop::Read(error) => Stop::Read(error),
             // Parts do not touch the key; only their joining does.
-            upload::Stop::Store(error) if error.operation != "CompleteMultipartUpload" => {
-                Stop::Store(error)
+            upload::Stop::Store(error) if error.operation == "CompleteMultipartUpload" => {
+                self.unwritten(error, hashed)
             }
-            upload::Stop::Store(error) => self.unwritten(error, hashed),
+            stop => stop.into(),
         })?;
+        self.changes.push(Change::UploadEnded(sent.upload));
         read.doubtful = is_of_an_instant || sent.doubtful;
         Ok(self.stored(How::Uploaded, sent.stored, sent.sha256, read))
     }
@@ -107,7 +110,7 @@ impl Way {
             let read_at_ns = grown.map_or(read_at_ns, |grown| grown.read_at_ns);
             if stat.size <= SINGLE_MOST {
                 // It has shrunk since it was looked at: another road.
-                return Err(ReadError::Moving);
+                return Err(ReadError::Moving.into());
             }
             let known_elsewhere = ctx
                 .manifest
@@ -131,11 +134,12 @@ impl Way {
                 }
                 digests = Some(found);
             }
-            let source = upload::Source {
+            let source = Source {
                 file,
                 stat,
                 read_at_ns,
                 expected: None,
+                lasts: !is_of_an_instant,
                 offload: ctx.offload,
                 buffers: ctx.buffers.clone(),
             };
@@ -146,7 +150,7 @@ impl Way {
                 read,
             })
         });
-        Ok(open.await?)
+        open.await
     }
 
     async fn copy_large(&mut self, sha256: Sha256, stat: &Stat) -> Result<Option<Stored>, Stop> {
@@ -171,7 +175,7 @@ impl Way {
 
 /// A large file, open.
 struct Large {
-    source: upload::Source,
+    source: Source,
     /// The names of its content, if it was hashed first.
     digests: Option<Digests>,
     /// It is a clone of a file that never rests, or its beginning.
@@ -228,15 +232,18 @@ fn hash(
     read: &Read,
     ctx: &Ctx,
     mut md5: Option<md5::Md5>,
-) -> Result<(Digests, bool), ReadError> {
+) -> Result<(Digests, bool), Stop> {
     let reading = Reading::begin(file, read.read_at_ns)?;
     if !reading.stat.same_content_as(&read.stat) {
-        return Err(ReadError::Moving);
+        return Err(ReadError::Moving.into());
     }
     let size = read.stat.size;
     let mut hasher = Hasher::default();
     let mut offset = 0;
     while offset < size {
+        if ctx.stop.is_cancelled() {
+            return Err(Stop::Asked);
+        }
         let mut piece = ctx.buffers.take(HASH_PIECE.min(size - offset) as usize);
         ctx.moved.fetch_add(1, Ordering::Relaxed);
         reading.fill(offset, &mut piece)?;

@@ -10,6 +10,7 @@
 
 mod aside;
 mod contact;
+mod former;
 mod job;
 mod large;
 mod remove;
@@ -29,10 +30,12 @@ use crate::store::{self, Body, Effect, ErrorKind, Stored};
 use crate::sync::brake::Verdict;
 use crate::sync::dedupe::{Claim, First};
 use crate::sync::plan::{self, Read, Step};
-use crate::sync::upload::{self, Gate as _, Original, SINGLE_MOST};
+use crate::sync::upload::copies::{self, Original};
+use crate::sync::upload::{self, Gate as _, SINGLE_MOST};
 use crate::sync::{Lane, meta};
 use crate::tree::{ReadError, Whole};
 
+pub use former::give_up;
 pub use job::{Ahead, Aim, Ctx, Done, Failed, How, Message, Outcome, Patience, Policy, Task};
 pub use rows::{gone, read_error};
 
@@ -44,6 +47,18 @@ use job::{JobGate, Sharing, Small};
 enum Stop {
     Read(ReadError),
     Store(store::Error),
+    /// It was asked to.
+    Asked,
+}
+
+impl From<upload::Stop> for Stop {
+    fn from(stop: upload::Stop) -> Self {
+        match stop {
+            upload::Stop::Read(error) => Self::Read(error),
+            upload::Stop::Store(error) => Self::Store(error),
+            upload::Stop::Stopped => Self::Asked,
+        }
+    }
 }
 
 impl From<ReadError> for Stop {
@@ -316,7 +331,7 @@ impl Way {
             size: stat.size,
         };
         let meta = meta::of(&self.task.job.path, stat, Some(sha256));
-        match upload::copy(
+        match copies::copy(
             &self.ctx.store,
             &self.gate(),
             &original,

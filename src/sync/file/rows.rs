@@ -119,6 +119,10 @@ impl Way {
                     beginning: Some(*beginning),
                 };
             }
+            Stop::Asked => {
+                self.put_off();
+                return Outcome::Stopped;
+            }
             Stop::Read(ReadError::Io(error)) => self.failed(
                 unreadable_pause(&error),
                 Failed {
@@ -202,6 +206,18 @@ impl Way {
         } else {
             Change::Put(row)
         });
+    }
+
+    /// Puts the row back, of a file that is looked at again after a stop.
+    fn put_off(&mut self) {
+        self.restore(None);
+        // Only an event said that its content is another one under the same stamps: the row has to say so now.
+        if self.task.job.must_read
+            && let Some(Change::Put(row)) = self.changes.last_mut()
+            && let Some(content) = &mut row.stored
+        {
+            content.doubtful = true;
+        }
     }
 
     pub(in crate::sync::file) fn blank(&self, state: State) -> Entry {

@@ -5,15 +5,19 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use rusqlite::Connection;
+use tidewatch::base::stat::Identity;
 use tidewatch::manifest::{
-    Change, Entry, ErrorKind, Failure, FolderKey, Manifest, OpenError, Remote, State, Upload,
-    holder, is_locked,
+    Change, Cut, Entry, ErrorKind, Failure, FolderKey, Held, HeldWhat, Manifest, OpenError, Remote,
+    State, Upload, holder, is_locked,
 };
 
 use super::{NOW_NS, all, folder, key, path, puts, row, synced};
 
 /// A database that schema 1 wrote, closed in an orderly way. Never edited: what it holds is what [`fixture_rows`] says.
 const FIXTURE: &[u8] = include_bytes!("../../fixtures/manifest-v1.db");
+
+/// The same after schema 2 has led it on and written to it.
+const SECOND_FIXTURE: &[u8] = include_bytes!("../../fixtures/manifest-v2.db");
 
 fn open(dir: &Path) -> Manifest {
     Manifest::open(dir, NOW_NS).expect("an open manifest").0
@@ -384,24 +388,36 @@ fn fixture_rows() -> Vec<Entry> {
     rows
 }
 
-#[test]
-fn the_database_of_every_older_version_is_opened() {
+fn fixture(bytes: &[u8]) -> (tempfile::TempDir, Manifest) {
     let dir = tempfile::tempdir().expect("a folder");
     let mut file = fs::File::create(dir.path().join("tidewatch.db")).expect("a file");
-    std::io::Write::write_all(&mut file, FIXTURE).expect("a copy");
+    std::io::Write::write_all(&mut file, bytes).expect("a copy");
     drop(file);
     let (manifest, opened) = Manifest::open(dir.path(), NOW_NS).expect("a manifest");
     assert!(opened.clean && !opened.created && opened.set_aside.is_none());
     assert_eq!(manifest.agent_id(), "0123456789abcdef0123456789abcdef");
+    (dir, manifest)
+}
+
+/// An upload of before there was a way to go on with one.
+fn old_upload(name: &str, id: &str) -> Upload {
+    Upload {
+        path: path(name),
+        key: format!("host/{name}"),
+        id: id.to_owned(),
+        begun_at_ns: 0,
+        cut: None,
+    }
+}
+
+#[test]
+fn the_database_of_every_older_version_is_opened() {
+    let (_dir, manifest) = fixture(FIXTURE);
     let number = folder(&manifest);
     let known = &manifest.folders().expect("folders")[0];
     assert_eq!((known.contacted, known.last_scan_ns), (true, Some(NOW_NS)));
     assert_eq!(all(&manifest, number), fixture_rows());
-    let upload = Upload {
-        path: path("b/open"),
-        key: "host/b/open".to_owned(),
-        id: "u1".to_owned(),
-    };
+    let upload = old_upload("b/open", "u1");
     assert_eq!(manifest.uploads(number).expect("uploads"), [upload]);
     let remote = Remote {
         key: "host/old".to_owned(),
@@ -415,4 +431,55 @@ fn the_database_of_every_older_version_is_opened() {
     manifest
         .commit(number, &[Change::Intend(path("d"))])
         .expect("a commit");
+}
+
+#[test]
+fn the_database_of_schema_2_keeps_everything_when_it_is_led_on() {
+    let (dir, manifest) = fixture(SECOND_FIXTURE);
+    let number = folder(&manifest);
+    let known = &manifest.folders().expect("folders")[0];
+    assert_eq!((known.contacted, known.last_scan_ns), (true, Some(NOW_NS)));
+    let root = Identity {
+        dev: 2049,
+        ino: 2,
+        fsid: 77,
+    };
+    assert_eq!(known.root, Some(root));
+    assert_eq!(known.trash_due_ns, Some(NOW_NS + 5));
+    assert_eq!(known.mounts, [path("mnt"), path("usb")]);
+    let mut rows = fixture_rows();
+    if let Some(content) = &mut rows[0].stored {
+        content.doubtful = true;
+    }
+    rows[1].held = Some(Box::new(Held {
+        what: HeldWhat::Overwrite,
+        at_ns: NOW_NS + 7,
+        seen: Some("3:1:1:1:1".to_owned()),
+    }));
+    assert_eq!(all(&manifest, number), rows);
+    let uploads = [old_upload("b/open", "u1"), old_upload("e", "u2")];
+    assert_eq!(manifest.uploads(number).expect("uploads"), uploads);
+    assert_eq!(manifest.parts(number, "u2").expect("parts"), []);
+
+    // And it is one of this version now.
+    let cut = Cut {
+        part_size: 8 << 20,
+        size: 1 << 30,
+        mtime_ns: -1,
+        ctime_ns: NOW_NS,
+        dev: u64::MAX,
+        ino: 1 << 63,
+    };
+    let upload = Upload {
+        begun_at_ns: NOW_NS,
+        cut: Some(cut),
+        ..old_upload("e", "u2")
+    };
+    let begun = Change::UploadBegun(Box::new(upload.clone()));
+    manifest.commit(number, &[begun]).expect("a commit");
+    manifest.close();
+    let (manifest, opened) = Manifest::open(dir.path(), NOW_NS).expect("a manifest");
+    assert!(opened.clean && !opened.created);
+    let uploads = [old_upload("b/open", "u1"), upload];
+    assert_eq!(manifest.uploads(number).expect("uploads"), uploads);
 }

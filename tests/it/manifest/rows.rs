@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use tidewatch::base::digest::Sha256;
+use tidewatch::base::digest::{Crc64, Sha256};
 use tidewatch::base::path::RelPath;
 use tidewatch::base::stat::Kind;
 use tidewatch::manifest::{
-    Change, Content, Counts, Entry, ErrorKind, Failure, FolderId, FolderKey, LARGE_BYTES, Manifest,
-    Remote, State, Upload,
+    Change, Content, Counts, Cut, Entry, ErrorKind, Failure, FolderId, FolderKey, LARGE_BYTES,
+    Manifest, Remote, State, Upload, UploadPart,
 };
 
 use super::{NOW_NS, all, content, folder, key, path, puts, row, synced};
@@ -283,6 +283,8 @@ fn folders_do_not_see_one_another() {
         path: path("a"),
         key: "a".to_owned(),
         id: "1".to_owned(),
+        begun_at_ns: 0,
+        cut: None,
     };
     let remote = Remote {
         key: "k".to_owned(),
@@ -291,7 +293,7 @@ fn folders_do_not_see_one_another() {
     };
     let mut changes = puts(&[synced("a"), large, row("open", State::Open, "o")]);
     changes.extend([
-        Change::UploadBegun(upload),
+        Change::UploadBegun(Box::new(upload)),
         Change::RemoteFound(vec![remote]),
     ]);
     manifest.commit(first, &changes).expect("a commit");
@@ -434,6 +436,8 @@ fn uploads_and_first_contact_are_remembered_until_they_are_over() {
         path: path("big"),
         key: "p/big".to_owned(),
         id: id.to_owned(),
+        begun_at_ns: NOW_NS,
+        cut: Some(Cut::of(&content("big", 20 << 20).stat, 8 << 20)),
     };
     let remote = |key: &str, size| Remote {
         key: key.to_owned(),
@@ -441,9 +445,9 @@ fn uploads_and_first_contact_are_remembered_until_they_are_over() {
         etag: "\"e\"".to_owned(),
     };
     let begun = [
-        Change::UploadBegun(upload("1")),
-        Change::UploadBegun(upload("2")),
-        Change::UploadBegun(upload("2")),
+        Change::UploadBegun(Box::new(upload("1"))),
+        Change::UploadBegun(Box::new(upload("2"))),
+        Change::UploadBegun(Box::new(upload("2"))),
         Change::RemoteFound(vec![remote("p/a", 1), remote("p/b", 2)]),
         Change::RemoteFound(vec![remote("p/b", 3)]),
     ];
@@ -465,4 +469,74 @@ fn uploads_and_first_contact_are_remembered_until_they_are_over() {
     manifest.commit(folder, &ended).expect("a commit");
     assert_eq!(manifest.uploads(folder).expect("uploads"), [upload("2")]);
     assert_eq!(manifest.remote(folder, "p/a").expect("a remote"), None);
+}
+
+#[test]
+fn the_parts_of_an_upload_are_remembered_until_it_is_over() {
+    let (manifest, folder) = fresh();
+    let asked = Upload::asked(path("big"), "p/big".to_owned(), NOW_NS);
+    assert!(!asked.is_answered());
+    let begun = Upload {
+        id: "1".to_owned(),
+        cut: Some(Cut::of(&content("big", 20 << 20).stat, 8 << 20)),
+        ..asked.clone()
+    };
+    let part = |number: u32, etag: &str, crc64| UploadPart {
+        number,
+        etag: etag.to_owned(),
+        crc64: Crc64(crc64),
+        stored_at_ns: NOW_NS + i64::from(number),
+    };
+    let stored = |upload: &str, part: UploadPart| Change::PartStored {
+        upload: upload.to_owned(),
+        part,
+    };
+    let note_of = |upload: &Upload| Change::UploadBegun(Box::new(upload.clone()));
+    let uploads = || manifest.uploads_of(folder, &path("big")).expect("uploads");
+    let parts = |id| manifest.parts(folder, id).expect("parts");
+
+    manifest
+        .commit(folder, &[note_of(&asked)])
+        .expect("a commit");
+    assert_eq!(uploads(), std::slice::from_ref(&asked));
+    // A question that is asked once more later is another one; an answer takes the place of its own question only.
+    let later = Upload::asked(path("big"), "p/big".to_owned(), NOW_NS + 1);
+    let changes = [note_of(&later), note_of(&begun)];
+    manifest.commit(folder, &changes).expect("a commit");
+    assert_eq!(uploads(), [begun.clone(), later.clone()]);
+    assert_eq!(manifest.progress_ns(folder, &begun).ok(), Some(NOW_NS));
+
+    let changes = [
+        stored("1", part(2, "b", u64::MAX)),
+        stored("1", part(10_000, "c", 1 << 63)),
+        stored("1", part(1, "a", 0)),
+        stored("1", part(2, "b2", 5)),
+        // What is told late of an upload that is over is no part of anything.
+        stored("never", part(1, "a", 0)),
+    ];
+    manifest.commit(folder, &changes).expect("a commit");
+    let expected = [
+        part(1, "a", 0),
+        part(2, "b2", 5),
+        part(10_000, "c", 1 << 63),
+    ];
+    assert_eq!(parts("1"), expected);
+    assert_eq!(parts("never"), []);
+    let last = Some(NOW_NS + 10_000);
+    assert_eq!(manifest.progress_ns(folder, &begun).ok(), last);
+    // Beginning again what has begun loses no part: a step may be done again after a crash.
+    manifest
+        .commit(folder, &[note_of(&begun)])
+        .expect("a commit");
+    assert_eq!(parts("1"), expected);
+
+    let ends = [
+        Change::UploadEnded("1".to_owned()),
+        Change::UploadEnded(later.id),
+    ];
+    manifest.commit(folder, &ends).expect("a commit");
+    assert_eq!((uploads(), parts("1")), (vec![], vec![]));
+    let impossible = [note_of(&begun), stored("1", part(10_001, "d", 0))];
+    assert!(manifest.commit(folder, &impossible).is_err());
+    assert_eq!(uploads(), []);
 }

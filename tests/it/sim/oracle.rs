@@ -159,10 +159,12 @@ impl Oracle {
         }
     }
 
-    /// An upload whose beginning was never answered has no id that anybody could know; every other one was ended.
+    /// Every upload was completed or given up, also one whose creation was answered late or never.
     pub fn no_upload_is_left(&self) {
         let uploads = self.manifest.uploads(self.folder).expect("readable");
-        assert_eq!(uploads, [], "unfinished uploads were left behind");
+        assert_eq!(uploads, [], "unfinished uploads were left on record");
+        let open = self.bucket.open_uploads();
+        assert_eq!(open, [], "unfinished uploads were left in the bucket");
     }
 
     /// No object is left whose file is gone, but those of others.

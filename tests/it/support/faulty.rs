@@ -98,6 +98,7 @@ struct Line {
     retry_after: Option<Duration>,
     /// How often what was asked for.
     asked: BTreeMap<(&'static str, String), u64>,
+    on_land: Option<OnLand>,
     /// Keys of which a request was late at any time.
     late_keys: BTreeSet<String>,
     /// Requests on their way now, and the most that there ever were since that was last asked.
@@ -136,6 +137,16 @@ struct OnDelete(Arc<dyn Fn(&str) + Send + Sync>);
 impl fmt::Debug for OnDelete {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("OnDelete")
+    }
+}
+
+/// Called before a late request lands, with its time, and after that without one.
+#[derive(Clone)]
+struct OnLand(Arc<dyn Fn(Option<i64>) + Send + Sync>);
+
+impl fmt::Debug for OnLand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnLand")
     }
 }
 
@@ -185,6 +196,7 @@ impl<S: Store> Faulty<S> {
                 rule: None,
                 retry_after: None,
                 asked: BTreeMap::new(),
+                on_land: None,
                 late_keys: BTreeSet::new(),
                 in_flight: (0, 0),
                 throttled: 0,
@@ -229,6 +241,12 @@ impl<S: Store> Faulty<S> {
     /// Has `hook` called with its key whenever an object's removal is asked for, before anything else happens.
     pub fn on_delete(&self, hook: impl Fn(&str) + Send + Sync + 'static) {
         self.lock().on_delete = Some(OnDelete(Arc::new(hook)));
+    }
+
+    /// Has `hook` called before each late request lands, with the time of that (wall clock, nanoseconds), and after it
+    /// without one: who waits for no request would find it landed when the next one came.
+    pub fn on_land(&self, hook: impl Fn(Option<i64>) + Send + Sync + 'static) {
+        self.lock().on_land = Some(OnLand(Arc::new(hook)));
     }
 
     /// Returns whether a request for this key was ever late.
@@ -293,8 +311,9 @@ impl<S: Store> Faulty<S> {
 
     async fn land(&self, until: Option<i64>) {
         loop {
-            let request = {
+            let ((due_ns, request), hook) = {
                 let mut line = self.lock();
+                let hook = line.on_land.clone();
                 // The first of several with one time is the one that was sent first.
                 let first = line
                     .pending
@@ -304,11 +323,14 @@ impl<S: Store> Faulty<S> {
                     .min_by_key(|(at, (due, _))| (*due, *at))
                     .map(|(at, _)| at);
                 match first {
-                    Some(at) => line.pending.remove(at).1,
+                    Some(at) => (line.pending.remove(at), hook),
                     None => return,
                 }
             };
+            let tell = |due_ns| hook.iter().for_each(|OnLand(hook)| hook(due_ns));
+            tell(Some(due_ns));
             self.apply(request).await;
+            tell(None);
         }
     }
 
