@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::{self, Ended, Mode};
 use crate::base::buffers::Pool;
 use crate::base::clock::Clock;
+use crate::base::host;
 use crate::base::offload::Offload;
 use crate::base::path::{RelPath, escaped};
 use crate::base::snapshot::{FolderSnapshot, Happening};
@@ -363,48 +364,8 @@ impl Stores {
             return;
         };
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-        if !is_loopback(host) && warned.insert(endpoint_url.to_owned()) {
+        if !host::is_loopback(host) && warned.insert(endpoint_url.to_owned()) {
             tracing::warn!("files are sent unencrypted to {endpoint_url}");
-        }
-    }
-}
-
-/// Returns true if `host`, with its port and path perhaps, is this machine.
-pub fn is_loopback(host: &str) -> bool {
-    let host = host.split('/').next().unwrap_or_default();
-    let name = match host.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or_default(),
-        None => host.split(':').next().unwrap_or_default(),
-    };
-    let is_address = name
-        .parse::<std::net::IpAddr>()
-        .is_ok_and(|address| address.is_loopback());
-    is_address || name == "localhost" || name.ends_with(".localhost")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_this_machine_is_loopback() {
-        for host in [
-            "127.0.0.1:9000",
-            "127.1.2.3",
-            "localhost:1/x",
-            "s3.localhost",
-            "[::1]:9000",
-        ] {
-            assert!(is_loopback(host), "{host}");
-        }
-        for host in [
-            "10.0.0.1",
-            "minio:9000",
-            "localhost.example.com",
-            "[fe80::1]",
-            "",
-        ] {
-            assert!(!is_loopback(host), "{host}");
         }
     }
 }

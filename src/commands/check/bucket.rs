@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::base::host;
 use crate::base::path::escaped;
 use crate::commands::check::Finding;
-use crate::commands::{folders, settings};
+use crate::commands::settings;
 use crate::config::Folder;
 use crate::store::key::KeyMap;
 use crate::store::s3::{Patience, S3Store};
@@ -56,7 +57,7 @@ pub(super) async fn check(folder: &Folder) -> Vec<Finding> {
 /// Returns whether requests would cross a network in the clear.
 fn is_open_line(url: &str) -> bool {
     url.strip_prefix("http://")
-        .is_some_and(|host| !folders::is_loopback(host))
+        .is_some_and(|host| !host::is_loopback(host))
 }
 
 /// A bucket that is being asked, and what it has answered.

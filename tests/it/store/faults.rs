@@ -213,13 +213,13 @@ async fn what_stays_wrong_is_told_in_kind_and_effect() {
             Reply::Answer(301, elsewhere, ""),
             Barred,
             None,
-            1,
+            2,
             "eu-west-3",
         ),
-        // The clock is taken from the answer, and tried.
-        (xml(403, skewed), Barred, None, 3, "NTP"),
-        // Tried without the checksum.
-        (Reply::Answer(501, "", ""), Unsupported, None, 2, "501"),
+        // Without a date there is no clock to take from the answer.
+        (xml(403, skewed), Barred, None, 1, "NTP"),
+        // Tried with each lesser checksum, and with none.
+        (Reply::Answer(501, "", ""), Unsupported, None, 4, "501"),
         (xml(503, slow_down), Busy, Possible, 3, "SlowDown"),
         (Reply::Answer(502, "", page), Busy, Possible, 3, "502"),
         (Reply::Answer(200, "", ""), Network, Possible, 3, "ETag"),
