@@ -168,6 +168,15 @@ pub async fn run(folder: Folder, stop: CancellationToken) -> Ended {
     Loop::new(folder, stop).run().await
 }
 
+fn policy(settings: &Settings) -> Policy {
+    Policy {
+        on_delete: settings.on_delete,
+        history: settings.history,
+        asks_before_overwriting: settings.overwrite_brake.is_some(),
+        trash_keep: settings.trash_keep,
+    }
+}
+
 impl Loop {
     fn new(folder: Folder, stop: CancellationToken) -> Self {
         let Folder {
@@ -194,17 +203,13 @@ impl Loop {
             manifest: folder.manifest,
             folder: row.id,
             keys: folder.keys,
+            labels: folder.labels,
             limits: folder.limits,
             dedupe: Dedupe::default(),
             buffers: folder.buffers,
             clock,
             offload,
-            policy: Policy {
-                on_delete: settings.on_delete,
-                history: settings.history,
-                asks_before_overwriting: settings.overwrite_brake.is_some(),
-                trash_keep: settings.trash_keep,
-            },
+            policy: policy(&settings),
             sent_bytes: Arc::new(AtomicU64::new(0)),
             moved: Arc::new(AtomicU64::new(0)),
             to_loop,

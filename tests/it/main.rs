@@ -15,6 +15,7 @@ mod deletes;
 mod demo;
 mod explain;
 mod eyes;
+mod faults;
 mod filter;
 mod manifest;
 mod process;

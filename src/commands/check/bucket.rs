@@ -24,7 +24,7 @@ const CONTENT: &[u8] = b"tidewatch check; may be removed\n";
 
 /// Checks where a folder goes.
 pub(super) async fn check(folder: &Folder) -> Vec<Finding> {
-    let mut settings = settings::of(&folder.s3);
+    let mut settings = settings::of(&folder.s3, &folder.terms);
     settings.patience = Patience {
         repeat: REPEAT,
         ..settings.patience
@@ -46,6 +46,8 @@ pub(super) async fn check(folder: &Folder) -> Vec<Finding> {
         found: Vec::new(),
     };
     let mut found = asked.everything().await;
+    let warnings = folder.terms.warnings().into_iter();
+    found.extend(warnings.map(Finding::warn));
     if is_open_line(store.endpoint_url()) {
         found.push(Finding::warn(format!(
             "{endpoint} is not encrypted: everybody on the way can read the files; use https:// where there is one"

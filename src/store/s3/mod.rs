@@ -66,7 +66,8 @@ pub struct S3Store {
 impl S3Store {
     /// Makes the client. Sends nothing to the bucket.
     pub async fn new(settings: &Settings, bucket: &str) -> std::result::Result<Self, SetupError> {
-        let connected = connect::client(settings, bucket).await?;
+        // Large, and made once: not a part of every future that may come to open a store.
+        let connected = Box::pin(connect::client(settings, bucket)).await?;
         let given = Given::of(settings, &connected.endpoint_url).await?;
         Ok(Self {
             bucket: bucket.to_owned(),

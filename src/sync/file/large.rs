@@ -19,7 +19,6 @@ use crate::sync::dedupe::Claim;
 use crate::sync::file::aside::Guard;
 use crate::sync::file::job::{Ctx, How, Outcome, Patience};
 use crate::sync::file::{Stop, Way};
-use crate::sync::meta;
 use crate::sync::plan::{self, Read, Step};
 use crate::sync::upload::{self, SINGLE_MOST};
 use crate::tree::{Grown, OpenFile, ReadError, Reading};
@@ -61,7 +60,7 @@ impl Way {
             source.expected = Some(sha256);
         }
         let hashed = source.expected;
-        let meta = meta::of(&self.task.job.path, &stat, hashed);
+        let meta = self.ctx.labels.meta(&self.task.job.path, &stat, hashed);
         let sent = upload::multipart(
             &self.ctx.store,
             &self.gate(),

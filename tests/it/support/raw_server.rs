@@ -18,6 +18,8 @@ pub enum Reply {
     StopReading,
     /// Reads the request and closes the connection.
     Close,
+    /// Reads the head of the request only, and closes the connection.
+    CloseEarly,
     /// Announces a hundred bytes more than it sends, and closes.
     Cut(&'static str),
     /// What this makes of the request.
@@ -78,6 +80,11 @@ impl RawServer {
         }
     }
 
+    /// Returns its host and port.
+    pub fn address(&self) -> &str {
+        self.url.trim_start_matches("http://")
+    }
+
     /// Returns where it listens.
     pub fn url(&self) -> &str {
         &self.url
@@ -121,10 +128,13 @@ async fn serve(
                 _ => replies.pop_front().unwrap_or(Reply::Close),
             }
         };
-        if let Reply::StopReading = reply {
+        if let Reply::StopReading | Reply::CloseEarly = reply {
             seen.lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .push(request);
+            if let Reply::CloseEarly = reply {
+                return;
+            }
             return std::future::pending().await;
         }
         let len = request
@@ -162,7 +172,7 @@ async fn serve(
                 return;
             }
             Reply::Silence => return std::future::pending().await,
-            Reply::StopReading | Reply::Close | Reply::By(_) => return,
+            Reply::StopReading | Reply::Close | Reply::CloseEarly | Reply::By(_) => return,
         };
         if stream.write_all(text.as_bytes()).await.is_err() {
             return;
