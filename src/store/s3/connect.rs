@@ -425,6 +425,15 @@ mod tests {
     }
 
     #[test]
+    fn a_large_body_has_time_to_be_read() {
+        let patience = Patience::default();
+        let seconds = |len: u64| patience.answer_to(len).as_secs();
+        assert_eq!((seconds(0), seconds(10 << 20)), (15, 15));
+        assert_eq!(seconds(16 << 20), 21);
+        assert_eq!(seconds(5 << 30), 5 + 5120);
+    }
+
+    #[test]
     fn certificates_that_the_client_would_panic_on_are_refused() {
         let mut whole = vec![0x30, 0x81, 200];
         whole.extend([0; 200]);

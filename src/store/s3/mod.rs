@@ -160,10 +160,17 @@ impl S3Store {
 impl Store for S3Store {
     async fn check(&self) -> Result<()> {
         self.run(Call::read("HeadBucket", ""), |watch| async {
-            self.client()
-                .head_bucket()
-                .bucket(&self.bucket)
+            let request = self.client().head_bucket().bucket(&self.bucket);
+            let payer = self.given.payer();
+            request
                 .customize()
+                // The SDK has no field for it here.
+                .mutate_request(move |request| {
+                    if let Some(payer) = &payer {
+                        let payer = payer.as_str().to_owned();
+                        request.headers_mut().insert("x-amz-request-payer", payer);
+                    }
+                })
                 .interceptor(watch)
                 .send()
                 .await

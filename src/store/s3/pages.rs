@@ -33,8 +33,13 @@ impl S3Store {
         if !failure.answered || !minds_batches {
             return Err(failure.error);
         }
+        let mut removed = Vec::with_capacity(keys.len());
+        for key in keys {
+            removed.push(self.remove(key, &When::Always).await);
+        }
         let known = self.known();
-        if known.delete_many {
+        // If nothing can be removed either way, it is not the batch.
+        if known.delete_many && removed.iter().any(Result::is_ok) {
             self.learn(Features {
                 delete_many: false,
                 ..*known
@@ -43,10 +48,6 @@ impl S3Store {
                 answer = failure.error.message,
                 "the store does not remove objects in batches; they are removed one by one"
             );
-        }
-        let mut removed = Vec::with_capacity(keys.len());
-        for key in keys {
-            removed.push(self.remove(key, &When::Always).await);
         }
         Ok(removed)
     }

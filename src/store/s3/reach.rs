@@ -101,7 +101,7 @@ impl Reach {
     async fn cure(&self, cure: &Cure, flight: &Flight) -> bool {
         match cure {
             Cure::Clock => self.is_skewed(flight),
-            Cure::Credentials => self.is_skewed(flight) || Box::pin(self.renew(flight)).await,
+            Cure::Credentials => Box::pin(self.renew(flight)).await,
             Cure::Region(region) => self.move_to(region, flight),
             // The next attempt goes there.
             Cure::Follow(url) => url.starts_with("http://") || url.starts_with("https://"),

@@ -141,10 +141,10 @@ pub(super) fn cures(answer: &Answer) -> Vec<Cure> {
     match (answer.code.as_str(), answer.status) {
         // A HEAD has no words for it.
         ("RequestTimeTooSkewed" | "RequestExpired", _) | ("", 403) => cures.push(Cure::Clock),
-        // By the clocks it is told whether they are to blame, or the key.
+        // The clocks may be to blame, or the key.
+        ("SignatureDoesNotMatch", _) => cures.extend([Cure::Clock, Cure::Credentials]),
         (
-            "SignatureDoesNotMatch"
-            | "InvalidAccessKeyId"
+            "InvalidAccessKeyId"
             | "ExpiredToken"
             | "ExpiredTokenException"
             | "InvalidToken"

@@ -24,6 +24,18 @@ use crate::support::raw_server::{RawServer, Reply};
 /// How long a command may take, on a machine that is busy with other tests.
 const DEADLINE: Duration = Duration::from_secs(120);
 
+/// What STS says to this, with these keys.
+fn sts_answer(action: &str, endpoint: &Endpoint) -> Reply {
+    let answer = format!(
+        "<{action}Response xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><{action}Result>\
+         <Credentials><AccessKeyId>{}</AccessKeyId><SecretAccessKey>{}</SecretAccessKey><SessionToken>session</SessionToken>\
+         <Expiration>2100-01-01T00:00:00Z</Expiration></Credentials></{action}Result></{action}Response>",
+        endpoint.access_key(),
+        endpoint.secret_key()
+    );
+    Reply::Answer(200, "content-type: text/xml\r\n", answer.leak())
+}
+
 /// A folder with files, and what surrounds the program.
 struct Machine {
     dir: TempDir,
@@ -86,13 +98,30 @@ impl Machine {
 
     /// Syncs once; returns exit code and what was said.
     async fn sync(&self, url: &str) -> (Option<i32>, String) {
+        let (tree, state) = (self.at("tree"), self.at("state"));
+        let (tree, state) = (tree.display().to_string(), state.display().to_string());
+        let what = ["sync", &tree, "s3://tide/p", "--endpoint-url", url];
+        let how = ["--timeout", "2s", "--state-dir", &state];
+        self.run(&[&what[..], &how[..]].concat()).await
+    }
+
+    /// Makes a config of the folder with these lines under `[s3]` and under `[[folder]]`, and runs `command` on it.
+    async fn run_with(&self, command: &[&str], s3: &str, folder: &str) -> (Option<i32>, String) {
+        let file = self.at("config.toml");
+        let text = format!(
+            "[agent]\nstate_dir = \"{}\"\n[s3]\n{s3}\n[[folder]]\npath = \"{}\"\nto = \"s3://tide/p\"\n{folder}\n",
+            self.at("state").display(),
+            self.at("tree").display(),
+        );
+        fs::write(&file, text).unwrap();
+        let file = file.display().to_string();
+        self.run(&[command, &["--config", &file]].concat()).await
+    }
+
+    async fn run(&self, args: &[&str]) -> (Option<i32>, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidewatch"));
         command
-            .arg("sync")
-            .arg(self.at("tree"))
-            .args(["s3://tide/p", "--endpoint-url", url, "--timeout", "2s"])
-            .arg("--state-dir")
-            .arg(self.at("state"))
+            .args(args)
             .env_clear()
             .env("HOME", self.dir.path())
             .envs(self.env.iter().map(|(name, value)| (name, value)))
@@ -100,7 +129,8 @@ impl Machine {
             .kill_on_drop(true);
         let output = tokio::time::timeout(DEADLINE, command.output()).await;
         let output = output.expect("the command ends").unwrap();
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
         (output.status.code(), text)
     }
 }
@@ -204,19 +234,7 @@ async fn a_proxy_of_the_environment_is_used_and_its_exceptions_are_heard() {
 #[tokio::test]
 async fn a_token_in_a_file_is_exchanged_for_credentials() {
     let endpoint = Endpoint::start().await;
-    let answer = format!(
-        "<AssumeRoleWithWebIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><AssumeRoleWithWebIdentityResult>\
-         <Credentials><AccessKeyId>{}</AccessKeyId><SecretAccessKey>{}</SecretAccessKey><SessionToken>session</SessionToken>\
-         <Expiration>2100-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>",
-        endpoint.access_key(),
-        endpoint.secret_key()
-    );
-    let sts = RawServer::start([Reply::Answer(
-        200,
-        "content-type: text/xml\r\n",
-        answer.leak(),
-    )])
-    .await;
+    let sts = RawServer::start([sts_answer("AssumeRoleWithWebIdentity", &endpoint)]).await;
     let machine = Machine::new();
     let token = machine.at("token");
     fs::write(&token, "the token").unwrap();
@@ -233,4 +251,126 @@ async fn a_token_in_a_file_is_exchanged_for_credentials() {
     );
     let put = &endpoint.requests()[0];
     assert_eq!(put.headers["x-amz-security-token"], "session");
+}
+
+#[tokio::test]
+async fn a_profile_takes_on_its_role() {
+    let endpoint = Endpoint::start().await;
+    let sts = RawServer::start([sts_answer("AssumeRole", &endpoint)]).await;
+    let machine = Machine::new();
+    let config = machine.at("config");
+    fs::write(
+        &config,
+        "[profile base]\naws_access_key_id = BASE\naws_secret_access_key = secret\n\
+         [profile tide]\nrole_arn = arn:aws:iam::123456789012:role/tide\nsource_profile = base\n",
+    )
+    .unwrap();
+    let machine = machine
+        .with("AWS_CONFIG_FILE", &config.display().to_string())
+        .with("AWS_PROFILE", "tide")
+        .with("AWS_ENDPOINT_URL_STS", sts.url());
+    let (code, text) = machine.sync(&endpoint.url()).await;
+    assert_eq!(code, Some(0), "{text}");
+    let asked = &sts.seen()[0];
+    let signed = asked.header("authorization").unwrap_or_default();
+    assert!(signed.contains("Credential=BASE/"), "{signed}");
+    let put = &endpoint.requests()[0];
+    assert_eq!(put.headers["x-amz-security-token"], "session");
+}
+
+#[tokio::test]
+async fn a_role_of_the_container_or_of_the_machine_is_enough() {
+    let endpoint = Endpoint::start().await;
+    let role = format!(
+        "{{\"Code\":\"Success\",\"Type\":\"AWS-HMAC\",\"AccessKeyId\":\"{}\",\"SecretAccessKey\":\"{}\",\"Token\":\"session\",\"Expiration\":\"2100-01-01T00:00:00Z\",\"LastUpdated\":\"2026-01-01T00:00:00Z\"}}",
+        endpoint.access_key(),
+        endpoint.secret_key()
+    );
+    let answer = Reply::Answer(200, "content-type: application/json\r\n", role.leak());
+    let container = RawServer::start([answer.clone()]).await;
+    let machine = Machine::new().with("AWS_CONTAINER_CREDENTIALS_FULL_URI", container.url());
+    let (code, text) = machine.sync(&endpoint.url()).await;
+    assert_eq!((code, container.seen().len()), (Some(0), 1), "{text}");
+
+    // The machine's service wants a token first, then tells the role's name, then its keys.
+    let text = |body| Reply::Answer(200, "x-aws-ec2-metadata-token-ttl-seconds: 60\r\n", body);
+    let service = RawServer::start([text("token"), text("tide-role"), answer]).await;
+    let machine = Machine::new()
+        .with("AWS_EC2_METADATA_DISABLED", "false")
+        .with("AWS_EC2_METADATA_SERVICE_ENDPOINT", service.url());
+    endpoint.reset_counts();
+    let (code, text) = machine.sync(&endpoint.url()).await;
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(
+        endpoint.all_requests()[0].headers["x-amz-security-token"],
+        "session"
+    );
+}
+
+#[tokio::test]
+async fn what_is_set_for_aws_decides_where_requests_go() {
+    let proxy = RawServer::start([Reply::Answer(403, "", "")]).await;
+    let machine = Machine::new()
+        .with("AWS_ACCESS_KEY_ID", "access")
+        .with("AWS_SECRET_ACCESS_KEY", "secret")
+        .with("HTTPS_PROXY", proxy.url());
+    for (setting, host) in [
+        ("", "tide.s3.us-east-1.amazonaws.com"),
+        (
+            "dualstack = true",
+            "tide.s3.dualstack.us-east-1.amazonaws.com",
+        ),
+        ("accelerate = true", "tide.s3-accelerate.amazonaws.com"),
+        ("fips = true", "tide.s3-fips.us-east-1.amazonaws.com"),
+    ] {
+        let before = proxy.seen().len();
+        let sync = ["sync", "--timeout", "1s"];
+        let (code, text) = machine.run_with(&sync, setting, "").await;
+        assert_eq!(code, Some(5), "{text}");
+        let tunnel = proxy.seen()[before].head.clone();
+        assert!(
+            tunnel.starts_with(&format!("CONNECT {host}:443 ")),
+            "{tunnel}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_a_folder_sets_goes_with_its_files_and_is_warned_of() {
+    let endpoint = Endpoint::start().await;
+    let machine = Machine::new().with_keys(&endpoint);
+    let s3 = format!("endpoint_url = \"{}\"", endpoint.url());
+    fs::write(machine.at("tree/page.html"), "<p>").unwrap();
+    let folder = "storage_class = \"STANDARD_IA\"\ncontent_types = { \"1*\" = \"text/x-tide\" }\ncache_control = { \"*.html\" = \"no-cache\" }\n";
+    let (_, text) = machine
+        .run_with(&["sync", "--timeout", "1s"], &s3, folder)
+        .await;
+    assert_eq!(text.matches("bills at least 128 KiB").count(), 1, "{text}");
+    let puts = endpoint.requests();
+    let puts: Vec<_> = puts
+        .iter()
+        .filter(|seen| seen.operation == "PutObject")
+        .collect();
+    assert!(puts.len() >= 21, "{}", puts.len());
+    for put in puts {
+        let header = |name: &str| put.headers.get(name).map(String::as_str);
+        assert_eq!(header("x-amz-storage-class"), Some("STANDARD_IA"));
+        let (is_ten, is_page) = (put.key.starts_with("p/1"), put.key == "p/page.html");
+        assert_eq!(
+            header("content-type") == Some("text/x-tide"),
+            is_ten,
+            "{put:?}"
+        );
+        assert_eq!(
+            header("cache-control") == Some("no-cache"),
+            is_page,
+            "{put:?}"
+        );
+    }
+    let (_, text) = machine.run_with(&["check"], &s3, folder).await;
+    let mut warned = text.lines().filter(|line| line.starts_with("warn"));
+    assert!(
+        warned.any(|line| line.contains("bills at least 128 KiB")),
+        "{text}"
+    );
 }

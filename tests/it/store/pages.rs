@@ -101,12 +101,10 @@ async fn pages_go_on_where_the_store_says() {
         <Upload><Key>p/a+b%2B</Key><UploadId>u1</UploadId></Upload></ListMultipartUploadsResult>";
     let last =
         "<ListMultipartUploadsResult><IsTruncated>false</IsTruncated></ListMultipartUploadsResult>";
-    let server = RawServer::start([parts, astray, uploads, last].map(|text| xml(200, text))).await;
+    let server = RawServer::start([parts, uploads, last].map(|text| xml(200, text))).await;
     let store = at(server.url()).await;
     let page = store.list_parts("k", "id", 0).await.unwrap();
     assert_eq!((page.next, page.parts[0].size), (Some(5), 9));
-    let again = store.list_parts("k", "id", 5).await;
-    assert!(again.is_err(), "it would never end");
     let page = store.list_uploads("p/", None).await.unwrap();
     assert_eq!(page.uploads[0].key, "p/a b+");
     assert!(
@@ -118,16 +116,18 @@ async fn pages_go_on_where_the_store_says() {
             .is_none()
     );
     let seen = server.seen();
-    assert!(
-        seen[1].head.contains("part-number-marker=5"),
-        "{}",
-        seen[1].head
-    );
     let head = &seen.last().unwrap().head;
     assert!(
         head.contains("key-marker=p%2Fa%20b%2B") && head.contains("upload-id-marker=u1"),
         "{head}"
     );
+
+    let server = RawServer::start([xml(200, astray)]).await;
+    let store = at(server.url()).await;
+    let again = store.list_parts("k", "id", 5).await;
+    assert!(again.is_err(), "it would never end");
+    let head = &server.seen()[0].head;
+    assert!(head.contains("part-number-marker=5"), "{head}");
 }
 
 #[tokio::test]

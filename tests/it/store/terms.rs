@@ -87,6 +87,7 @@ async fn everything(settings: &Settings) {
     store.delete("k").await.expect("a delete");
     store.delete_many(&["k".to_owned()]).await.expect("a batch");
     store.list("", None).await.expect("a page");
+    store.check().await.expect("a bucket");
 }
 
 const PUT: usize = 0;
