@@ -12,6 +12,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -19,7 +20,7 @@ use tokio::process::Command;
 
 use crate::faults::tls::Tls;
 use crate::support::endpoint::{Endpoint, Fault};
-use crate::support::raw_server::{RawServer, Reply};
+use crate::support::raw_server::{RawServer, Reply, Seen};
 
 /// How long a command may take, on a machine that is busy with other tests.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -278,6 +279,23 @@ async fn a_profile_takes_on_its_role() {
     assert_eq!(put.headers["x-amz-security-token"], "session");
 }
 
+/// The keys of the role that the machine has.
+static MACHINES_ROLE: OnceLock<&str> = OnceLock::new();
+
+/// The service that a machine of EC2 asks about itself: for a token, for the role's name, for the role's keys.
+fn metadata(request: &Seen) -> Reply {
+    let path = request.head.split(' ').nth(1).unwrap_or_default();
+    if request.head.starts_with("PUT ") {
+        let ttl = "x-aws-ec2-metadata-token-ttl-seconds: 21600\r\n";
+        return Reply::Answer(200, ttl, "token");
+    }
+    match path.rsplit('/').next() {
+        Some("") => Reply::Answer(200, "", "tide-role"),
+        Some("tide-role") => Reply::Answer(200, "", MACHINES_ROLE.get().unwrap()),
+        _ => Reply::Answer(404, "", ""),
+    }
+}
+
 #[tokio::test]
 async fn a_role_of_the_container_or_of_the_machine_is_enough() {
     let endpoint = Endpoint::start().await;
@@ -286,15 +304,15 @@ async fn a_role_of_the_container_or_of_the_machine_is_enough() {
         endpoint.access_key(),
         endpoint.secret_key()
     );
-    let answer = Reply::Answer(200, "content-type: application/json\r\n", role.leak());
-    let container = RawServer::start([answer.clone()]).await;
+    let role: &str = role.leak();
+    let json = "content-type: application/json\r\n";
+    let container = RawServer::start([Reply::Answer(200, json, role)]).await;
     let machine = Machine::new().with("AWS_CONTAINER_CREDENTIALS_FULL_URI", container.url());
     let (code, text) = machine.sync(&endpoint.url()).await;
     assert_eq!((code, container.seen().len()), (Some(0), 1), "{text}");
 
-    // The machine's service wants a token first, then tells the role's name, then its keys.
-    let text = |body| Reply::Answer(200, "x-aws-ec2-metadata-token-ttl-seconds: 60\r\n", body);
-    let service = RawServer::start([text("token"), text("tide-role"), answer]).await;
+    MACHINES_ROLE.set(role).unwrap();
+    let service = RawServer::start([Reply::By(metadata)]).await;
     let machine = Machine::new()
         .with("AWS_EC2_METADATA_DISABLED", "false")
         .with("AWS_EC2_METADATA_SERVICE_ENDPOINT", service.url());
