@@ -16,6 +16,7 @@ use crate::store::Store;
 use crate::store::key::KeyMap;
 use crate::sync::file::Policy;
 use crate::sync::limits::Limits;
+use crate::sync::meta::Labels;
 use crate::tree::filter::Filter;
 use crate::tree::{HintReceiver, Tree};
 
@@ -39,6 +40,8 @@ pub struct Folder {
     pub filter: Arc<Filter>,
     /// Paths to keys.
     pub keys: KeyMap,
+    /// What objects say of themselves by their names.
+    pub labels: Arc<Labels>,
     /// Shared by all folders.
     pub limits: Arc<Limits>,
     /// Shared by all folders.

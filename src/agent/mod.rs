@@ -204,6 +204,7 @@ impl Loop {
             manifest: folder.manifest,
             folder: row.id,
             keys: folder.keys,
+            labels: folder.labels,
             limits: folder.limits,
             dedupe: Dedupe::default(),
             removals: Removals::default(),

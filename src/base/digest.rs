@@ -93,6 +93,30 @@ impl Crc64 {
     }
 }
 
+/// The CRC32 of a request's body or of a whole object, for stores that do not know CRC64NVME.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Crc32(pub u32);
+
+impl Crc32 {
+    /// Returns the checksum of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32IsoHdlc, bytes);
+        Self(crc as u32)
+    }
+
+    /// Returns the checksum of this content followed by one of `next_len` bytes whose checksum is `next`.
+    #[must_use]
+    pub fn followed_by(self, next: Self, next_len: u64) -> Self {
+        let crc = crc_fast::checksum_combine(
+            crc_fast::CrcAlgorithm::Crc32IsoHdlc,
+            self.0.into(),
+            next.0.into(),
+            next_len,
+        );
+        Self(crc as u32)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,6 +145,12 @@ mod tests {
         );
         // The check value of CRC-64/NVME.
         assert_eq!(Crc64::of(b"123456789").0, 0xae8b_1486_0a79_9888);
+        assert_eq!(
+            Crc32::of(b"hello").followed_by(Crc32::of(b", tide"), 6),
+            Crc32::of(b"hello, tide")
+        );
+        // The check value of CRC-32, as zip and PNG use it.
+        assert_eq!(Crc32::of(b"123456789").0, 0xcbf4_3926);
     }
 
     #[test]

@@ -420,8 +420,20 @@ pub(in crate::cli) struct OptionArgs {
     #[arg(long, value_name = "DURATION", value_parser = config::duration)]
     pub settle: Option<Duration>,
 
+    /// The storage class of what is uploaded
+    #[arg(long, value_name = "CLASS", value_parser = storage_class)]
+    pub storage_class: Option<StorageClass>,
+
     #[command(flatten)]
     pub s3: S3Args,
+}
+
+/// A storage class; `None` is STANDARD.
+#[derive(Clone, Debug)]
+pub(in crate::cli) struct StorageClass(Option<String>);
+
+fn storage_class(text: &str) -> Result<StorageClass, String> {
+    config::storage_class(text).map(StorageClass)
 }
 
 const URL: &str = "s3://BUCKET[/PREFIX]";
@@ -434,7 +446,7 @@ impl From<S3Args> for S3Options {
             endpoint_url: args.endpoint_url,
             profile: args.profile,
             path_style: args.path_style,
-            ca_bundle: None,
+            ..Self::default()
         }
     }
 }
@@ -450,6 +462,7 @@ impl From<OptionArgs> for Options {
             concurrency: args.concurrency,
             bandwidth: args.bandwidth,
             settle: args.settle,
+            storage_class: args.storage_class.map(|StorageClass(class)| class),
         }
     }
 }

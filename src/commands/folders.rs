@@ -17,9 +17,11 @@ use crate::agent::{self, Ended, Mode};
 use crate::base::buffers::Pool;
 use crate::base::clock::Clock;
 use crate::base::digest::Sha256;
+use crate::base::host;
 use crate::base::offload::Offload;
 use crate::base::path::{RelPath, escaped};
 use crate::base::snapshot::{FolderSnapshot, Happening};
+use crate::base::terms::Terms;
 use crate::commands::lines::Lines;
 use crate::commands::{Exit, settings};
 use crate::config::{self, Config, S3};
@@ -27,6 +29,7 @@ use crate::manifest::{FolderKey, FolderRow, Manifest, OpenError};
 use crate::report::out::note;
 use crate::store::key::KeyMap;
 use crate::store::s3::{S3Store, Settings, SetupError};
+use crate::sync::meta::Labels;
 use crate::tree::filter::reason::BadRule;
 use crate::tree::filter::{Bounds, Filter};
 use crate::tree::real::RealTree;
@@ -167,6 +170,7 @@ impl Shared {
             store,
             manifest: self.manifest.clone(),
             keys: KeyMap::new(&config.to.prefix),
+            labels: Arc::new(labels(&config)?),
             limits,
             buffers: self.buffers.clone(),
             clock: Clock::Real,
@@ -238,6 +242,11 @@ pub fn rules(config: &config::Folder) -> Result<Filter, BadRule> {
     } else {
         filter
     })
+}
+
+/// Makes of what the config says of types and caches.
+fn labels(config: &config::Folder) -> Result<Labels, String> {
+    Labels::new(&config.content_types, &config.cache_control)
 }
 
 /// Makes a folder's filter, which reads no tree yet. The state folder, if it lies inside, is left out.
@@ -314,9 +323,12 @@ fn closed(config: &config::Folder, state_dir: &Path) -> (Arc<dyn Tree>, HintRece
 pub struct Stores {
     /// Access key and secret of an endpoint inside this process.
     credentials: Option<(String, String)>,
-    known: Mutex<Vec<(S3, String, Client)>>,
+    known: Mutex<Vec<Known>>,
     warned: Mutex<BTreeSet<String>>,
 }
+
+/// How a bucket is reached, what is stored there by which terms, and the client for that.
+type Known = ((S3, Terms), String, Client);
 
 type Client = Arc<OnceCell<Arc<S3Store>>>;
 
@@ -334,31 +346,36 @@ impl Stores {
     ///
     /// An error is not remembered: what it names may have been put right when it is asked again.
     pub async fn open(&self, folder: &config::Folder) -> Result<Arc<S3Store>, SetupError> {
-        let client = self.client(&folder.s3, &folder.to.bucket);
-        let settings = self.settings(&folder.s3);
+        let client = self.client(folder);
+        let settings = self.settings(folder);
         let made = client.get_or_try_init(|| async {
             let store = S3Store::new(&settings, &folder.to.bucket).await?;
             self.warn_if_open(store.endpoint_url());
+            for warning in folder.terms.warnings() {
+                self.warn_once(&warning);
+            }
             Ok(Arc::new(store))
         });
         made.await.cloned()
     }
 
-    fn client(&self, s3: &S3, bucket: &str) -> Client {
+    fn client(&self, folder: &config::Folder) -> Client {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = known.iter().find(|(a, b, _)| a == s3 && b == bucket);
+        let how = (folder.s3.clone(), folder.terms.clone());
+        let bucket = &folder.to.bucket;
+        let same = known.iter().find(|(a, b, _)| *a == how && b == bucket);
         if let Some((_, _, client)) = same {
             return client.clone();
         }
         let client = Client::default();
-        known.push((s3.clone(), bucket.to_owned(), client.clone()));
+        known.push((how, bucket.clone(), client.clone()));
         client
     }
 
-    fn settings(&self, s3: &S3) -> Settings {
+    fn settings(&self, folder: &config::Folder) -> Settings {
         Settings {
             credentials: self.credentials.clone(),
-            ..settings::of(s3)
+            ..settings::of(&folder.s3, &folder.terms)
         }
     }
 
@@ -367,49 +384,15 @@ impl Stores {
         let Some(host) = endpoint_url.strip_prefix("http://") else {
             return;
         };
-        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-        if !is_loopback(host) && warned.insert(endpoint_url.to_owned()) {
-            tracing::warn!("files are sent unencrypted to {endpoint_url}");
+        if !host::is_loopback(host) {
+            self.warn_once(&format!("files are sent unencrypted to {endpoint_url}"));
         }
     }
-}
 
-/// Returns true if `host`, with its port and path perhaps, is this machine.
-pub fn is_loopback(host: &str) -> bool {
-    let host = host.split('/').next().unwrap_or_default();
-    let name = match host.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or_default(),
-        None => host.split(':').next().unwrap_or_default(),
-    };
-    let is_address = name
-        .parse::<std::net::IpAddr>()
-        .is_ok_and(|address| address.is_loopback());
-    is_address || name == "localhost" || name.ends_with(".localhost")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_this_machine_is_loopback() {
-        for host in [
-            "127.0.0.1:9000",
-            "127.1.2.3",
-            "localhost:1/x",
-            "s3.localhost",
-            "[::1]:9000",
-        ] {
-            assert!(is_loopback(host), "{host}");
-        }
-        for host in [
-            "10.0.0.1",
-            "minio:9000",
-            "localhost.example.com",
-            "[fe80::1]",
-            "",
-        ] {
-            assert!(!is_loopback(host), "{host}");
+    fn warn_once(&self, what: &str) {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.insert(what.to_owned()) {
+            tracing::warn!("{what}");
         }
     }
 }

@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::base::path::escaped;
+use crate::base::terms::Terms;
 use crate::config::read::{Reader, Section};
 use crate::config::target::expand;
 use crate::config::{
     Bandwidth, Config, Folder, MAX_WAIT, MEMORY_BYTES, Options, Problem, Problems, RESCAN, S3,
     S3Options, SETTLE, SHUTDOWN_GRACE, Surroundings, Target, Upload, adhoc_dir, check, policy,
-    state_dir, values,
+    state_dir, terms, values,
 };
 
 /// The shortest time between two full walks: without a bound the agent would do nothing else.
@@ -122,6 +123,10 @@ impl Folder {
             settle,
             max_wait: MAX_WAIT.max(settle),
             on_delete: options.on_delete.unwrap_or_default(),
+            terms: Terms {
+                storage_class: options.storage_class.clone().flatten(),
+                ..Terms::default()
+            },
             ..Self::new(name, path, to)
         })
     }
@@ -182,6 +187,10 @@ fn s3(reader: &mut Reader<'_>, table: &Section<'_, '_>, surroundings: &Surroundi
         profile: table.text(reader, "profile").map(str::to_owned),
         path_style: table.parsed(reader, "path_style", values::path_style),
         ca_bundle: table.parsed(reader, "ca_bundle", |text| values::ca_bundle(text, home)),
+        dualstack: table.flag(reader, "dualstack"),
+        accelerate: table.flag(reader, "accelerate"),
+        fips: table.flag(reader, "fips"),
+        requester_pays: table.flag(reader, "requester_pays"),
     }
 }
 
@@ -268,6 +277,10 @@ impl Draft {
         };
         policy::read(reader, table, &mut rest);
         rest.on_delete = options.on_delete.unwrap_or(rest.on_delete);
+        terms::read(reader, table, &mut rest, home);
+        if let Some(class) = &options.storage_class {
+            rest.terms.storage_class.clone_from(class);
+        }
         Self {
             at: table.at,
             name_at: table.place_of("name"),

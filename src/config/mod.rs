@@ -12,6 +12,7 @@ mod policy;
 mod problem;
 mod read;
 mod target;
+mod terms;
 mod values;
 
 use std::num::NonZeroUsize;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::base::policy::{Brake, History, OnDelete, Symlinks, WatchMode};
+use crate::base::terms::Terms;
 
 pub use crate::config::bandwidth::{Bandwidth, Rate, Shown as ShownRate};
 pub use crate::config::load::{state_dir_of, text_of};
@@ -28,7 +30,7 @@ pub use crate::config::read::KEYS;
 pub use crate::config::target::Target;
 pub use crate::config::values::{
     MAX_CONCURRENCY, bandwidth, concurrency, duration, endpoint_url, include_rule, on_delete,
-    path_style, region, rule,
+    path_style, region, rule, storage_class,
 };
 
 /// How long a file must be quiet before it is read, unless it is said otherwise.
@@ -63,6 +65,8 @@ pub struct Options {
     pub bandwidth: Option<Bandwidth>,
     /// How long a file must be quiet before it is read, in every folder.
     pub settle: Option<Duration>,
+    /// The storage class of every object; `Some(None)` is STANDARD.
+    pub storage_class: Option<Option<String>>,
 }
 
 /// What a command line or a table says of how a bucket is reached; what is `None` is left to the next in precedence.
@@ -78,6 +82,14 @@ pub struct S3Options {
     pub path_style: Option<PathStyle>,
     /// PEM file with certificates to trust besides the system's.
     pub ca_bundle: Option<PathBuf>,
+    /// Use AWS's endpoints that have IPv6 addresses too.
+    pub dualstack: Option<bool>,
+    /// Use AWS's transfer acceleration.
+    pub accelerate: Option<bool>,
+    /// Use AWS's endpoints that hold to FIPS 140.
+    pub fips: Option<bool>,
+    /// Agree to pay for the requests.
+    pub requester_pays: Option<bool>,
 }
 
 impl S3Options {
@@ -90,6 +102,10 @@ impl S3Options {
             profile: self.profile.or_else(|| next.profile.clone()),
             path_style: self.path_style.or(next.path_style),
             ca_bundle: self.ca_bundle.or_else(|| next.ca_bundle.clone()),
+            dualstack: self.dualstack.or(next.dualstack),
+            accelerate: self.accelerate.or(next.accelerate),
+            fips: self.fips.or(next.fips),
+            requester_pays: self.requester_pays.or(next.requester_pays),
         }
     }
 }
@@ -102,6 +118,10 @@ impl From<S3Options> for S3 {
             profile: options.profile,
             path_style: options.path_style.unwrap_or_default(),
             ca_bundle: options.ca_bundle,
+            dualstack: options.dualstack.unwrap_or_default(),
+            accelerate: options.accelerate.unwrap_or_default(),
+            fips: options.fips.unwrap_or_default(),
+            requester_pays: options.requester_pays.unwrap_or_default(),
         }
     }
 }
@@ -199,6 +219,12 @@ pub struct Folder {
     pub max_age: Option<Duration>,
     /// Whether folders that say that they are a cache are left out.
     pub exclude_caches: bool,
+    /// What every object is stored with.
+    pub terms: Terms,
+    /// Gitignore rules and the MIME type of what they name; the first that fits counts.
+    pub content_types: Vec<(String, String)>,
+    /// Gitignore rules and the Cache-Control of what they name; the first that fits counts.
+    pub cache_control: Vec<(String, String)>,
 }
 
 impl Folder {
@@ -228,12 +254,19 @@ impl Folder {
             min_age: None,
             max_age: None,
             exclude_caches: true,
+            terms: Terms::default(),
+            content_types: Vec::new(),
+            cache_control: Vec::new(),
         }
     }
 }
 
 /// How a bucket is reached.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of its own that AWS has"
+)]
 pub struct S3 {
     /// Region; else the environment's or profile's, else `us-east-1` for a custom endpoint.
     pub region: Option<String>,
@@ -245,6 +278,14 @@ pub struct S3 {
     pub path_style: PathStyle,
     /// PEM file with certificates to trust besides the system's.
     pub ca_bundle: Option<PathBuf>,
+    /// Use AWS's endpoints that have IPv6 addresses too.
+    pub dualstack: bool,
+    /// Use AWS's transfer acceleration.
+    pub accelerate: bool,
+    /// Use AWS's endpoints that hold to FIPS 140.
+    pub fips: bool,
+    /// Agree to pay for the requests.
+    pub requester_pays: bool,
 }
 
 /// Whether the bucket's name is part of the path or of the host.

@@ -3,6 +3,7 @@
 //! Every error is one line that fits behind the name of the key or option it is about.
 
 use std::num::NonZeroUsize;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -230,6 +231,66 @@ pub fn ca_bundle(text: &str, home: Option<&Path>) -> Result<PathBuf, String> {
             "expected a PEM file, and {text:?} cannot be read: {error}"
         )),
     }
+}
+
+/// Takes a file with a key, which nobody else may read.
+pub fn key_file(text: &str, home: Option<&Path>) -> Result<PathBuf, String> {
+    let path = absolute(text, home)?;
+    let stat = std::fs::metadata(&path)
+        .map_err(|error| format!("expected a file, and {text:?} cannot be read: {error}"))?;
+    if !stat.is_file() {
+        return Err(format!("expected a file, and {text:?} is not one"));
+    }
+    if stat.permissions().mode() & 0o004 != 0 {
+        return Err(format!(
+            "everybody may read the key in {text:?}; run `chmod 600` on it"
+        ));
+    }
+    Ok(path)
+}
+
+/// Takes the name of a storage class; `None` is STANDARD. Other stores than S3 have names of their own.
+pub fn storage_class(text: &str) -> Result<Option<String>, String> {
+    let good = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || matches!(c, '_' | '-');
+    match text {
+        "" | "STANDARD" => Ok(None),
+        _ if text.chars().all(good) => Ok(Some(text.to_owned())),
+        _ => Err(format!(
+            "expected a storage class such as \"STANDARD_IA\", got {text:?}"
+        )),
+    }
+}
+
+/// Takes what a header can hold.
+pub fn header_value(text: &str) -> Result<String, String> {
+    let good = |c: char| c == ' ' || c.is_ascii_graphic();
+    if text.trim() != text || text.is_empty() || !text.chars().all(good) {
+        return Err(format!(
+            "expected a text of printable ASCII characters, got {text:?}"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// Takes a MIME type.
+pub fn content_type(text: &str) -> Result<String, String> {
+    match text.split_once('/') {
+        Some((kind, rest)) if !kind.is_empty() && !rest.is_empty() => header_value(text),
+        _ => Err(format!(
+            "expected a type such as \"text/html\", got {text:?}"
+        )),
+    }
+}
+
+/// Checks a tag against S3's limits, which count characters.
+pub fn tag(name: &str, value: &str) -> Result<(), String> {
+    let fits = |text: &str, most| text.chars().count() <= most && !text.contains(char::is_control);
+    if name.is_empty() || !fits(name, 128) || !fits(value, 256) || name.starts_with("aws:") {
+        return Err(format!(
+            "expected a name of 1 to 128 characters, not beginning with \"aws:\", and a value of at most 256, got {name:?}"
+        ));
+    }
+    Ok(())
 }
 
 /// Takes what a folder is called.

@@ -98,6 +98,7 @@ impl Bench {
             manifest: self.manifest.clone(),
             filter: Arc::new(Filter::new(&self.exclude, &[], true).unwrap()),
             keys: KeyMap::new("p/"),
+            labels: Arc::default(),
             limits: self.limits.clone(),
             buffers: Pool::new(1 << 20),
             clock: self.clock,

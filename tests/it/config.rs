@@ -139,6 +139,9 @@ fn the_smallest_config_has_the_defaults() {
             min_size: None,
             min_age: None,
             max_age: None,
+            terms: tidewatch::base::terms::Terms::default(),
+            content_types: Vec::new(),
+            cache_control: Vec::new(),
             exclude_caches: true,
         }
     );
@@ -184,6 +187,7 @@ fn every_value_arrives() {
         profile: Some("p".to_owned()),
         path_style: PathStyle::Always,
         ca_bundle: Some(machine.at("file")),
+        ..config::S3::default()
     };
     assert_eq!(pics.s3, shared);
     let own = config::S3 {
@@ -534,6 +538,7 @@ fn an_option_goes_before_the_config_and_the_config_before_the_default() {
         concurrency: config::concurrency("3").ok(),
         bandwidth: config::bandwidth("3MiB/s").ok(),
         settle: Some(Duration::from_secs(3600)),
+        storage_class: Some(Some("ONEZONE_IA".to_owned())),
     };
     let text = format!(
         "[agent]\nstate_dir = \"/config\"\n[s3]\nregion = \"shared\"\nprofile = \"shared\"\n[upload]\nconcurrency = 9\nbandwidth = \"1MiB/s\"\n\
@@ -551,6 +556,7 @@ fn an_option_goes_before_the_config_and_the_config_before_the_default() {
         config::bandwidth("3MiB/s").ok()
     );
     assert_eq!(folder.s3.region.as_deref(), Some("option"));
+    assert_eq!(folder.terms.storage_class.as_deref(), Some("ONEZONE_IA"));
     assert_eq!(folder.s3.profile.as_deref(), Some("shared"));
     assert_eq!(folder.s3.endpoint_url, None, "\"\" is unset");
     assert_eq!(folder.exclude, ["*.a", "*.b"]);
@@ -937,4 +943,84 @@ fn everything_wrong_with_an_ad_hoc_folder_is_printed() {
         "tidewatch: could not start: there is no folder `none`\n\
          tidewatch: could not start: `ab` is not a bucket's name (3 to 63 letters, digits, `.`, `-`, `_`) in \"s3://ab\"\n"
     );
+}
+
+#[test]
+fn what_objects_are_stored_with_is_read_whole() {
+    use tidewatch::base::terms::{Encryption, Lock, LockMode, Terms};
+    let machine = Machine::new();
+    let text = format!(
+        "[s3]\nrequester_pays = true\n{SMALLEST}storage_class = \"STANDARD_IA\"\nsse = \"aws:kms\"\nsse_kms_key = \"alias/x\"\nacl = \"private\"\ntags = {{ team = \"a b\", none = \"\" }}\nobject_lock = {{ mode = \"compliance\", keep = \"30d\" }}\ncontent_types = {{ \"*.ts\" = \"text/plain\", \"*\" = \"a/b\" }}\ncache_control = {{ \"*.html\" = \"no-cache\" }}\nrequester_pays = false\n"
+    );
+    let config = machine.load(&text).expect("a good config");
+    let folder = &config.folders[0];
+    let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+    assert_eq!(
+        folder.terms,
+        Terms {
+            storage_class: Some("STANDARD_IA".to_owned()),
+            encryption: Encryption::Kms(Some("alias/x".to_owned())),
+            acl: Some("private".to_owned()),
+            tags: vec![pair("team", "a b"), pair("none", "")],
+            lock: Some(Lock {
+                mode: LockMode::Compliance,
+                keep: Duration::from_secs(30 * 24 * 3600),
+            }),
+        }
+    );
+    assert_eq!(
+        folder.content_types,
+        [pair("*.ts", "text/plain"), pair("*", "a/b")],
+        "in the order of the text"
+    );
+    assert_eq!(folder.cache_control, [pair("*.html", "no-cache")]);
+    assert!(!folder.s3.requester_pays, "the folder's goes before");
+    // The command line goes before the config, and STANDARD is nothing to say.
+    let options = Options {
+        storage_class: Some(None),
+        ..Options::default()
+    };
+    let config = machine.load_with(&text, &options).expect("a good config");
+    assert_eq!(config.folders[0].terms.storage_class, None);
+    // A class that S3 does not have may be one of another store's.
+    let text = format!("{SMALLEST}storage_class = \"COLD\"\n");
+    let config = machine.load(&text).expect("a warning at most");
+    assert_eq!(config.folders[0].terms.warnings().len(), 1);
+}
+
+#[test]
+fn what_objects_cannot_be_stored_with_is_told_all_at_once() {
+    let machine = Machine::new();
+    let key = machine.at("key");
+    fs::write(&key, [7; 32]).expect("a key");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).expect("a mode");
+    let tags: Vec<String> = (0..11).map(|n| format!("t{n} = \"v\"")).collect();
+    let text = format!(
+        "{SMALLEST}sse = \"AES256\"\nsse_kms_key = \"k\"\nsse_c_key_file = \"@key\"\nstorage_class = \"cold\"\nacl = \"mine\"\ntags = {{ {} }}\nobject_lock = {{ mode = \"x\", kep = \"1d\" }}\ncontent_types = {{ \"*.x\" = \"plain\", \"a[z-a]\" = \"a/b\" }}\nfips = true\nendpoint_url = \"http://minio\"\n",
+        tags.join(", ")
+    );
+    let told = machine.problems(&text);
+    for words in [
+        "config.toml:5: `sse_kms_key`: it needs",
+        "config.toml:6: `sse_c_key_file`: everybody may read",
+        "config.toml:7: `storage_class`: expected",
+        "config.toml:8: `acl`: expected \"private\"",
+        "config.toml:9: `tags`: expected at most 10, got 11",
+        "config.toml:10: `object_lock`: unknown key `kep`; did you mean `keep`?",
+        "config.toml:10: `object_lock.mode`: expected \"governance\"",
+        "config.toml:10: `object_lock`: `keep` is missing",
+        "config.toml:11: `content_types`: expected a type",
+        "config.toml:11: `content_types`: expected a gitignore rule",
+        "config.toml:12: `fips`: it is for AWS alone",
+    ] {
+        assert!(told.contains(words), "{words}:\n{told}");
+    }
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("a mode");
+    let told = machine.problems(&text);
+    for words in [
+        "config.toml:6: `sse_c_key_file`: it cannot be together with `sse`",
+        "config.toml:6: `sse_c_key_file`: the key would cross the network in the clear",
+    ] {
+        assert!(told.contains(words), "{words}:\n{told}");
+    }
 }

@@ -1,7 +1,10 @@
 //! The table of failures, row by row: each test has its row's number.
 
 mod agent;
+mod chain;
 #[cfg(feature = "demo")]
 mod large;
 mod outage;
 mod rows;
+mod tls;
+mod wire;

@@ -24,8 +24,10 @@ use crate::support::faulty::{Faulty, Odds};
 use crate::support::mem_store::{Habits, MemStore};
 
 mod doubles;
-mod faults;
+pub mod faults;
+mod pages;
 mod suite;
+mod terms;
 mod wire;
 
 #[tokio::test]

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::base::host;
 use crate::base::path::escaped;
 use crate::commands::check::Finding;
-use crate::commands::{folders, settings};
+use crate::commands::settings;
 use crate::config::Folder;
 use crate::store::key::KeyMap;
 use crate::store::s3::{Patience, S3Store};
@@ -23,7 +24,7 @@ const CONTENT: &[u8] = b"tidewatch check; may be removed\n";
 
 /// Checks where a folder goes.
 pub(super) async fn check(folder: &Folder) -> Vec<Finding> {
-    let mut settings = settings::of(&folder.s3);
+    let mut settings = settings::of(&folder.s3, &folder.terms);
     settings.patience = Patience {
         repeat: REPEAT,
         ..settings.patience
@@ -45,6 +46,8 @@ pub(super) async fn check(folder: &Folder) -> Vec<Finding> {
         found: Vec::new(),
     };
     let mut found = asked.everything().await;
+    let warnings = folder.terms.warnings().into_iter();
+    found.extend(warnings.map(Finding::warn));
     if is_open_line(store.endpoint_url()) {
         found.push(Finding::warn(format!(
             "{endpoint} is not encrypted: everybody on the way can read the files; use https:// where there is one"
@@ -56,7 +59,7 @@ pub(super) async fn check(folder: &Folder) -> Vec<Finding> {
 /// Returns whether requests would cross a network in the clear.
 fn is_open_line(url: &str) -> bool {
     url.strip_prefix("http://")
-        .is_some_and(|host| !folders::is_loopback(host))
+        .is_some_and(|host| !host::is_loopback(host))
 }
 
 /// A bucket that is being asked, and what it has answered.

@@ -118,9 +118,8 @@ fn config(places: &Places, endpoint: &Endpoint) -> Config {
         s3: S3 {
             region: Some(REGION.to_owned()),
             endpoint_url: Some(endpoint.url()),
-            profile: None,
             path_style: PathStyle::Always,
-            ca_bundle: None,
+            ..S3::default()
         },
         ..Folder::new("demo".to_owned(), places.folder.clone(), to)
     };

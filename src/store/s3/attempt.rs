@@ -6,14 +6,16 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use aws_runtime::auth::PayloadSigningOverride;
 use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::client::connection::CaptureSmithyConnection;
 use aws_smithy_runtime_api::client::interceptors::context::{
     BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextMut,
 };
@@ -24,12 +26,14 @@ use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::config_bag::ConfigBag;
 use aws_smithy_types::date_time::Format;
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use crate::base::backoff;
 use crate::base::clock::Clock;
 use crate::base::digest::Sha256;
-use crate::store::s3::classify::{self, Blip, Failure, Trouble};
+use crate::store::s3::classify::{self, Blip, Cure, Failure, Trouble};
 use crate::store::s3::connect::Patience;
+use crate::store::s3::reach::Reach;
 use crate::store::{Body, Effect, Flow};
 
 /// What is asked, as far as watching, repeating and judging it need to know.
@@ -91,10 +95,14 @@ pub(super) enum Pace {
 /// Attempts of one request, the first included.
 const ATTEMPTS: u32 = 3;
 
+/// Connections in a row that may turn out to have died while they lay idle, before one counts as an attempt.
+const STALE: u32 = 4;
+
 /// Sends a request until it succeeds, fails for good, or has stumbled too often.
 pub(super) async fn run<T, F, Fut>(
     call: Call<'_>,
     patience: &Patience,
+    reach: &Reach,
     send: F,
 ) -> Result<T, Failure>
 where
@@ -103,17 +111,19 @@ where
 {
     let began = Clock::Real.now().mono;
     let mut effect = Effect::None;
-    let mut attempt = 1;
+    let (mut attempt, mut stale) = (1, 0);
+    let mut cured: Vec<Cure> = Vec::new();
     loop {
-        let flight = Arc::new(Flight::new(call.body));
+        let flight = Arc::new(Flight::new(call.body, reach.generation()));
         let is_outstanding = effect == Effect::Possible;
         let watch = Watch {
             flight: Arc::clone(&flight),
             body: call.body.cloned(),
             is_outstanding,
+            elsewhere: cured.iter().find_map(Cure::place).map(str::to_owned),
         };
         let limit = match call.pace {
-            Pace::Usual => patience.answer,
+            Pace::Usual => patience.answer_to(flight.len),
             Pace::Long => patience.long_answer,
         };
         let result = tokio::select! {
@@ -121,17 +131,46 @@ where
             result = send(watch) => result,
             after = flight.stands_still(patience.piece, limit) => Err(Trouble::Stalled(after)),
         };
+        let line = flight.line();
         let trouble = match result {
-            Ok(done) => return Ok(done),
+            Ok(done) => {
+                reach.lines().answered(line);
+                return Ok(done);
+            }
             Err(trouble) => trouble,
+        };
+        let was_idle = match (&trouble, line) {
+            // Its answer has come: whatever is wrong with it, the connection was alive.
+            _ if flight.has_answer() => {
+                reach.lines().answered(line);
+                false
+            }
+            (Trouble::Broken(_), Some(line)) => reach.lines().died(line),
+            _ => false,
         };
         let mut failure = classify::judge(trouble, &call, flight.may_have_left());
         if failure.error.effect == Effect::Possible {
             effect = Effect::Possible;
         }
+        let may_repeat = failure.may_repeat(call.nature);
+        if may_repeat && was_idle && stale < STALE {
+            stale += 1;
+            tracing::debug!(
+                "an idle connection was gone, repeating {} on another",
+                failure.error
+            );
+            continue;
+        }
+        let mut fresh = std::mem::take(&mut failure.cures);
+        fresh.retain(|cure| may_repeat && !cured.iter().any(|earlier| earlier.is_like(cure)));
+        if let Some(cure) = reach.first_cure(fresh, &flight).await {
+            tracing::debug!("repeating after {}", failure.error);
+            cured.push(cure);
+            continue;
+        }
         let pause = failure
             .blip
-            .filter(|_| attempt < ATTEMPTS && failure.may_repeat(call.nature))
+            .filter(|_| attempt < ATTEMPTS && may_repeat)
             .map(|blip| pause(blip, attempt, failure.error.retry_after))
             .filter(|pause| {
                 let passed = Clock::Real.now().mono.duration_since(began);
@@ -179,6 +218,14 @@ pub(super) struct Flight {
     handed_over: AtomicBool,
     /// The store's clock, as its answer says it, nanoseconds since the epoch; 0: it was not told.
     date_ns: AtomicI64,
+    has_answer: AtomicBool,
+    /// When it began.
+    pub began: Instant,
+    /// Which client of [`Reach`] sends it.
+    pub generation: u64,
+    line: OnceLock<CaptureSmithyConnection>,
+    /// Access key and session token of the signature.
+    signed_with: OnceLock<(String, Option<String>)>,
 }
 
 /// What may lie in the kernel's and the HTTP client's buffers when the last piece has been taken from us.
@@ -188,7 +235,7 @@ const BUFFERED: u64 = 4 << 20;
 const SLOWEST: u64 = 128 << 10;
 
 impl Flight {
-    fn new(body: Option<&Body>) -> Self {
+    fn new(body: Option<&Body>, generation: u64) -> Self {
         Self {
             len: body.map_or(0, |body| body.bytes.len() as u64),
             taken: AtomicU64::new(0),
@@ -196,7 +243,27 @@ impl Flight {
             is_held_back: AtomicBool::new(false),
             handed_over: AtomicBool::new(false),
             date_ns: AtomicI64::new(0),
+            has_answer: AtomicBool::new(false),
+            began: Clock::Real.now().mono,
+            generation,
+            line: OnceLock::new(),
+            signed_with: OnceLock::new(),
         }
+    }
+
+    /// Returns our end of the connection that it went over, if that is known.
+    fn line(&self) -> Option<SocketAddr> {
+        self.line.get()?.get()?.local_addr()
+    }
+
+    /// Returns whether the head of an answer has come.
+    fn has_answer(&self) -> bool {
+        self.has_answer.load(Ordering::Relaxed)
+    }
+
+    /// Returns the access key and the session token that it was signed with, if it was.
+    pub fn signed_with(&self) -> Option<&(String, Option<String>)> {
+        self.signed_with.get()
     }
 
     /// Notes that something moved.
@@ -255,6 +322,8 @@ pub(super) struct Watch {
     body: Option<Body>,
     /// An earlier attempt was not answered, and may still land.
     pub is_outstanding: bool,
+    /// The URL that the store has sent the request on to.
+    elsewhere: Option<String>,
 }
 
 #[dyn_dispatch_hint]
@@ -269,6 +338,12 @@ impl Intercept for Watch {
         _: &RuntimeComponents,
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
+        if let Some(url) = &self.elsewhere
+            // Never out of TLS: what was to be secret would be sent in the clear.
+            && (url.starts_with("https://") || context.request().uri().starts_with("http://"))
+        {
+            context.request_mut().set_uri(url.as_str())?;
+        }
         let Some(body) = &self.body else {
             return Ok(());
         };
@@ -290,8 +365,21 @@ impl Intercept for Watch {
         &self,
         context: &mut BeforeTransmitInterceptorContextMut<'_>,
         _: &RuntimeComponents,
-        _: &mut ConfigBag,
+        config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
+        // The SDK's own interceptor, which comes before, has put it there.
+        if let Some(line) = config.load::<CaptureSmithyConnection>() {
+            let _ = self.flight.line.set(line.clone());
+        }
+        let headers = context.request().headers();
+        let key = headers
+            .get("authorization")
+            .and_then(|text| text.split_once("Credential="))
+            .and_then(|(_, rest)| rest.split_once('/'));
+        if let Some((key, _)) = key {
+            let token = headers.get("x-amz-security-token").map(str::to_owned);
+            let _ = self.flight.signed_with.set((key.to_owned(), token));
+        }
         if let Some(body) = self.body.as_ref().filter(|body| !body.bytes.is_empty()) {
             // The length is in a header already, and signed: this only changes who hands the bytes out.
             *context.request_mut().body_mut() = SdkBody::from_body_1_x(Pieces {
@@ -310,6 +398,7 @@ impl Intercept for Watch {
         _: &RuntimeComponents,
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
+        self.flight.has_answer.store(true, Ordering::Relaxed);
         let date = context
             .response()
             .headers()
@@ -389,7 +478,7 @@ mod tests {
 
     fn flight(len: usize) -> Flight {
         let body = Body::new(vec![0; len].into(), Crc64(0), None);
-        Flight::new(Some(&body))
+        Flight::new(Some(&body), 0)
     }
 
     #[test]

@@ -10,8 +10,11 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_types::DateTime;
+use aws_smithy_types::date_time::Format;
 
 use crate::store::s3::attempt::{Call, Nature};
+use crate::store::s3::table::{advice, cures, kind, minds_checksum, status_words};
 use crate::store::{Effect, Error, ErrorKind, UNREACHED};
 
 /// What one attempt met, without the SDK's types.
@@ -47,6 +50,8 @@ pub(super) struct Answer {
     pub region: Option<String>,
     /// When to come again, where the store tells it.
     pub retry_after: Option<Duration>,
+    /// Where else to ask, where the store tells it.
+    pub location: Option<String>,
 }
 
 /// A stumble that a repetition within the request can get over.
@@ -60,6 +65,34 @@ pub(super) enum Blip {
     Throttle,
 }
 
+/// What may be put right before the request is tried again: once each.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Cure {
+    /// Sign by the store's clock.
+    Clock,
+    /// Load the credentials again.
+    Credentials,
+    /// Ask in this region.
+    Region(String),
+    /// Ask at this URL, this once.
+    Follow(String),
+}
+
+impl Cure {
+    /// Returns whether both are of one sort.
+    pub fn is_like(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+
+    /// Returns where else to ask.
+    pub fn place(&self) -> Option<&str> {
+        match self {
+            Self::Follow(url) => Some(url),
+            _ => None,
+        }
+    }
+}
+
 /// A failed attempt, judged.
 #[derive(Debug)]
 pub(super) struct Failure {
@@ -69,6 +102,8 @@ pub(super) struct Failure {
     pub minds_checksum: bool,
     /// Whether the answer, if any, arrived: then repeating makes nothing twice.
     pub answered: bool,
+    /// What may be put right, the likeliest first.
+    pub cures: Vec<Cure>,
 }
 
 impl Failure {
@@ -122,9 +157,19 @@ fn answer(response: &HttpResponse, code: Option<&str>, message: Option<&str>) ->
         message: message.unwrap_or_default().to_owned(),
         region: header("x-amz-bucket-region"),
         retry_after: header("retry-after")
-            .and_then(|seconds| seconds.trim().parse().ok())
-            .map(Duration::from_secs),
+            .and_then(|text| later(text.trim(), header("date").as_deref())),
+        location: header("location"),
     }
+}
+
+/// Takes Retry-After: seconds, or a date, which counts from the answer's own.
+fn later(text: &str, date: Option<&str>) -> Option<Duration> {
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let seconds = |text| Some(DateTime::from_str(text, Format::HttpDate).ok()?.secs());
+    let wait = seconds(text)?.checked_sub(seconds(date?)?)?;
+    u64::try_from(wait).ok().map(Duration::from_secs)
 }
 
 /// Judges an error of the connection, or of what comes before it.
@@ -256,14 +301,15 @@ fn judge_answer(answer: Answer, call: &Call<'_>, mut failure: Failure) -> Failur
     });
     failure.blip = blip;
     failure.minds_checksum = minds_checksum(&answer);
+    failure.cures = cures(&answer);
     failure.error.retry_after = answer.retry_after;
     failure.error.code = answer.code;
     failure.answered = true;
     failure
 }
 
-/// Judges what a batch says of one of its keys.
-pub(super) fn refused(key: &str, code: &str, message: &str) -> Error {
+/// Judges what a batch says of one of its keys. `is_outstanding`: an earlier attempt at the batch may still land.
+pub(super) fn refused(key: &str, code: &str, message: &str, is_outstanding: bool) -> Error {
     let answer = Answer {
         // Inside a success; the code decides.
         status: 200,
@@ -272,7 +318,12 @@ pub(super) fn refused(key: &str, code: &str, message: &str) -> Error {
         ..Answer::default()
     };
     let call = Call::write("DeleteObjects", key);
-    judge_answer(answer, &call, failure(&call, Effect::Possible)).error
+    let mut error = judge_answer(answer, &call, failure(&call, Effect::Possible)).error;
+    let is_refusal = !matches!(error.kind, ErrorKind::Busy | ErrorKind::Network);
+    if is_refusal && !is_outstanding {
+        error.effect = Effect::None;
+    }
+    error
 }
 
 fn failure(call: &Call<'_>, effect: Effect) -> Failure {
@@ -281,142 +332,8 @@ fn failure(call: &Call<'_>, effect: Effect) -> Failure {
         blip: None,
         minds_checksum: false,
         answered: false,
+        cures: Vec::new(),
     }
-}
-
-/// The table of answers: first by the store's word, which is the same with every status, then by status.
-fn kind(answer: &Answer) -> (ErrorKind, Option<Blip>) {
-    use ErrorKind::{
-        Barred, Busy, Conflict, Corrupt, Denied, Full, Invalid, Network, NotFound, Precondition,
-        TooLarge, Unsupported,
-    };
-    match answer.code.as_str() {
-        "SlowDown" | "SlowDownRead" | "SlowDownWrite" | "Throttling" | "ThrottlingException"
-        | "ThrottledException" | "TooManyRequests" | "TooManyRequestsException"
-        | "RequestLimitExceeded" | "BandwidthLimitExceeded" | "RequestThrottled" => {
-            (Busy, Some(Blip::Throttle))
-        }
-        "InternalError" | "InternalFailure" | "ServiceUnavailable" | "ServerBusy" => {
-            (Busy, Some(Blip::Server))
-        }
-        // The server saw no more of the body for a while, and has not stored anything.
-        "RequestTimeout" => (Network, Some(Blip::Connection)),
-        // The SDK has taken the server's clock from this very answer, so that the next attempt can succeed.
-        "RequestTimeTooSkewed" => (Barred, Some(Blip::Connection)),
-        "NoSuchKey" | "NoSuchBucket" | "NoSuchUpload" | "NoSuchVersion" | "NotFound" => {
-            (NotFound, None)
-        }
-        "PreconditionFailed" => (Precondition, None),
-        "OperationAborted" | "ConditionalRequestConflict" => (Conflict, None),
-        "BadDigest" | "InvalidDigest" | "XAmzContentSHA256Mismatch" | "XAmzContentChecksumMismatch" => {
-            (Corrupt, None)
-        }
-        "EntityTooLarge" => (TooLarge, None),
-        "NotImplemented" => (Unsupported, None),
-        "AccessDenied" => (Denied, None),
-        "QuotaExceeded" | "XMinioStorageFull" | "EntityQuotaExceeded" | "InsufficientStorage" => (Full, None),
-        "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "AllAccessDisabled" | "AccountProblem"
-        | "ExpiredToken" | "ExpiredTokenException" | "InvalidToken" | "TokenRefreshRequired"
-        | "InvalidSecurity" | "NotSignedUp"
-        // The bucket lives elsewhere: nothing that this key or a repetition could change.
-        | "PermanentRedirect" | "TemporaryRedirect" | "Redirect" | "AuthorizationHeaderMalformed"
-        | "IllegalLocationConstraintException" => (Barred, None),
-        // 403 by its status, yet about this object only: it rests in an archive.
-        "InvalidObjectState" => (Invalid, None),
-        _ => match answer.status {
-            301 | 302 | 307 | 308 | 401 | 407 => (Barred, None),
-            403 => (Denied, None),
-            507 => (Full, None),
-            404 => (NotFound, None),
-            408 => (Network, Some(Blip::Connection)),
-            409 => (Conflict, None),
-            412 => (Precondition, None),
-            413 => (TooLarge, None),
-            429 => (Busy, Some(Blip::Throttle)),
-            501 => (Unsupported, None),
-            // An error inside a success is one of the server's that came late.
-            200..=299 | 500..=599 => (Busy, Some(Blip::Server)),
-            _ => (Invalid, None),
-        },
-    }
-}
-
-fn status_words(status: u16) -> String {
-    let words = match status {
-        301 | 307 | 308 => "the bucket is elsewhere",
-        400 => "bad request",
-        401 | 403 => "access is denied",
-        404 => "not found",
-        405 => "the store does not allow this",
-        409 => "conflict",
-        412 => "the condition does not hold",
-        413 => "too large",
-        429 => "too many requests",
-        501 => "the store does not have this operation",
-        502..=504 => "the server, or a proxy before it, is not available",
-        _ => return format!("the store answered {status}"),
-    };
-    format!("{words} ({status})")
-}
-
-/// What a person can do about it; empty where there is nothing to say.
-fn advice(answer: &Answer, call: &Call<'_>) -> String {
-    let elsewhere = matches!(answer.status, 301 | 307 | 308)
-        || matches!(
-            answer.code.as_str(),
-            "PermanentRedirect"
-                | "TemporaryRedirect"
-                | "AuthorizationHeaderMalformed"
-                | "IllegalLocationConstraintException"
-        );
-    // A HEAD has no words; a wrong region then is a bare 400, or a 403, with this header.
-    let region = answer
-        .region
-        .as_deref()
-        .filter(|_| elsewhere || (answer.code.is_empty() && answer.status == 400));
-    if let Some(region) = region {
-        return format!("the bucket is in region {region}: set `region` to that");
-    }
-    match answer.code.as_str() {
-        _ if elsewhere => "set `region` to the bucket's region",
-        "NoSuchBucket" => "create the bucket first, or correct its name",
-        "NotFound" | "" if answer.status == 404 && call.key.is_empty() => {
-            "create the bucket first, or correct its name"
-        }
-        "InvalidAccessKeyId" | "NotSignedUp" => "check AWS_ACCESS_KEY_ID or the profile",
-        "SignatureDoesNotMatch" => {
-            "check AWS_SECRET_ACCESS_KEY or the profile, and this machine's clock"
-        }
-        "ExpiredToken" | "ExpiredTokenException" | "InvalidToken" | "TokenRefreshRequired" => {
-            "renew the session's credentials"
-        }
-        "AccessDenied" => "the credentials lack this right on the bucket",
-        "" if answer.status == 403 => "the credentials are wrong, or lack this right on the bucket",
-        "RequestTimeTooSkewed" => "set this machine's clock, or let NTP do it",
-        "QuotaExceeded" | "XMinioStorageFull" => "make room in the bucket",
-        "" if answer.status == 407 => "the proxy wants a user and a password",
-        _ => "",
-    }
-    .to_owned()
-}
-
-/// Returns whether the store may have refused the checksum header rather than the request.
-///
-/// Only a guess, for the caller to prove by repeating without it. A checksum that did not match is not meant.
-fn minds_checksum(answer: &Answer) -> bool {
-    if answer.status == 501 || answer.code == "NotImplemented" {
-        return true;
-    }
-    let words = answer.message.to_ascii_lowercase();
-    answer.status == 400
-        && matches!(
-            answer.code.as_str(),
-            "InvalidArgument" | "InvalidRequest" | "UnsupportedHeader" | "ExcessHeaderValues"
-        )
-        && (words.contains("checksum")
-            || words.contains("unsupported header")
-            || words.contains("excess header"))
-        && !words.contains("match")
 }
 
 /// Folds text of others into one line of a bounded length, without control characters.

@@ -15,7 +15,7 @@ use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
     Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation, RuntimeComponents,
-    SharedHttpClient, StalledStreamProtectionConfig,
+    SharedCredentialsProvider, SharedHttpClient, StalledStreamProtectionConfig,
 };
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
@@ -24,9 +24,14 @@ use aws_smithy_http_client::{Builder, Connector};
 use aws_types::service_config::ServiceConfigKey;
 
 use crate::base::offload::Offload;
+use crate::base::terms::Terms;
 
 /// How to reach a bucket. Everything may stay at its default; then the standard AWS sources decide.
 #[derive(Clone, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of its own that AWS has"
+)]
 pub struct Settings {
     /// Region; else the environment's, the profile's, or for a custom endpoint `us-east-1`; else the instance's.
     pub region: Option<String>,
@@ -38,6 +43,16 @@ pub struct Settings {
     pub path_style: Addressing,
     /// PEM file with certificates to trust besides the system's; else `AWS_CA_BUNDLE`.
     pub ca_bundle: Option<PathBuf>,
+    /// Use AWS's endpoints that have IPv6 addresses too; false: as the environment says.
+    pub dualstack: bool,
+    /// Use AWS's transfer acceleration, which the bucket must have been given.
+    pub accelerate: bool,
+    /// Use AWS's endpoints that hold to FIPS 140; false: as the environment says.
+    pub fips: bool,
+    /// Agree to pay for the requests, where the bucket's owner does not.
+    pub requester_pays: bool,
+    /// What every object is stored with.
+    pub terms: Terms,
     /// Access key and secret of an endpoint that this very program started, which is then reached without a proxy. Only
     /// for the built-in demo endpoint and for tests: a real bucket's credentials come from the AWS chain.
     pub credentials: Option<(String, String)>,
@@ -54,6 +69,7 @@ impl fmt::Debug for Settings {
             .field("profile", &self.profile)
             .field("path_style", &self.path_style)
             .field("ca_bundle", &self.ca_bundle)
+            .field("terms", &self.terms)
             .finish_non_exhaustive()
     }
 }
@@ -83,6 +99,15 @@ pub struct Patience {
     pub long_answer: Duration,
     /// How long after a request's beginning it may still be repeated.
     pub repeat: Duration,
+}
+
+impl Patience {
+    /// Returns how long to wait for the answer to `len` bytes of body: a third of the usual and what a store takes that
+    /// reads 1 MiB/s, but at least the usual.
+    pub(super) fn answer_to(&self, len: u64) -> Duration {
+        let reading = Duration::from_secs(len >> 20);
+        self.answer.max(self.answer / 3 + reading)
+    }
 }
 
 impl Default for Patience {
@@ -118,6 +143,17 @@ pub enum SetupError {
         /// What is wrong with it.
         why: String,
     },
+    /// The key that each request brings cannot be used.
+    #[error("the key of sse_c_key_file `{}` cannot be used: {why}", path.display())]
+    CustomerKey {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// What only AWS has is asked of another store.
+    #[error("`{0}` is for AWS alone, and the endpoint is `{1}`; leave one of them out")]
+    AwsOnly(&'static str, String),
 }
 
 /// What [`client`] found and made.
@@ -125,6 +161,9 @@ pub(super) struct Connected {
     pub client: Client,
     pub endpoint_url: String,
     pub region: String,
+    /// Reaches the services that credentials come from.
+    pub http: SharedHttpClient,
+    pub credentials: Option<SharedCredentialsProvider>,
 }
 
 /// The SDK's defaults, by their date: the one place that decides which.
@@ -155,16 +194,26 @@ pub(super) async fn client(settings: &Settings, bucket: &str) -> Result<Connecte
         Addressing::Path => true,
         Addressing::Host => false,
     };
+    for (is_set, name) in [
+        (settings.dualstack, "dualstack"),
+        (settings.accelerate, "accelerate"),
+        (settings.fips, "fips"),
+    ] {
+        if is_set && !endpoint_url.is_empty() {
+            return Err(SetupError::AwsOnly(name, endpoint_url));
+        }
+    }
     // No TLS is set up where there is none: it loads every root certificate, and some small machines have none.
     let http = if endpoint_url.starts_with("http://") {
         plain_client(proxy)
     } else {
-        tls
+        tls.clone()
     };
     let mut config = aws_sdk_s3::config::Builder::from(&sdk)
         .http_client(http)
         .region(region.clone())
         .force_path_style(path)
+        .accelerate(settings.accelerate)
         // The requests carry their own checksum, as one plain header; a trailer breaks half of the stores.
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
@@ -186,10 +235,13 @@ pub(super) async fn client(settings: &Settings, bucket: &str) -> Result<Connecte
         client: Client::from_conf(config.build()),
         endpoint_url,
         region: region.to_string(),
+        http: tls,
+        credentials: sdk.credentials_provider(),
     })
 }
 
-async fn load(settings: &Settings, http: SharedHttpClient) -> SdkConfig {
+/// Asks the standard AWS sources, all of them anew.
+pub(super) async fn load(settings: &Settings, http: SharedHttpClient) -> SdkConfig {
     let mut environment = RegionProviderChain::first_try(settings.region.clone().map(Region::new))
         .or_else(aws_config::environment::EnvironmentVariableRegionProvider::new());
     let mut profile = aws_config::profile::region::Builder::default();
@@ -212,6 +264,12 @@ async fn load(settings: &Settings, http: SharedHttpClient) -> SdkConfig {
     }
     if let Some(url) = &settings.endpoint_url {
         loader = loader.endpoint_url(url);
+    }
+    if settings.dualstack {
+        loader = loader.use_dual_stack(true);
+    }
+    if settings.fips {
+        loader = loader.use_fips(true);
     }
     if let Some((access, secret)) = &settings.credentials {
         loader = loader.credentials_provider(Credentials::new(
@@ -364,6 +422,15 @@ mod tests {
             "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
             aws_smithy_types::base64::encode(der)
         )
+    }
+
+    #[test]
+    fn a_large_body_has_time_to_be_read() {
+        let patience = Patience::default();
+        let seconds = |len: u64| patience.answer_to(len).as_secs();
+        assert_eq!((seconds(0), seconds(10 << 20)), (15, 15));
+        assert_eq!(seconds(16 << 20), 21);
+        assert_eq!(seconds(5 << 30), 5 + 5120);
     }
 
     #[test]

@@ -5,8 +5,6 @@ use std::ops::Range;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use crate::base::digest::Crc64;
-use crate::store::s3::Checksums;
 use crate::store::s3::classify::Trouble;
 use crate::store::{Meta, Stored, When};
 
@@ -22,20 +20,6 @@ pub(super) fn source(bucket: &str, key: &str) -> String {
         .remove(b'.')
         .remove(b'~');
     format!("/{bucket}/{}", utf8_percent_encode(key, PLAIN))
-}
-
-pub(super) fn header(mode: Checksums, crc64: Option<Crc64>) -> Option<String> {
-    let crc64 = crc64.filter(|_| mode == Checksums::Crc64)?;
-    Some(aws_smithy_types::base64::encode(crc64.0.to_be_bytes()))
-}
-
-pub(super) fn echoed(sent: Option<&str>, answered: Option<&str>) -> Checked<()> {
-    match (sent, answered) {
-        (Some(sent), Some(answered)) if sent != answered => Err(Trouble::Different(format!(
-            "the store has checksum {answered:?}, and {sent:?} was sent"
-        ))),
-        _ => Ok(()),
-    }
 }
 
 pub(super) fn stored(tag: Option<&str>, version_id: Option<&str>) -> Checked<Stored> {

@@ -9,8 +9,8 @@ use crate::manifest::{Change, Held, HeldWhat};
 use crate::store::{Body, ErrorKind};
 use crate::sync::brake::Verdict;
 use crate::sync::file::{Message, Outcome, Stop, Way};
+use crate::sync::plan;
 use crate::sync::upload::{self, Gate as _};
-use crate::sync::{meta, plan};
 use crate::tree::Whole;
 
 /// What comes before a write of the key.
@@ -100,7 +100,10 @@ impl Way {
     ) -> Result<Outcome, Stop> {
         let key = self.quarantine_key()?;
         let (stat, sha256) = (whole.stat, whole.sha256);
-        let meta = meta::of(&self.task.job.path, &stat, Some(sha256));
+        let meta = self
+            .ctx
+            .labels
+            .meta(&self.task.job.path, &stat, Some(sha256));
         let gate = self.gate();
         let body = Body::new(whole.bytes, whole.crc64, Some(sha256)).with_tap(Some(gate.tap()));
         let put = self.ctx.store.put(&key, body, &meta);
@@ -113,7 +116,10 @@ impl Way {
         source: &upload::Source,
     ) -> Result<Outcome, Stop> {
         let key = self.quarantine_key()?;
-        let meta = meta::of(&self.task.job.path, &source.stat, None);
+        let meta = self
+            .ctx
+            .labels
+            .meta(&self.task.job.path, &source.stat, None);
         let former = self.former(&key, source).await;
         let (store, gate) = (&self.ctx.store, self.gate_for(&key));
         let sent = upload::multipart(store, &gate, &key, &meta, source, former).await?;

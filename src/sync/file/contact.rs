@@ -5,8 +5,8 @@ use crate::base::digest::Sha256;
 use crate::manifest::{Change, Content, Entry, State};
 use crate::store::{ErrorKind, Meta, Object};
 use crate::sync::file::{Stop, Way};
+use crate::sync::plan;
 use crate::sync::upload::copies::{self, Original};
-use crate::sync::{meta, plan};
 
 impl Way {
     /// After the horizon of an earlier request: one look at the key tells whether it is what the row says.
@@ -99,7 +99,7 @@ impl Way {
             user: user
                 .map(|(name, value)| (name.clone().into(), value.clone()))
                 .collect(),
-            content_type: meta::content_type(&self.task.job.path),
+            content_type: self.ctx.labels.content_type(&self.task.job.path),
             ..Meta::default()
         };
         // Noted before: a copy whose answer is lost may be in trash all the same.

@@ -20,6 +20,7 @@ use crate::store::{self, ErrorKind, Object, Part, Store, Tap};
 use crate::sync::brake::Verdict;
 use crate::sync::dedupe::{Claim, Dedupe, First};
 use crate::sync::limits::{self, Limits, Permit};
+use crate::sync::meta::Labels;
 use crate::sync::plan::{self, Step};
 use crate::sync::removals::{self, Removals};
 use crate::sync::upload::SINGLE_MOST;
@@ -38,6 +39,8 @@ pub struct Ctx {
     pub folder: FolderId,
     /// Paths to keys.
     pub keys: KeyMap,
+    /// What objects say of themselves by their names.
+    pub labels: Arc<Labels>,
     /// Requests and memory, shared by all folders.
     pub limits: Arc<Limits>,
     /// Contents on their way.

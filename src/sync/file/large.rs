@@ -27,7 +27,6 @@ use crate::sync::dedupe::Claim;
 use crate::sync::file::aside::Guard;
 use crate::sync::file::job::{Ctx, How, Outcome, Patience};
 use crate::sync::file::{Stop, Way};
-use crate::sync::meta;
 use crate::sync::plan::{self, Read, Step};
 use crate::sync::upload::{self, SINGLE_MOST, Source};
 use crate::tree::{Grown, OpenFile, ReadError, Reading};
@@ -69,7 +68,7 @@ impl Way {
             source.expected = Some(sha256);
         }
         let hashed = source.expected;
-        let meta = meta::of(&self.task.job.path, &stat, hashed);
+        let meta = self.ctx.labels.meta(&self.task.job.path, &stat, hashed);
         let former = self.former(&self.task.key, &source).await;
         let (store, gate, key) = (&self.ctx.store, self.gate(), &self.task.key);
         let sent = upload::multipart(store, &gate, key, &meta, &source, former).await;

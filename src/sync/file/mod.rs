@@ -27,12 +27,12 @@ use crate::base::path::RelPath;
 use crate::base::stat::Stat;
 use crate::manifest::{Change, Entry};
 use crate::store::{self, Body, Effect, ErrorKind, Stored};
+use crate::sync::Lane;
 use crate::sync::brake::Verdict;
 use crate::sync::dedupe::{Claim, First};
 use crate::sync::plan::{self, Read, Step};
 use crate::sync::upload::copies::{self, Original};
 use crate::sync::upload::{self, Gate as _, SINGLE_MOST};
-use crate::sync::{Lane, meta};
 use crate::tree::{ReadError, Whole};
 
 pub use former::give_up;
@@ -230,7 +230,10 @@ impl Way {
 
     async fn send_small(&mut self, whole: Whole) -> Result<Outcome, Stop> {
         let (read, stat, sha256) = (Read::of(&whole), whole.stat, whole.sha256);
-        let meta = meta::of(&self.task.job.path, &stat, Some(sha256));
+        let meta = self
+            .ctx
+            .labels
+            .meta(&self.task.job.path, &stat, Some(sha256));
         let gate = self.gate();
         let body = Body::new(whole.bytes, whole.crc64, Some(sha256)).with_tap(Some(gate.tap()));
         let put = self.ctx.store.put(&self.task.key, body, &meta);
@@ -293,6 +296,10 @@ impl Way {
         sha256: Sha256,
         stat: &Stat,
     ) -> Result<Option<Stored>, Stop> {
+        let features = self.ctx.store.features();
+        if features.is_known && !features.copy {
+            return Ok(None);
+        }
         let (granted, answer) = oneshot::channel();
         let ask = Message::Source {
             path: source.clone(),
@@ -330,7 +337,10 @@ impl Way {
             etag: content.etag.clone(),
             size: stat.size,
         };
-        let meta = meta::of(&self.task.job.path, stat, Some(sha256));
+        let meta = self
+            .ctx
+            .labels
+            .meta(&self.task.job.path, stat, Some(sha256));
         match copies::copy(
             &self.ctx.store,
             &self.gate(),

@@ -126,6 +126,7 @@ impl Bench {
             manifest: self.manifest.clone(),
             filter: Arc::new(Filter::new(&[], &[], true).unwrap()),
             keys: KeyMap::new("p/"),
+            labels: Arc::default(),
             limits: Arc::new(Limits::new(Some(4), 128 << 20)),
             buffers: Pool::new(32 << 20),
             clock: Clock::Real,

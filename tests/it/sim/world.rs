@@ -384,6 +384,7 @@ impl World {
             manifest: self.manifest.clone(),
             filter: Arc::new(Filter::new(&[], &[], true).expect("no rules")),
             keys: KeyMap::new("p/"),
+            labels: Arc::default(),
             limits: Arc::new(Limits::new(Some(self.random.usize(1..9)), 128 << 20)),
             buffers: Pool::new(1 << 20),
             clock,

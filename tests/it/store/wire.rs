@@ -209,7 +209,7 @@ async fn settings_that_cannot_work_are_told_before_any_request() {
         .await
         .expect("a client");
     assert_eq!(
-        (store.endpoint_url(), store.region()),
+        (store.endpoint_url(), &*store.region()),
         ("http://127.0.0.1:1", "us-east-1")
     );
 }

@@ -18,8 +18,12 @@ pub enum Reply {
     StopReading,
     /// Reads the request and closes the connection.
     Close,
+    /// Reads the head of the request only, and closes the connection.
+    CloseEarly,
     /// Announces a hundred bytes more than it sends, and closes.
     Cut(&'static str),
+    /// What this makes of the request.
+    By(fn(&Seen) -> Reply),
 }
 
 /// A request as it came over the wire.
@@ -29,6 +33,8 @@ pub struct Seen {
     pub head: String,
     /// The body as it came.
     pub body: Vec<u8>,
+    /// On which connection it came, from 0.
+    pub connection: usize,
 }
 
 impl Seen {
@@ -59,8 +65,12 @@ impl RawServer {
         let seen_too = Arc::clone(&seen);
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(serve(stream, Arc::clone(&replies), Arc::clone(&seen_too)));
+            for number in 0.. {
+                let Ok((stream, _)) = listener.accept().await else {
+                    return;
+                };
+                let (replies, seen) = (Arc::clone(&replies), Arc::clone(&seen_too));
+                connections.spawn(serve(stream, number, replies, seen));
             }
         });
         Self {
@@ -68,6 +78,11 @@ impl RawServer {
             seen,
             _tasks: tasks,
         }
+    }
+
+    /// Returns its host and port.
+    pub fn address(&self) -> &str {
+        self.url.trim_start_matches("http://")
     }
 
     /// Returns where it listens.
@@ -86,6 +101,7 @@ impl RawServer {
 
 async fn serve(
     mut stream: TcpStream,
+    number: usize,
     replies: Arc<Mutex<VecDeque<Reply>>>,
     seen: Arc<Mutex<Vec<Seen>>>,
 ) {
@@ -102,6 +118,7 @@ async fn serve(
         let mut request = Seen {
             head: String::from_utf8_lossy(&buffer[..end]).into_owned(),
             body: Vec::new(),
+            connection: number,
         };
         let reply = {
             let mut replies = replies.lock().unwrap_or_else(PoisonError::into_inner);
@@ -111,10 +128,13 @@ async fn serve(
                 _ => replies.pop_front().unwrap_or(Reply::Close),
             }
         };
-        if let Reply::StopReading = reply {
+        if let Reply::StopReading | Reply::CloseEarly = reply {
             seen.lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .push(request);
+            if let Reply::CloseEarly = reply {
+                return;
+            }
             return std::future::pending().await;
         }
         let len = request
@@ -126,6 +146,10 @@ async fn serve(
             }
         }
         request.body = buffer[end..end + len].to_vec();
+        let reply = match reply {
+            Reply::By(judge) => judge(&request),
+            reply => reply,
+        };
         let is_head = request.head.starts_with("HEAD");
         buffer.drain(..end + len);
         seen.lock()
@@ -148,7 +172,7 @@ async fn serve(
                 return;
             }
             Reply::Silence => return std::future::pending().await,
-            Reply::StopReading | Reply::Close => return,
+            Reply::StopReading | Reply::Close | Reply::CloseEarly | Reply::By(_) => return,
         };
         if stream.write_all(text.as_bytes()).await.is_err() {
             return;

@@ -198,6 +198,7 @@ impl Rig {
             manifest: self.manifest.clone(),
             filter: Arc::new(self.filter()),
             keys: KeyMap::new("p/"),
+            labels: Arc::default(),
             limits: Arc::new(Limits::new(Some(8), 128 << 20)),
             buffers: Pool::new(1 << 20),
             clock: self.with.clock,

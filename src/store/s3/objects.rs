@@ -1,0 +1,177 @@
+//! Requests about one object: look, read, copy, remove.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use aws_sdk_s3::types::MetadataDirective;
+use bytes::{Bytes, BytesMut};
+
+use crate::store::s3::S3Store;
+use crate::store::s3::attempt::{Call, Pace};
+use crate::store::s3::classify::{Failure, Trouble, trouble};
+use crate::store::s3::wire::{
+    absent, bytes_range, etag as tag, is, length, nanoseconds, quoted, returned, source, stored,
+};
+use crate::store::{ErrorKind, Meta, Object, Removed, Result, Stored, When};
+
+impl S3Store {
+    pub(super) async fn read_object(
+        &self,
+        key: &str,
+        range: Option<Range<u64>>,
+    ) -> Result<(Object, Bytes)> {
+        // HTTP has no words for an empty range.
+        if range.as_ref().is_some_and(Range::is_empty) {
+            return Ok((self.look_at(key).await?, Bytes::new()));
+        }
+        let asked = range.as_ref().map(bytes_range);
+        let asked = &asked;
+        self.run(Call::read("GetObject", key), |watch| async move {
+            let flight = Arc::clone(&watch.flight);
+            let mut answer = asked_with!(self.client().get_object(), self.given)
+                .bucket(&self.bucket)
+                .key(key)
+                .set_range(asked.clone())
+                .customize()
+                .interceptor(watch)
+                .send()
+                .await
+                .map_err(trouble)?;
+            let len = length(answer.content_length())?;
+            let mut bytes = BytesMut::with_capacity(usize::try_from(len).unwrap_or_default());
+            while let Some(piece) = answer.body.next().await {
+                flight.step();
+                let piece = piece.map_err(|error| Trouble::Broken(error.to_string()))?;
+                bytes.extend_from_slice(&piece);
+            }
+            if bytes.len() as u64 != len {
+                return Err(Trouble::Broken("the object came only in part".to_owned()));
+            }
+            let size = match (asked, answer.content_range()) {
+                (Some(_), Some(text)) => text
+                    .rsplit_once('/')
+                    .and_then(|(_, size)| size.parse().ok())
+                    .ok_or_else(|| Trouble::Garbled(format!("Content-Range is {text:?}")))?,
+                (Some(_), None) => {
+                    return Err(Trouble::Garbled("it ignores the range".to_owned()));
+                }
+                (None, _) => len,
+            };
+            let object = Object {
+                size,
+                etag: tag(answer.e_tag())?,
+                version_id: answer.version_id().map(str::to_owned),
+                user: returned(answer.metadata()),
+                modified_ns: answer.last_modified().and_then(nanoseconds),
+                date_ns: flight.date_ns(),
+            };
+            Ok((object, bytes.freeze()))
+        })
+        .await
+        .map_err(|failure| failure.error)
+    }
+
+    pub(super) async fn look_at(&self, key: &str) -> Result<Object> {
+        self.run(Call::read("HeadObject", key), |watch| async {
+            let flight = Arc::clone(&watch.flight);
+            let answer = asked_with!(self.client().head_object(), self.given)
+                .bucket(&self.bucket)
+                .key(key)
+                .customize()
+                .interceptor(watch)
+                .send()
+                .await
+                .map_err(trouble)?;
+            Ok(Object {
+                size: length(answer.content_length())?,
+                etag: tag(answer.e_tag())?,
+                version_id: answer.version_id().map(str::to_owned),
+                user: returned(answer.metadata()),
+                modified_ns: answer.last_modified().and_then(nanoseconds),
+                date_ns: flight.date_ns(),
+            })
+        })
+        .await
+        .map_err(|failure| failure.error)
+    }
+
+    pub(super) async fn copy_object(
+        &self,
+        from: &str,
+        etag: &str,
+        to: &str,
+        meta: &Meta,
+        when: &When,
+    ) -> Result<Stored> {
+        let call = Call {
+            pace: Pace::Long,
+            ..Call::write("CopyObject", to)
+        };
+        self.run(call, |watch| async {
+            let is_outstanding = watch.is_outstanding;
+            let request = asked_with!(self.client().copy_object(), self.given);
+            let request = source_with!(request, self.given);
+            let answer = stored_with!(request, self.given, meta)
+                .bucket(&self.bucket)
+                .key(to)
+                .copy_source(source(&self.bucket, from))
+                .copy_source_if_match(quoted(etag))
+                .set_if_none_match(absent(when))
+                .set_if_match(is(when))
+                // Without it the source's metadata is copied, or a copy onto itself refused.
+                .metadata_directive(MetadataDirective::Replace)
+                .set_tagging_directive(self.given.tagging_directive(meta))
+                .customize()
+                .interceptor(watch)
+                .send()
+                .await
+                .map_err(trouble)?;
+            let made = answer.copy_object_result();
+            let stored = stored(made.and_then(|made| made.e_tag()), answer.version_id())?;
+            Ok(Stored {
+                is_outstanding,
+                ..stored
+            })
+        })
+        .await
+        .map_err(|failure| failure.error)
+    }
+
+    pub(super) async fn remove(&self, key: &str, when: &When) -> Result<Removed> {
+        let earlier = AtomicBool::new(false);
+        let result = self
+            .run(Call::write("DeleteObject", key), |watch| async {
+                earlier.fetch_or(watch.is_outstanding, Ordering::Relaxed);
+                self.client()
+                    .delete_object()
+                    .bucket(&self.bucket)
+                    .key(key)
+                    .set_if_match(is(when))
+                    .set_request_payer(self.given.payer())
+                    .customize()
+                    .interceptor(watch)
+                    .send()
+                    .await
+                    .map_err(trouble)
+            })
+            .await;
+        unless_absent(result.map(drop))?;
+        Ok(Removed {
+            is_outstanding: earlier.into_inner(),
+        })
+    }
+}
+
+/// What is to go and is not there has gone. That its bucket is not there is another matter.
+pub(super) fn unless_absent(result: std::result::Result<(), Failure>) -> Result<()> {
+    match result {
+        Err(failure)
+            if failure.error.kind == ErrorKind::NotFound
+                && failure.error.code != "NoSuchBucket" =>
+        {
+            Ok(())
+        }
+        other => other.map_err(|failure| failure.error),
+    }
+}

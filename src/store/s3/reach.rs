@@ -1,0 +1,296 @@
+//! The way to the bucket as it is now, and what can be put right on it while a request waits.
+//!
+//! A bucket that lives in another region, credentials that have expired, a clock that is wrong, a connection that died
+//! while it lay idle: each is put right once for a request, and what was learned holds for those that follow. Whoever
+//! comes second to the same trouble takes what the first has found.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use aws_credential_types::provider::{self, ProvideCredentials, future};
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::{Credentials, Region, SharedCredentialsProvider, SharedHttpClient};
+use tokio::time::Instant;
+
+use crate::base::clock::Clock;
+use crate::store::s3::attempt::Flight;
+use crate::store::s3::classify::Cure;
+use crate::store::s3::connect::{self, Connected, Settings};
+
+/// The clocks may be this far apart before a refused signature is put down to them. The SDK signs by the store's clock,
+/// which each answer tells, from the same bound on.
+const SKEW: Duration = Duration::from_secs(4 * 60);
+
+/// The way to one bucket.
+#[derive(Debug)]
+pub(super) struct Reach {
+    client: RwLock<Client>,
+    region: RwLock<String>,
+    /// Counts the clients that have followed each other.
+    generation: AtomicU64,
+    settings: Settings,
+    /// For the services that credentials come from.
+    http: SharedHttpClient,
+    last: Last,
+    /// When credentials were last loaded again.
+    renewed: tokio::sync::Mutex<Option<Instant>>,
+    lines: Lines,
+    is_skew_told: AtomicBool,
+}
+
+impl Reach {
+    pub fn new(connected: Connected, settings: Settings) -> Self {
+        let reach = Self {
+            client: RwLock::new(connected.client),
+            region: RwLock::new(connected.region),
+            generation: AtomicU64::new(0),
+            settings,
+            http: connected.http,
+            last: Last::default(),
+            renewed: tokio::sync::Mutex::default(),
+            lines: Lines::default(),
+            is_skew_told: AtomicBool::new(false),
+        };
+        if let Some(provider) = connected.credentials {
+            reach.use_credentials(provider, None);
+        }
+        reach
+    }
+
+    /// Returns the client of now, and which one it is.
+    pub fn client(&self) -> Client {
+        self.client
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    pub fn region(&self) -> String {
+        self.region
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub fn lines(&self) -> &Lines {
+        &self.lines
+    }
+
+    fn replace(&self, client: Client) {
+        *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Tries to put right what an attempt has met; returns what gives reason to try again.
+    pub async fn first_cure(&self, cures: Vec<Cure>, flight: &Flight) -> Option<Cure> {
+        for cure in cures {
+            if self.cure(&cure, flight).await {
+                return Some(cure);
+            }
+        }
+        None
+    }
+
+    async fn cure(&self, cure: &Cure, flight: &Flight) -> bool {
+        match cure {
+            Cure::Clock => self.is_skewed(flight),
+            Cure::Credentials => Box::pin(self.renew(flight)).await,
+            Cure::Region(region) => self.move_to(region, flight),
+            // The next attempt goes there.
+            Cure::Follow(url) => url.starts_with("http://") || url.starts_with("https://"),
+        }
+    }
+
+    /// Returns whether the clocks are apart, by what the answer says. The SDK has taken the store's time from it.
+    fn is_skewed(&self, flight: &Flight) -> bool {
+        let Some(theirs_ns) = flight.date_ns() else {
+            return false;
+        };
+        let apart = Duration::from_nanos(theirs_ns.abs_diff(Clock::Real.now().wall_ns));
+        if apart <= SKEW {
+            return false;
+        }
+        if !self.is_skew_told.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "this machine's clock and the store's are {} min apart; requests are signed by the store's from now on, but let NTP set the clock",
+                apart.as_secs() / 60
+            );
+        }
+        true
+    }
+
+    fn move_to(&self, region: &str, flight: &Flight) -> bool {
+        let mut now = self.region.write().unwrap_or_else(PoisonError::into_inner);
+        if *now == region {
+            return flight.generation != self.generation();
+        }
+        tracing::warn!(
+            "the bucket is in region {region}, not in {now}: set `region` to that; until then the first request of each start goes astray"
+        );
+        region.clone_into(&mut now);
+        let config = self.client().config().to_builder();
+        let config = config.region(Region::new(region.to_owned()));
+        self.replace(Client::from_conf(config.build()));
+        true
+    }
+
+    /// Loads the credentials again; returns whether they are others than those that the attempt was signed with.
+    async fn renew(&self, flight: &Flight) -> bool {
+        // An endpoint inside this program has no others.
+        if self.settings.credentials.is_some() {
+            return false;
+        }
+        let mut renewed = self.renewed.lock().await;
+        if flight.generation != self.generation() || !self.last.has_signed(flight) {
+            return true;
+        }
+        // Whoever waited here while somebody else asked has the answer.
+        if renewed.is_some_and(|at| at >= flight.began) {
+            return false;
+        }
+        let sdk = connect::load(&self.settings, self.http.clone()).await;
+        let loaded = match sdk.credentials_provider() {
+            Some(provider) => match provider.provide_credentials().await {
+                Ok(credentials) => Some((provider, credentials)),
+                Err(error) => {
+                    tracing::debug!("could not load the credentials again: {error}");
+                    None
+                }
+            },
+            None => None,
+        };
+        *renewed = Some(Clock::Real.now().mono);
+        let Some((provider, credentials)) = loaded else {
+            return false;
+        };
+        if self.last.is(&credentials) {
+            return false;
+        }
+        tracing::info!("the store no longer took the credentials; they were loaded again");
+        self.use_credentials(provider, Some(credentials));
+        true
+    }
+
+    fn use_credentials(&self, inner: SharedCredentialsProvider, first: Option<Credentials>) {
+        let provider = Remembering {
+            inner,
+            first: Mutex::new(first),
+            last: self.last.clone(),
+        };
+        // A provider of its own has a partition of its own in the SDK's cache of identities.
+        let config = self.client().config().to_builder();
+        let config = config.credentials_provider(provider);
+        self.replace(Client::from_conf(config.build()));
+    }
+}
+
+/// The credentials that were last handed to the signer.
+#[derive(Clone, Default, Debug)]
+struct Last(Arc<Mutex<Option<Credentials>>>);
+
+impl Last {
+    fn set(&self, credentials: Credentials) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(credentials);
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&Credentials) -> T) -> Option<T> {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().map(look)
+    }
+
+    fn is(&self, other: &Credentials) -> bool {
+        let same = |last: &Credentials| {
+            last.access_key_id() == other.access_key_id()
+                && last.secret_access_key() == other.secret_access_key()
+                && last.session_token() == other.session_token()
+        };
+        self.with(same) == Some(true)
+    }
+
+    /// Returns false if the attempt was surely signed with others.
+    fn has_signed(&self, flight: &Flight) -> bool {
+        let Some((id, token)) = flight.signed_with() else {
+            return true;
+        };
+        let same = |last: &Credentials| {
+            last.access_key_id() == id && last.session_token() == token.as_deref()
+        };
+        self.with(same) != Some(false)
+    }
+}
+
+/// Hands out another's credentials, and remembers them.
+#[derive(Debug)]
+struct Remembering {
+    inner: SharedCredentialsProvider,
+    /// Loaded already.
+    first: Mutex<Option<Credentials>>,
+    last: Last,
+}
+
+impl Remembering {
+    async fn load(&self) -> provider::Result {
+        let first = self
+            .first
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let credentials = match first {
+            Some(credentials) => credentials,
+            None => self.inner.provide_credentials().await?,
+        };
+        self.last.set(credentials.clone());
+        Ok(credentials)
+    }
+}
+
+impl ProvideCredentials for Remembering {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(self.load())
+    }
+
+    fn fallback_on_interrupt(&self) -> Option<Credentials> {
+        self.inner.fallback_on_interrupt()
+    }
+}
+
+/// The connections on which an answer has come: one that dies now has died while it lay idle.
+///
+/// A connection is known by its own address. The kernel may give the same address to a later one: then one attempt too
+/// few is counted, which is bounded where it is used.
+#[derive(Default, Debug)]
+pub(super) struct Lines(Mutex<HashSet<SocketAddr>>);
+
+/// More than there are connections at once; beyond it all are taken for new.
+const MOST_LINES: usize = 4096;
+
+impl Lines {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<SocketAddr>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers that an answer has come on a connection, if it is known on which.
+    pub fn answered(&self, line: Option<SocketAddr>) {
+        let Some(line) = line else { return };
+        let mut lines = self.lock();
+        if lines.len() >= MOST_LINES {
+            lines.clear();
+        }
+        lines.insert(line);
+    }
+
+    /// Forgets a connection that died; returns whether it had answered before.
+    pub fn died(&self, line: SocketAddr) -> bool {
+        self.lock().remove(&line)
+    }
+}

@@ -1,0 +1,248 @@
+//! The checksum that goes with an upload: one plain header of the kind that the store takes, never two.
+//!
+//! A single put carries whatever kind is known to work. The parts of an upload carry the kind that it was created with:
+//! S3 refuses another, and the sum of the whole can only be made of sums of one kind. Of the kind MD5 an upload's parts
+//! have their own, which says nothing of the whole.
+//!
+//! What the store echoes is compared whatever its kind is: a store may add one of its own.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use aws_sdk_s3::types::ChecksumAlgorithm;
+use md5::Digest as _;
+
+use crate::base::digest::{Crc32, Crc64, hex};
+use crate::store::features::Checksum;
+use crate::store::s3::classify::Trouble;
+use crate::store::{Body, Part};
+
+/// The most uploads whose kind is remembered; one that was forgotten is taken for one of the usual kind.
+const MOST: usize = 4096;
+
+/// The checksum of one body or object as header values: at most one is there.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Sum {
+    pub crc64: Option<String>,
+    pub crc32: Option<String>,
+    pub md5: Option<String>,
+}
+
+impl Sum {
+    /// Returns the checksum of `body` of this kind.
+    pub fn of(kind: Checksum, body: &Body) -> Self {
+        let mut sum = Self::default();
+        match kind {
+            Checksum::Crc64 => sum.crc64 = Some(base64_64(body.crc64)),
+            Checksum::Crc32 => sum.crc32 = Some(base64_32(Crc32::of(&body.bytes))),
+            Checksum::Md5 => sum.md5 = Some(md5(&body.bytes)),
+            Checksum::None => {}
+        }
+        sum
+    }
+}
+
+pub(super) fn base64_64(crc: Crc64) -> String {
+    aws_smithy_types::base64::encode(crc.0.to_be_bytes())
+}
+
+pub(super) fn base64_32(crc: Crc32) -> String {
+    aws_smithy_types::base64::encode(crc.0.to_be_bytes())
+}
+
+/// Returns the value of Content-MD5.
+pub(super) fn md5(bytes: &[u8]) -> String {
+    aws_smithy_types::base64::encode(md5::Md5::digest(bytes))
+}
+
+/// Returns the kind to try after this one was refused.
+pub(super) fn lower(kind: Checksum) -> Option<Checksum> {
+    match kind {
+        Checksum::Crc64 => Some(Checksum::Crc32),
+        Checksum::Crc32 => Some(Checksum::Md5),
+        Checksum::Md5 => Some(Checksum::None),
+        Checksum::None => None,
+    }
+}
+
+/// Returns the kind to try for a part after this one was refused: one that says nothing of the whole.
+pub(super) fn lower_in_upload(kind: Checksum) -> Option<Checksum> {
+    match kind {
+        Checksum::Crc64 | Checksum::Crc32 => Some(Checksum::Md5),
+        Checksum::Md5 => Some(Checksum::None),
+        Checksum::None => None,
+    }
+}
+
+/// Returns what an upload of this kind is created with; `None` for kinds that only its parts know.
+pub(super) fn algorithm(kind: Checksum) -> Option<ChecksumAlgorithm> {
+    match kind {
+        Checksum::Crc64 => Some(ChecksumAlgorithm::Crc64Nvme),
+        Checksum::Crc32 => Some(ChecksumAlgorithm::Crc32),
+        Checksum::Md5 | Checksum::None => None,
+    }
+}
+
+/// Checks what the store says it has against what was sent: CRC64NVME, CRC32.
+pub(super) fn same(
+    body: &Body,
+    crc64: Option<&str>,
+    crc32: Option<&str>,
+) -> std::result::Result<(), Trouble> {
+    echoed(Some(&base64_64(body.crc64)), crc64)?;
+    if crc32.is_some() {
+        echoed(Some(&base64_32(Crc32::of(&body.bytes))), crc32)?;
+    }
+    Ok(())
+}
+
+/// Checks one echoed value, where both are known. Of a sum of sums, which some stores answer with, nothing can be said.
+pub(super) fn echoed(
+    sent: Option<&str>,
+    answered: Option<&str>,
+) -> std::result::Result<(), Trouble> {
+    match (sent, answered) {
+        (Some(sent), Some(answered)) if sent != answered && !answered.contains('-') => {
+            Err(Trouble::Different(format!(
+                "the store has checksum {answered:?}, and {sent:?} was sent"
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks an ETag that has the form of an MD5 against the MD5 that was sent.
+pub(super) fn etag_of(md5: Option<&str>, etag: &str) -> std::result::Result<(), Trouble> {
+    let is_md5 = etag.len() == 32 && etag.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let sent = md5
+        .filter(|_| is_md5)
+        .and_then(|md5| aws_smithy_types::base64::decode(md5).ok())
+        .map(|md5| hex(&md5));
+    match sent {
+        Some(sent) if !sent.eq_ignore_ascii_case(etag) => Err(Trouble::Different(format!(
+            "the store has content of MD5 {etag}, and {sent} was sent"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// What is known of the uploads that are open: of which kind each is, and the sums that its whole is made of.
+#[derive(Default, Debug)]
+pub(super) struct Uploads(Mutex<HashMap<String, Upload>>);
+
+#[derive(Clone, Debug)]
+struct Upload {
+    kind: Checksum,
+    /// By number, with the length; only of an upload of that kind.
+    crc32: BTreeMap<u32, (Crc32, u64)>,
+}
+
+impl Uploads {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Upload>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the kind of an upload, if it is known.
+    pub fn kind(&self, id: &str) -> Option<Checksum> {
+        self.lock().get(id).map(|upload| upload.kind)
+    }
+
+    /// Remembers the kind of an upload; the sums of its parts are kept.
+    pub fn set_kind(&self, id: &str, kind: Checksum) {
+        let mut uploads = self.lock();
+        if let Some(upload) = uploads.get_mut(id) {
+            upload.kind = kind;
+            return;
+        }
+        if uploads.len() >= MOST {
+            uploads.clear();
+        }
+        let crc32 = BTreeMap::new();
+        uploads.insert(id.to_owned(), Upload { kind, crc32 });
+    }
+
+    /// Remembers the CRC32 of a part of `len` bytes.
+    pub fn note(&self, id: &str, number: u32, crc32: Crc32, len: u64) {
+        if let Some(upload) = self.lock().get_mut(id) {
+            upload.crc32.insert(number, (crc32, len));
+        }
+    }
+
+    /// Returns the CRC32 of the parts that are known, and of the whole if all are.
+    pub fn crc32(&self, id: &str, parts: &[Part]) -> (Vec<Option<Crc32>>, Option<Crc32>) {
+        let uploads = self.lock();
+        let known = |part: &Part| uploads.get(id)?.crc32.get(&part.number).copied();
+        let known: Vec<_> = parts.iter().map(known).collect();
+        let whole = known.iter().copied().collect::<Option<Vec<_>>>();
+        let whole = whole.and_then(|parts| {
+            let join = |a: (Crc32, u64), b: (Crc32, u64)| (a.0.followed_by(b.0, b.1), a.1 + b.1);
+            parts.into_iter().reduce(join).map(|(crc32, _)| crc32)
+        });
+        let parts = known.into_iter().map(|part| part.map(|(crc32, _)| crc32));
+        (parts.collect(), whole)
+    }
+
+    /// Forgets an upload that is over.
+    pub fn end(&self, id: &str) {
+        self.lock().remove(id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_kind_is_one_header() {
+        let body = Body::of(b"tide".to_vec().into());
+        let count = |kind| {
+            let sum = Sum::of(kind, &body);
+            [sum.crc64, sum.crc32, sum.md5].iter().flatten().count()
+        };
+        let mut kind = Some(Checksum::Crc64);
+        let mut counts = Vec::new();
+        while let Some(this) = kind {
+            counts.push(count(this));
+            kind = lower(this);
+        }
+        assert_eq!(counts, [1, 1, 1, 0]);
+    }
+
+    #[test]
+    fn the_sum_of_the_whole_needs_every_part() {
+        let uploads = Uploads::default();
+        uploads.set_kind("id", Checksum::Crc32);
+        uploads.note("id", 1, Crc32::of(b"hello"), 5);
+        let part = |number| Part {
+            number,
+            etag: String::new(),
+            crc64: None,
+        };
+        let parts = [part(1), part(2)];
+        assert_eq!(
+            uploads.crc32("id", &parts),
+            (vec![Some(Crc32::of(b"hello")), None], None)
+        );
+        uploads.note("id", 2, Crc32::of(b", tide"), 6);
+        assert_eq!(
+            uploads.crc32("id", &parts).1,
+            Some(Crc32::of(b"hello, tide"))
+        );
+        uploads.end("id");
+        assert_eq!(
+            (uploads.kind("id"), uploads.crc32("id", &parts).1),
+            (None, None)
+        );
+    }
+
+    #[test]
+    fn only_an_etag_that_can_be_an_md5_is_held_against_one() {
+        let sent = md5(b"tide");
+        let right = hex(&md5::Md5::digest(b"tide"));
+        assert!(etag_of(Some(&sent), &right).is_ok());
+        assert!(etag_of(Some(&sent), &right.to_uppercase()).is_ok());
+        assert!(etag_of(Some(&sent), "opaque").is_ok());
+        assert!(etag_of(Some(&sent), &"0".repeat(32)).is_err());
+        assert!(etag_of(None, &"0".repeat(32)).is_ok());
+    }
+}
