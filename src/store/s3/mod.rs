@@ -19,6 +19,7 @@
 #[macro_use]
 mod given;
 
+mod asking;
 mod attempt;
 mod classify;
 mod connect;
@@ -54,11 +55,11 @@ pub use crate::store::s3::connect::{Addressing, Patience, Settings, SetupError};
 /// A bucket behind an S3 endpoint. One client and one pool of connections.
 #[derive(Debug)]
 pub struct S3Store {
-    reach: Reach,
+    reach: Arc<Reach>,
     bucket: String,
     endpoint_url: String,
     patience: Patience,
-    given: Given,
+    given: Arc<Given>,
     uploads: Uploads,
     features: RwLock<Arc<Features>>,
 }
@@ -72,9 +73,9 @@ impl S3Store {
         Ok(Self {
             bucket: bucket.to_owned(),
             endpoint_url: connected.endpoint_url.clone(),
-            reach: Reach::new(connected, settings.clone()),
+            reach: Arc::new(Reach::new(connected, settings.clone())),
             patience: settings.patience,
-            given,
+            given: Arc::new(given),
             uploads: Uploads::default(),
             features: RwLock::default(),
         })
@@ -205,6 +206,20 @@ impl Store for S3Store {
         let body = &body;
         let put = self.lowering(|kind| self.put_once(key, body, meta, when, kind));
         put.await.map(|(stored, _)| stored)
+    }
+
+    async fn put_tagged(
+        &self,
+        key: &str,
+        body: Body,
+        meta: &Meta,
+        tag: (&str, &str),
+    ) -> Result<Stored> {
+        self.put_with_tag(key, &body, meta, tag).await
+    }
+
+    async fn tags(&self, key: &str) -> Result<Vec<(String, String)>> {
+        self.tags_of(key).await
     }
 
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<(Object, Bytes)> {
