@@ -12,6 +12,8 @@
 //!
 //! What this does not protect against: a store that changes; and one that answers differently for large objects.
 
+mod left;
+
 use std::future::Future;
 use std::time::Duration;
 
@@ -355,15 +357,6 @@ impl Asking<'_> {
         Ok(())
     }
 
-    /// Returns a key of the probe, and notes that there may be an object under it.
-    fn note(&mut self, name: &str) -> String {
-        let key = format!("{}{name}", self.folder);
-        if !self.left.contains(&key) {
-            self.left.push(key.clone());
-        }
-        key
-    }
-
     fn learn(&mut self, checksum: Checksum) {
         self.found.checksum = checksum;
         self.store.learn(self.found);
@@ -376,18 +369,6 @@ impl Asking<'_> {
 
     async fn may_put(&self, key: &str, bytes: &'static [u8], when: &When) -> Result<Said<Stored>> {
         self.may(|| self.put(key, bytes, when)).await
-    }
-
-    /// Begins an upload; `None`: the store refuses to.
-    async fn begin(&mut self, key: &str) -> Result<Option<String>> {
-        self.is_upload_lost = true;
-        let begun = self.may(|| self.store.create_multipart(key, &self.meta));
-        let Ok(id) = begun.await? else {
-            return Ok(None);
-        };
-        self.uploads.push((key.to_owned(), id.clone()));
-        self.is_upload_lost = false;
-        Ok(Some(id))
     }
 
     async fn begin_with_part(&mut self, key: &str) -> Result<Option<(String, Part)>> {
@@ -456,63 +437,6 @@ impl Asking<'_> {
                 ErrorKind::Network | ErrorKind::Busy | ErrorKind::Barred
             )
         })
-    }
-
-    /// Removes what there is, as far as that succeeds.
-    async fn clean_up(&mut self) {
-        /// A request may fail once and again; one that fails three times is not tried for ever.
-        const ROUNDS: usize = 3;
-        for _ in 0..ROUNDS {
-            if self.is_upload_lost && self.find_lost().await {
-                self.is_upload_lost = false;
-            }
-            let mut open = Vec::new();
-            for (key, id) in std::mem::take(&mut self.uploads) {
-                if self.store.abort(&key, &id).await.is_err() {
-                    open.push((key, id));
-                }
-            }
-            self.uploads = open;
-            if self.found.delete_many
-                && let Ok(each) = self.store.delete_many(&self.left).await
-            {
-                let mut each = each.into_iter();
-                self.left
-                    .retain(|_| !each.next().is_some_and(|one| one.is_ok()));
-            }
-            let mut left = Vec::new();
-            for key in std::mem::take(&mut self.left) {
-                if self.store.delete(&key).await.is_err() {
-                    left.push(key);
-                }
-            }
-            self.left = left;
-            if self.left.is_empty() && self.uploads.is_empty() && !self.is_upload_lost {
-                return;
-            }
-        }
-        let (objects, uploads) = (self.left.len(), self.uploads.len());
-        tracing::debug!(
-            objects,
-            uploads,
-            folder = self.folder,
-            "could not remove all of a probe"
-        );
-    }
-
-    /// Looks for uploads whose id was never heard; returns whether that is settled.
-    async fn find_lost(&mut self) -> bool {
-        match self.store.list_uploads(&self.folder, None).await {
-            Ok(page) => {
-                for open in page.uploads {
-                    if open.key.starts_with(&self.folder) {
-                        self.uploads.push((open.key, open.id));
-                    }
-                }
-                true
-            }
-            Err(error) => matches!(error.kind, ErrorKind::Unsupported | ErrorKind::Denied),
-        }
     }
 }
 

@@ -16,6 +16,7 @@ mod demo;
 mod explain;
 mod eyes;
 mod faults;
+mod features;
 mod filter;
 mod manifest;
 mod process;

@@ -374,6 +374,11 @@ impl Endpoint {
             .collect()
     }
 
+    /// Returns the keys of all objects, in order.
+    pub fn all_keys(&self) -> Vec<String> {
+        self.inner().keys().unwrap()
+    }
+
     /// Returns the keys of all objects but the agent's lease, in order.
     pub fn keys(&self) -> Vec<String> {
         let mut keys = self.inner().keys().unwrap();
