@@ -204,7 +204,7 @@ async fn a_probe_ends_when_it_is_told_to_and_cleans_up() {
         let line = Faulty::new(MemStore::default(), 1, odds);
         let until = tokio::time::sleep(Duration::from_millis(millis));
         let found = probe::probe(&line, &KeyMap::new("p/"), 7, until).await;
-        assert!(millis > 3000 || found.is_err(), "{millis} ms");
+        assert!(millis > 2000 || found.is_err(), "{millis} ms");
         let (left, open) = (line.inner().objects(), line.inner().open_uploads());
         assert!(
             left.is_empty() && open.is_empty(),
