@@ -25,6 +25,7 @@ impl S3Store {
             given: Arc::clone(&self.given),
             uploads: Uploads::default(),
             features: RwLock::default(),
+            is_asked: true,
         }
     }
 

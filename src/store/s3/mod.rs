@@ -26,6 +26,7 @@ mod connect;
 mod objects;
 mod pages;
 mod reach;
+mod root;
 mod sums;
 mod table;
 mod upload;
@@ -62,6 +63,8 @@ pub struct S3Store {
     given: Arc<Given>,
     uploads: Uploads,
     features: RwLock<Arc<Features>>,
+    /// It is asked what it can do: nothing is done in another way, and nothing of it is told.
+    is_asked: bool,
 }
 
 impl S3Store {
@@ -78,6 +81,7 @@ impl S3Store {
             given: Arc::new(given),
             uploads: Uploads::default(),
             features: RwLock::default(),
+            is_asked: false,
         })
     }
 
@@ -134,6 +138,9 @@ impl S3Store {
             checksum: to,
             ..*known
         });
+        if self.is_asked {
+            return;
+        }
         tracing::info!(
             bucket = self.bucket,
             answer = failure.error.message,
