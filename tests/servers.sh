@@ -98,9 +98,9 @@ start juicefs "$juicefs_port" "$venv/bin/juicefs" gateway "$meta" "127.0.0.1:$ju
     --keep-etag --object-meta --no-usage-report --cache-dir "$work/cache" --log "$work/juicefs.log"
 
 export TIDEWATCH_TEST_S3="
-name=moto,endpoint=http://127.0.0.1:$moto_port,access=$access,secret=$secret,bucket=bucket,lacks=checksums+signatures+copy_conditions+unknown_uploads;
-name=rclone,endpoint=http://127.0.0.1:$rclone_port,access=$access,secret=$secret,bucket=bucket,lacks=checksums+multipart+copy_conditions+file_and_folder+long_names;
-name=juicefs,endpoint=http://127.0.0.1:$juicefs_port,access=$access,secret=$secret,bucket=tide,lacks=checksums+file_and_folder+short_pages+part_rules"
+name=moto,endpoint=http://127.0.0.1:$moto_port,access=$access,secret=$secret,bucket=bucket,lacks=checksums+signatures+copy_conditions+unknown_uploads+copy_targets+complete_match+list_parts;
+name=rclone,endpoint=http://127.0.0.1:$rclone_port,access=$access,secret=$secret,bucket=bucket,lacks=checksums+copy_conditions+file_and_folder+long_names+conditions+copy_targets+complete_absent+complete_match+delete_conditions+joined_etags+part_rules+part_copies;
+name=juicefs,endpoint=http://127.0.0.1:$juicefs_port,access=$access,secret=$secret,bucket=tide,lacks=checksums+file_and_folder+short_pages+part_rules+conditions+copy_targets+complete_absent+complete_match+delete_conditions+delete_many+short_part_pages"
 
 # Garage's keys have a form of their own.
 garage_access=GK0123456789abcdef01234567

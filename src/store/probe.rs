@@ -314,7 +314,17 @@ impl Asking<'_> {
             self.found.multipart = true;
             return Ok(());
         }
-        if is_held(&joined) {
+        // Some stores know the one condition and not the other.
+        let held = is_held(&joined) && {
+            let wrong = When::Is(WRONG.to_owned());
+            let joined = self.join(first, &id, &part, &wrong).await?;
+            if joined.is_ok() {
+                self.found.multipart = true;
+                return Ok(());
+            }
+            is_held(&joined)
+        };
+        if held {
             let right = When::Is(etag.to_owned());
             if self.join(first, &id, &part, &right).await?.is_ok() {
                 self.found.complete_if = true;
