@@ -127,12 +127,17 @@ impl Asker {
         }
         let flight = self.flight(bucket);
         let known = flight.lock().await;
-        let learned = *bucket.store.features();
-        if let Some((found, at_ns)) = known.found
-            && learned.is_known
-            && learned != found
-        {
-            self.keep(bucket, learned, at_ns).await;
+        let learned = bucket.store.features();
+        if let Some((found, at_ns)) = known.found {
+            // Only what a store lowers by itself: what it says else is what its folder may use of it.
+            let lowered = Features {
+                checksum: learned.checksum,
+                delete_many: found.delete_many && learned.delete_many,
+                ..found
+            };
+            if learned.is_known && lowered != found {
+                self.keep(bucket, lowered, at_ns).await;
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::base::host;
 use crate::base::path::escaped;
+use crate::base::terms::Terms;
 use crate::commands::check::{Finding, store};
 use crate::commands::{features, settings};
 use crate::config::Folder;
@@ -48,6 +49,7 @@ pub(super) async fn check(folder: &Folder) -> Vec<Finding> {
         bucket: format!("bucket `{bucket}` at {endpoint}"),
         resource: format!("arn:aws:s3:::{bucket}/{}*", folder.to.prefix),
         prefix: &folder.to.prefix,
+        terms: &folder.terms,
         found: Vec::new(),
     };
     let mut found = asked.everything().await;
@@ -75,6 +77,7 @@ struct Asked<'a> {
     /// What a policy has to name.
     resource: String,
     prefix: &'a str,
+    terms: &'a Terms,
     found: Vec<Finding>,
 }
 
@@ -148,7 +151,7 @@ impl Asked<'_> {
         let asked = self.store.apart(features::patience());
         let until = tokio::time::sleep(ASKING);
         match probe(&asked, keys, id, until).await {
-            Ok(features) => self.found.extend(store::told(&features)),
+            Ok(features) => self.found.extend(store::told(&features, self.terms)),
             Err(error) => self.found.push(Finding::warn(format!(
                 "what the store can do could not be found out: {error}"
             ))),

@@ -1,10 +1,11 @@
 //! What follows from what a store does and does not do, in plain words. Says nothing of what changes nothing here.
 
+use crate::base::terms::Terms;
 use crate::commands::check::Finding;
 use crate::store::features::{Checksum, Features};
 
 /// Tells what a probe has found; one line if all is well.
-pub(super) fn told(features: &Features) -> Vec<Finding> {
+pub(super) fn told(features: &Features, terms: &Terms) -> Vec<Finding> {
     let mut found = vec![checksums(features)];
     let warnings = [
         (
@@ -47,6 +48,10 @@ pub(super) fn told(features: &Features) -> Vec<Finding> {
             features.exact_keys,
             "changes letters in keys: names that differ only in them are one object",
         ),
+        (
+            features.tags || terms.tags.is_empty(),
+            "takes no tags: those of the config are refused or lost",
+        ),
     ];
     for (is_well, text) in warnings {
         if !is_well {
@@ -80,7 +85,8 @@ mod tests {
 
     #[test]
     fn where_all_is_well_one_line_says_so() {
-        let found = told(&Features::ALL);
+        let plain = Terms::default();
+        let found = told(&Features::ALL, &plain);
         assert_eq!(
             found,
             [Finding::ok("the store checks CRC64NVME on every upload")]
@@ -93,12 +99,17 @@ mod tests {
             delete_if_match: false,
             ..Features::ALL
         };
-        assert_eq!(told(&enough), found);
+        assert_eq!(told(&enough, &plain), found);
+        let tagged = Terms {
+            tags: vec![("team".to_owned(), "photos".to_owned())],
+            ..plain
+        };
+        assert_eq!(told(&enough, &tagged).len(), 2);
     }
 
     #[test]
     fn each_thing_that_is_missing_is_one_line_and_of_one_that_implies_another_only_the_first() {
-        let nothing = told(&Features::default());
+        let nothing = told(&Features::default(), &Terms::default());
         assert!(nothing.iter().all(|one| one.grade == Grade::Warn));
         let texts: Vec<_> = nothing.iter().map(|one| one.text.as_str()).collect();
         assert_eq!(texts.len(), 7, "{texts:#?}");
@@ -111,6 +122,6 @@ mod tests {
             list_uploads: false,
             ..Features::ALL
         };
-        assert_eq!(told(&odd).len(), 5);
+        assert_eq!(told(&odd, &Terms::default()).len(), 5);
     }
 }
