@@ -175,7 +175,8 @@ impl Asker {
                 () = tokio::time::sleep(patience) => {}
             }
         };
-        let found = probe(&*bucket.asked, &bucket.keys, self.id(), until).await;
+        // Boxed, as it is large and rare: every folder's future would carry it along.
+        let found = Box::pin(probe(&*bucket.asked, &bucket.keys, self.id(), until)).await;
         let now = self.clock.now();
         match found {
             Ok(features) => {
