@@ -99,7 +99,7 @@ start juicefs "$juicefs_port" "$venv/bin/juicefs" gateway "$meta" "127.0.0.1:$ju
 
 export TIDEWATCH_TEST_S3="
 name=moto,endpoint=http://127.0.0.1:$moto_port,access=$access,secret=$secret,bucket=bucket,lacks=checksums+signatures+copy_conditions+unknown_uploads+copy_targets+complete_match+list_parts;
-name=rclone,endpoint=http://127.0.0.1:$rclone_port,access=$access,secret=$secret,bucket=bucket,lacks=checksums+copy_conditions+file_and_folder+long_names+conditions+copy_targets+complete_absent+complete_match+delete_conditions+joined_etags+part_rules+part_copies;
+name=rclone,endpoint=http://127.0.0.1:$rclone_port,access=$access,secret=$secret,bucket=bucket,lacks=checksums+copy_conditions+file_and_folder+long_names+conditions+copy_targets+complete_absent+complete_match+delete_conditions+joined_etags+part_rules+part_copies+part_markers;
 name=juicefs,endpoint=http://127.0.0.1:$juicefs_port,access=$access,secret=$secret,bucket=tide,lacks=checksums+file_and_folder+short_pages+part_rules+conditions+copy_targets+complete_absent+complete_match+delete_conditions+delete_many+short_part_pages"
 
 # Garage's keys have a form of their own.
