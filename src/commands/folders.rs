@@ -22,6 +22,7 @@ use crate::base::offload::Offload;
 use crate::base::path::{RelPath, escaped};
 use crate::base::snapshot::{FolderSnapshot, Happening};
 use crate::base::terms::Terms;
+use crate::commands::features::{self, Asker, Bucket};
 use crate::commands::lines::Lines;
 use crate::commands::{Exit, settings};
 use crate::config::{self, Config, S3};
@@ -52,6 +53,7 @@ pub struct Shared {
     pub lines: Lines,
     buffers: Pool,
     shutdown_grace: Duration,
+    asker: Asker,
 }
 
 /// A folder to be run, and how.
@@ -120,6 +122,7 @@ impl Shared {
         })?;
         let memory_bytes = config.upload.memory_bytes;
         Ok(Self {
+            asker: Asker::new(manifest.clone(), Clock::Real, Offload::Pool),
             manifest,
             stores,
             state_dir,
@@ -136,12 +139,32 @@ impl Shared {
             () = stop.cancelled() => return Left::Stopped,
         };
         match store {
-            Ok(store) => match self.assemble(start, store).await {
-                Ok(folder) => Left::Ended(Box::new(agent::run(folder, stop).await)),
-                Err(why) => Left::Broken(why),
-            },
+            Ok(store) => self.run(start, store, stop).await,
             Err(error) => Left::NoStore(error),
         }
+    }
+
+    async fn run(&self, start: Start, store: Arc<S3Store>, stop: CancellationToken) -> Left {
+        let bucket = Bucket {
+            endpoint: store.endpoint_url().to_owned(),
+            name: start.folder.to.bucket.clone(),
+            keys: KeyMap::new(&start.folder.to.prefix),
+            asked: Arc::new(store.apart(features::patience())),
+            store: store.clone(),
+        };
+        self.asker.begin(&bucket, &stop).await;
+        let folder = match self.assemble(start, store).await {
+            Ok(folder) => folder,
+            Err(why) => return Left::Broken(why),
+        };
+        let over = stop.child_token();
+        let running = async {
+            let ended = Box::pin(agent::run(folder, stop)).await;
+            over.cancel();
+            ended
+        };
+        let (ended, ()) = tokio::join!(running, self.asker.keep_up(&bucket, &over));
+        Left::Ended(Box::new(ended))
     }
 
     async fn assemble(&self, start: Start, store: Arc<S3Store>) -> Result<agent::Folder, String> {

@@ -5,6 +5,7 @@ pub mod control;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod explain;
+pub mod features;
 pub mod folder;
 pub mod folders;
 pub mod held;

@@ -53,6 +53,7 @@
 //! - A state folder on a network filesystem where locks or shared memory do not work; opening refuses it if it can
 //!   tell.
 
+mod buckets;
 mod changes;
 mod connections;
 mod decode;
@@ -62,6 +63,7 @@ mod rows;
 mod schema;
 mod uploads;
 
+pub use buckets::Probed;
 pub use connections::Manifest;
 pub use error::{Error, ErrorKind, OpenError};
 pub use open::{Opened, held_since, holder, is_locked};

@@ -22,7 +22,7 @@ use crate::base::clock::rfc3339;
 use crate::manifest::connections::{Manifest, Place};
 use crate::manifest::error::{ErrorKind, OpenError};
 use crate::manifest::schema::{self, Access};
-use crate::manifest::{changes, rows, uploads};
+use crate::manifest::{buckets, changes, rows, uploads};
 
 const DATABASE: &str = "tidewatch.db";
 const LOCK: &str = "lock";
@@ -300,7 +300,12 @@ fn start(database: &Path) -> rusqlite::Result<([Connection; 2], String)> {
     let (_, version) = schema::stamp(&writer)?;
     schema::upgrade(&mut writer, version)?;
     // A schema that does not hold the statements is found here.
-    for sql in rows::ALL.iter().chain(&changes::ALL).chain(&uploads::ALL) {
+    for sql in rows::ALL
+        .iter()
+        .chain(&changes::ALL)
+        .chain(&uploads::ALL)
+        .chain(&buckets::ALL)
+    {
         writer.prepare_cached(sql)?;
     }
     schema::mark_clean(&writer, false)?;

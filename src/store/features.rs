@@ -44,6 +44,8 @@ pub struct Features {
     pub tags: bool,
     /// Whether listings are in the order of the keys' bytes.
     pub is_ordered: bool,
+    /// Whether listings show each key as it was written.
+    pub exact_keys: bool,
     /// Whether user metadata comes back.
     pub metadata: bool,
 }
@@ -82,6 +84,7 @@ impl Features {
         delete_many: true,
         tags: true,
         is_ordered: true,
+        exact_keys: true,
         metadata: true,
     };
 }

@@ -33,6 +33,9 @@ pub const TRASH: &str = "trash/";
 /// The reserved folder of new contents that a brake keeps from overwriting.
 pub const QUARANTINE: &str = "quarantine/";
 
+/// What the reserved folders begin with in which a store is asked what it can do.
+pub const PROBE: &str = "probe-";
+
 /// What marks an escaped byte.
 const MARK: char = '\u{201b}';
 

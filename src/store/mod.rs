@@ -4,6 +4,7 @@
 
 pub mod features;
 pub mod key;
+pub mod probe;
 pub mod s3;
 pub mod tap;
 
@@ -42,6 +43,18 @@ pub trait Store: Send + Sync + 'static {
     /// Stores one object with one request.
     async fn put(&self, key: &str, body: Body, meta: &Meta) -> Result<Stored> {
         self.put_if(key, body, meta, &When::Always).await
+    }
+
+    /// Stores one object with a tag, with one request. Only asked to find out whether the store takes tags.
+    async fn put_tagged(&self, key: &str, _: Body, _: &Meta, _: (&str, &str)) -> Result<Stored> {
+        let (kind, why) = (ErrorKind::Unsupported, "this store has no tags");
+        Err(Error::new(kind, "PutObject", key, Effect::None, why))
+    }
+
+    /// Returns an object's tags.
+    async fn tags(&self, key: &str) -> Result<Vec<(String, String)>> {
+        let (kind, why) = (ErrorKind::Unsupported, "this store has no tags");
+        Err(Error::new(kind, "GetObjectTagging", key, Effect::None, why))
     }
 
     /// Reads an object, or the part of it in `range`.

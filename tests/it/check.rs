@@ -74,10 +74,13 @@ async fn where_all_is_well_it_says_so_and_leaves_nothing() {
     assert_eq!(code, Some(0), "{out}");
     assert!(out.ends_with("everything is in order\n"), "{out}");
     assert!(out.contains("1 file in 2 folders"), "{out}");
-    assert_eq!(endpoint.keys(), [""; 0]);
+    assert!(out.contains("ok    photos: the store checks CRC64NVME on every upload\n"));
+    assert_eq!(out.matches("the store").count(), 1, "{out}");
+    assert_eq!(endpoint.all_keys(), [""; 0]);
     assert!(!machine.at("state").exists());
-    for request in endpoint.requests() {
-        let own = request.key.starts_with("p/.tidewatch/check-");
+    for request in endpoint.all_requests() {
+        let own = ["p/.tidewatch/check-", "p/.tidewatch/probe-"];
+        let own = own.iter().any(|own| request.key.starts_with(own));
         assert!(own || request.key.is_empty(), "{request:?}");
     }
 }
@@ -109,15 +112,44 @@ async fn each_missing_right_is_named_in_one_line() {
 async fn what_the_agent_can_do_without_is_only_a_warning() {
     let endpoint = Endpoint::start().await;
     let machine = Machine::new(&endpoint);
-    endpoint.always("CopyObject", Fault::Error(501, "NotImplemented"));
-    let line = machine.one_line(0, "warn");
-    assert!(line.contains("does not copy"), "{line}");
-    endpoint.clear();
+    endpoint.meet_probes();
+    for (operation, said) in [
+        (
+            "CopyObject",
+            "does not copy: equal and renamed files are sent again",
+        ),
+        (
+            "UploadPartCopy",
+            "does not copy by parts: files above 5 GiB are sent again instead",
+        ),
+        (
+            "ListParts",
+            "cannot list parts: resumed uploads trust their notes",
+        ),
+        (
+            "ListMultipartUploads",
+            "cannot list open uploads: one whose beginning was not answered stays",
+        ),
+        (
+            "DeleteObjects",
+            "has no DeleteObjects: one request per delete",
+        ),
+        (
+            "CreateMultipartUpload",
+            "takes no uploads by parts: large files cannot be sent",
+        ),
+    ] {
+        endpoint.always(operation, Fault::Error(501, "NotImplemented"));
+        let line = machine.one_line(0, "warn");
+        assert_eq!(line, format!("warn  photos: the store {said}"));
+        endpoint.clear();
+        assert_eq!(endpoint.all_keys(), [""; 0], "{operation}");
+    }
     endpoint.always("DeleteObject", Fault::Error(403, "AccessDenied"));
     let line = machine.one_line(0, "warn");
-    for key in endpoint.keys() {
-        assert!(line.contains(&key), "{key} is left and not named: {line}");
-    }
+    let left = endpoint.all_keys();
+    assert_eq!(left.len(), 1, "nothing more is put that cannot be removed");
+    assert!(line.contains(&left[0]), "{line}");
     endpoint.clear();
     // A right that nothing needs: the listing answers for the bucket.
     endpoint.always("HeadBucket", Fault::Error(403, "AccessDenied"));
@@ -174,4 +206,37 @@ async fn a_state_folder_that_cannot_be_is_trouble_of_this_machine() {
     assert_eq!(code, Some(2), "{out}");
     assert!(out.starts_with("fail  state: "), "{out}");
     assert!(out.contains("agent.state_dir"), "{out}");
+}
+
+#[tokio::test]
+async fn what_the_store_can_do_is_asked_anew_and_written_nowhere() {
+    let endpoint = Endpoint::start().await;
+    let machine = Machine::new(&endpoint);
+    let asks = |endpoint: &Endpoint| {
+        let requests = endpoint.all_requests();
+        let copies = requests
+            .iter()
+            .filter(|seen| seen.operation == "CopyObject");
+        copies.count()
+    };
+    for _ in 0..2 {
+        endpoint.reset_counts();
+        assert_eq!(machine.check().0, Some(0));
+        assert_eq!(asks(&endpoint), 2);
+        assert!(!machine.at("state").exists());
+    }
+}
+
+#[tokio::test]
+async fn a_probe_that_comes_to_nothing_is_a_warning() {
+    let endpoint = Endpoint::start().await;
+    let machine = Machine::new(&endpoint);
+    endpoint.meet_probes();
+    endpoint.script(|seen| {
+        let is_probe = seen.path.contains(".tidewatch/probe-");
+        (is_probe && seen.operation == "PutObject").then_some(Fault::Error(503, "SlowDown"))
+    });
+    let line = machine.one_line(0, "warn");
+    assert!(line.contains("could not be found out"), "{line}");
+    assert!(line.contains("SlowDown"), "{line}");
 }

@@ -5,6 +5,7 @@ mod chain;
 #[cfg(feature = "demo")]
 mod large;
 mod outage;
+mod probe;
 mod rows;
 mod tls;
 mod wire;

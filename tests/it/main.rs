@@ -17,6 +17,7 @@ mod demo;
 mod explain;
 mod eyes;
 mod faults;
+mod features;
 mod filter;
 mod manifest;
 mod process;

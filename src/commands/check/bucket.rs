@@ -1,7 +1,8 @@
 //! What `check` asks a bucket: is it there, and may we do what the agent does.
 //!
-//! Rights are tried on two objects under `PREFIX.tidewatch/check-`, which are removed again; no other key is written or
-//! removed. Never waits long: a bucket that is to be used now answers now.
+//! Rights are tried on an object under `PREFIX.tidewatch/check-`, and what the store can do on some under
+//! `PREFIX.tidewatch/probe-`; all are removed again, and no other key is written or removed. Never waits long: a bucket
+//! that is to be used now answers now.
 
 use std::time::Duration;
 
@@ -9,17 +10,22 @@ use bytes::Bytes;
 
 use crate::base::host;
 use crate::base::path::escaped;
-use crate::commands::check::Finding;
-use crate::commands::settings;
+use crate::base::terms::Terms;
+use crate::commands::check::{Finding, store};
+use crate::commands::{features, settings};
 use crate::config::Folder;
 use crate::store::key::KeyMap;
+use crate::store::probe::probe;
 use crate::store::s3::{Patience, S3Store};
 use crate::store::{Body, Error, ErrorKind, Meta, Store, Stored};
 
 /// How long a request may be repeated: less than the agent's, because somebody is waiting.
 const REPEAT: Duration = Duration::from_secs(3);
 
-/// What the objects hold: enough to see that it comes back.
+/// How long the questions about the store may take in all.
+const ASKING: Duration = Duration::from_secs(60);
+
+/// What the object holds: enough to see that it comes back.
 const CONTENT: &[u8] = b"tidewatch check; may be removed\n";
 
 /// Checks where a folder goes.
@@ -43,6 +49,7 @@ pub(super) async fn check(folder: &Folder) -> Vec<Finding> {
         bucket: format!("bucket `{bucket}` at {endpoint}"),
         resource: format!("arn:aws:s3:::{bucket}/{}*", folder.to.prefix),
         prefix: &folder.to.prefix,
+        terms: &folder.terms,
         found: Vec::new(),
     };
     let mut found = asked.everything().await;
@@ -70,6 +77,7 @@ struct Asked<'a> {
     /// What a policy has to name.
     resource: String,
     prefix: &'a str,
+    terms: &'a Terms,
     found: Vec<Finding>,
 }
 
@@ -119,7 +127,6 @@ impl Asked<'_> {
         let keys = KeyMap::new(self.prefix);
         let random = fastrand::u64(..);
         let key = keys.reserved(&format!("check-{random:016x}"));
-        let copy = keys.reserved(&format!("check-{random:016x}-copy"));
         let body = Body::of(Bytes::from_static(CONTENT));
         let stored = match self.store.put(&key, body, &Meta::default()).await {
             Ok(stored) => stored,
@@ -133,18 +140,22 @@ impl Asked<'_> {
             }
         };
         self.read(&key, &stored).await;
-        let copied = self
-            .store
-            .copy(&key, &stored.etag, &copy, &Meta::default())
-            .await;
-        if let Err(error) = copied {
-            let text = format!(
-                "{} does not copy: {}; equal files are sent one by one instead",
-                self.bucket, error.message
-            );
-            self.found.push(Finding::warn(text));
+        // What the questions would leave could not be removed either.
+        if self.remove(&[&key]).await {
+            self.features(&keys, random).await;
         }
-        self.remove(&[&copy, &key]).await;
+    }
+
+    /// Finds out what the store can do beyond that.
+    async fn features(&mut self, keys: &KeyMap, id: u64) {
+        let asked = self.store.apart(features::patience());
+        let until = tokio::time::sleep(ASKING);
+        match probe(&asked, keys, id, until).await {
+            Ok(features) => self.found.extend(store::told(&features, self.terms)),
+            Err(error) => self.found.push(Finding::warn(format!(
+                "what the store can do could not be found out: {error}"
+            ))),
+        }
     }
 
     async fn read(&mut self, key: &str, stored: &Stored) {
@@ -169,8 +180,9 @@ impl Asked<'_> {
         }
     }
 
-    /// Removes what was put. That it may not be is no trouble for the agent, which removes nothing.
-    async fn remove(&mut self, keys: &[&str]) {
+    /// Removes what was put; returns whether it is gone. That it may not be is no trouble for the agent, which removes
+    /// nothing.
+    async fn remove(&mut self, keys: &[&str]) -> bool {
         let mut left = Vec::new();
         let mut why = String::new();
         for key in keys {
@@ -179,13 +191,15 @@ impl Asked<'_> {
                 why = error.message;
             }
         }
-        if !left.is_empty() {
+        let is_gone = left.is_empty();
+        if !is_gone {
             let left = left.join(" and ");
             self.found.push(Finding::warn(format!(
                 "the objects of this check could not be removed ({why}); the agent itself removes nothing, \
                  remove {left} by hand"
             )));
         }
+        is_gone
     }
 
     /// Notes that a right is missing, or that something else stood in the way of trying it.

@@ -19,12 +19,14 @@
 #[macro_use]
 mod given;
 
+mod asking;
 mod attempt;
 mod classify;
 mod connect;
 mod objects;
 mod pages;
 mod reach;
+mod root;
 mod sums;
 mod table;
 mod upload;
@@ -54,13 +56,15 @@ pub use crate::store::s3::connect::{Addressing, Patience, Settings, SetupError};
 /// A bucket behind an S3 endpoint. One client and one pool of connections.
 #[derive(Debug)]
 pub struct S3Store {
-    reach: Reach,
+    reach: Arc<Reach>,
     bucket: String,
     endpoint_url: String,
     patience: Patience,
-    given: Given,
+    given: Arc<Given>,
     uploads: Uploads,
     features: RwLock<Arc<Features>>,
+    /// It is asked what it can do: nothing is done in another way, and nothing of it is told.
+    is_asked: bool,
 }
 
 impl S3Store {
@@ -72,11 +76,12 @@ impl S3Store {
         Ok(Self {
             bucket: bucket.to_owned(),
             endpoint_url: connected.endpoint_url.clone(),
-            reach: Reach::new(connected, settings.clone()),
+            reach: Arc::new(Reach::new(connected, settings.clone())),
             patience: settings.patience,
-            given,
+            given: Arc::new(given),
             uploads: Uploads::default(),
             features: RwLock::default(),
+            is_asked: false,
         })
     }
 
@@ -133,6 +138,9 @@ impl S3Store {
             checksum: to,
             ..*known
         });
+        if self.is_asked {
+            return;
+        }
         tracing::info!(
             bucket = self.bucket,
             answer = failure.error.message,
@@ -205,6 +213,20 @@ impl Store for S3Store {
         let body = &body;
         let put = self.lowering(|kind| self.put_once(key, body, meta, when, kind));
         put.await.map(|(stored, _)| stored)
+    }
+
+    async fn put_tagged(
+        &self,
+        key: &str,
+        body: Body,
+        meta: &Meta,
+        tag: (&str, &str),
+    ) -> Result<Stored> {
+        self.put_with_tag(key, &body, meta, tag).await
+    }
+
+    async fn tags(&self, key: &str) -> Result<Vec<(String, String)>> {
+        self.tags_of(key).await
     }
 
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<(Object, Bytes)> {

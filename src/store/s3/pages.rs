@@ -30,7 +30,7 @@ impl S3Store {
             failure.error.kind,
             ErrorKind::Unsupported | ErrorKind::Invalid
         );
-        if !failure.answered || !minds_batches {
+        if !failure.answered || !minds_batches || self.is_asked {
             return Err(failure.error);
         }
         let mut removed = Vec::with_capacity(keys.len());

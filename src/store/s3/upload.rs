@@ -11,6 +11,7 @@ use crate::store::s3::S3Store;
 use crate::store::s3::attempt::{Call, Nature, Pace};
 use crate::store::s3::classify::{Failure, Trouble, trouble};
 use crate::store::s3::objects::unless_absent;
+use crate::store::s3::root::Root;
 use crate::store::s3::sums::{
     Sum, algorithm, base64_32, base64_64, echoed, etag_of, lower_in_upload, same,
 };
@@ -92,6 +93,7 @@ impl S3Store {
             }
             let answer = request
                 .customize()
+                .interceptor(Root)
                 .interceptor(watch)
                 .send()
                 .await

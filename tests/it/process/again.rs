@@ -38,6 +38,27 @@ async fn a_second_sync_sends_no_request_at_all() {
 }
 
 #[tokio::test]
+async fn a_bucket_is_asked_what_it_can_do_by_the_first_sync_only_and_never_by_a_dry_run() {
+    let world = World::new().await;
+    world.write("a", "a");
+    let asked = || {
+        let requests = world.endpoint.all_requests();
+        let of_probe = |path: &str| path.contains(".tidewatch/probe-");
+        requests.iter().filter(|seen| of_probe(&seen.path)).count()
+    };
+    assert_eq!(world.sync(&["--dry-run"]).await.code, Some(0));
+    assert_eq!(asked(), 0);
+    world.sync_level().await;
+    assert!(asked() > 20);
+    world.endpoint.reset_counts();
+    world.write("b", "b");
+    world.sync_level().await;
+    assert_eq!(asked(), 0);
+    let keys = world.endpoint.all_keys();
+    assert!(!keys.iter().any(|key| key.contains("/probe-")), "{keys:?}");
+}
+
+#[tokio::test]
 async fn changes_made_while_stopped_are_found() {
     let world = World::new().await;
     for path in ["same size", "appended", "replaced", "left alone"] {

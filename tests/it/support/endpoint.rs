@@ -88,6 +88,8 @@ struct Plan {
     faults: Vec<(String, usize, Fault)>,
     script: Option<Script>,
     latency: Duration,
+    /// Whether what goes wrong also does for the agent's questions about the store.
+    meets_probes: bool,
 }
 
 #[derive(Default)]
@@ -166,6 +168,9 @@ impl Watcher for Watch {
 
 impl Plan {
     fn fault(&mut self, seen: &Seen) -> Option<Fault> {
+        if !self.meets_probes && is_of_a_probe(&seen.decoded_path()) {
+            return None;
+        }
         if let Some(script) = &mut self.script
             && let Some(fault) = script(seen)
         {
@@ -201,6 +206,16 @@ impl Seen {
             status: None,
         }
     }
+
+    fn decoded_path(&self) -> String {
+        let path = percent_encoding::percent_decode_str(&self.path);
+        path.decode_utf8_lossy().into_owned()
+    }
+}
+
+/// Returns true for a key, or a path with its query, of the agent's questions about the store itself.
+fn is_of_a_probe(key: &str) -> bool {
+    key.contains(".tidewatch/probe-")
 }
 
 /// Returns true for a key, or a path with its query, of the agent's lease or of its questions about the store itself.
@@ -359,6 +374,11 @@ impl Endpoint {
             .collect()
     }
 
+    /// Returns the keys of all objects, in order.
+    pub fn all_keys(&self) -> Vec<String> {
+        self.inner().keys().unwrap()
+    }
+
     /// Returns the keys of all objects but the agent's lease, in order.
     pub fn keys(&self) -> Vec<String> {
         let mut keys = self.inner().keys().unwrap();
@@ -387,10 +407,7 @@ impl Endpoint {
     /// Returns the requests that have arrived, in order, but those about the agent's lease and about the store itself.
     pub fn requests(&self) -> Vec<Seen> {
         let mut requests = self.all_requests();
-        requests.retain(|seen| {
-            let path = percent_encoding::percent_decode_str(&seen.path).decode_utf8_lossy();
-            !is_about_the_agent(&path)
-        });
+        requests.retain(|seen| !is_about_the_agent(&seen.decoded_path()));
         requests
     }
 
@@ -431,6 +448,11 @@ impl Endpoint {
     /// Asks `script` about every request, before the other faults are looked at.
     pub fn script(&self, script: impl FnMut(&Seen) -> Option<Fault> + Send + 'static) {
         self.watch.plan().script = Some(Box::new(script));
+    }
+
+    /// Lets faults and script also meet the agent's questions about the store itself, which they else leave alone.
+    pub fn meet_probes(&self) {
+        self.watch.plan().meets_probes = true;
     }
 
     /// Lets every request take this much longer.

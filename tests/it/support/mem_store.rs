@@ -12,7 +12,7 @@ use bytes::Bytes;
 use md5::{Digest as _, Md5};
 use tidewatch::base::clock::Clock;
 use tidewatch::base::digest::{Crc64, Sha256};
-use tidewatch::store::features::Features;
+use tidewatch::store::features::{Checksum, Features};
 use tidewatch::store::key::MAX_KEY_BYTES;
 use tidewatch::store::{
     Body, Effect, Error, ErrorKind, Listed, ListedPart, ListedUpload, MAX_BATCH, MAX_SINGLE, Meta,
@@ -66,6 +66,27 @@ pub struct Habits {
     pub lists_no_uploads: bool,
     /// Several keys cannot be removed at once.
     pub refuses_batches: bool,
+    /// Uploads by parts are refused.
+    pub refuses_multipart: bool,
+    /// The best checksum that is taken; requests with a better one are refused.
+    pub checksum: Checksum,
+    /// Checksums are taken and compared with nothing.
+    pub ignores_checksums: bool,
+    /// Listings are in the order of upper-case letters after lower-case ones, as nobody's bytes are.
+    pub lists_oddly: bool,
+    /// Letters with marks that are written as two characters become one, as on some file systems.
+    pub composes_keys: bool,
+}
+
+impl Habits {
+    /// The key under which something is stored and found.
+    fn key(&self, key: &str) -> String {
+        if self.composes_keys {
+            key.replace("a\u{308}", "\u{e4}")
+        } else {
+            key.to_owned()
+        }
+    }
 }
 
 /// What was asked so far.
@@ -257,7 +278,19 @@ impl Inner {
         if body.bytes.len() as u64 > MAX_SINGLE {
             return no(ErrorKind::TooLarge, "EntityTooLarge");
         }
-        if Crc64::of(&body.bytes) != body.crc64 {
+        let sent = match &self.features {
+            Some(features) => features.checksum,
+            None => self.habits.checksum,
+        };
+        if (sent as u8) < self.habits.checksum as u8 {
+            return no(
+                ErrorKind::Invalid,
+                "InvalidArgument: Unsupported header 'x-amz-checksum'",
+            );
+        }
+        // Only this one of the kinds comes with the body, so that it can be wrong.
+        let is_checked = sent == Checksum::Crc64 && !self.habits.ignores_checksums;
+        if is_checked && Crc64::of(&body.bytes) != body.crc64 {
             return no(
                 ErrorKind::Corrupt,
                 "BadDigest: the CRC64NVME is not the body's",
@@ -345,6 +378,39 @@ impl Inner {
             date_ns: self.date_ns(),
         };
         Ok((seen, object.bytes.clone()))
+    }
+
+    /// A page of a listing in the order of nobody's bytes; the token is how many there were before it.
+    fn odd_page(&self, prefix: &str, token: Option<&str>) -> Page {
+        let mut all: Vec<_> = self
+            .objects
+            .iter()
+            .filter(|(key, _)| key.starts_with(prefix))
+            .map(|(key, object)| Listed {
+                key: key.clone(),
+                size: object.bytes.len() as u64,
+                etag: object.etag.clone(),
+            })
+            .collect();
+        let swapped = |key: &str| -> Vec<u8> {
+            let bytes = key.bytes();
+            bytes
+                .map(|byte| {
+                    if byte.is_ascii_alphabetic() {
+                        byte ^ 32
+                    } else {
+                        byte
+                    }
+                })
+                .collect()
+        };
+        all.sort_by_key(|listed| swapped(&listed.key));
+        let begin = token.map_or(0, |token| token.parse().unwrap());
+        let end = (begin + PAGE).min(all.len());
+        Page {
+            next: (end < all.len()).then(|| end.to_string()),
+            objects: all.drain(begin..end).collect(),
+        }
     }
 
     /// The source of a copy, if its ETag is still `etag`.
@@ -436,15 +502,20 @@ impl Store for MemStore {
             Arc::new(Features {
                 put_if_absent: !habits.ignores_conditions,
                 put_if_match: !habits.ignores_conditions,
-                complete_if: !habits.ignores_conditions,
+                complete_if: !habits.ignores_conditions && !habits.refuses_multipart,
                 delete_if_match: !habits.ignores_conditions,
                 copy: !habits.refuses_copies,
                 copy_if_match: !habits.refuses_copies && !habits.ignores_copy_conditions,
-                part_copy: !habits.refuses_copies,
-                list_parts: !habits.lists_no_parts,
-                list_uploads: !habits.lists_no_uploads,
+                part_copy: !habits.refuses_copies && !habits.refuses_multipart,
+                list_parts: !habits.lists_no_parts && !habits.refuses_multipart,
+                list_uploads: !habits.lists_no_uploads && !habits.refuses_multipart,
+                multipart: !habits.refuses_multipart,
                 delete_many: !habits.refuses_batches,
                 metadata: !habits.drops_metadata,
+                checksum: habits.checksum,
+                verifies: habits.checksum == Checksum::Crc64 && !habits.ignores_checksums,
+                is_ordered: !habits.lists_oddly,
+                exact_keys: !habits.composes_keys,
                 tags: false,
                 ..Features::ALL
             })
@@ -458,6 +529,7 @@ impl Store for MemStore {
     async fn put_if(&self, key: &str, body: Body, meta: &Meta, when: &When) -> Result<Stored> {
         take_in(&body).await;
         let mut inner = self.count("PutObject");
+        let key = &*inner.habits.key(key);
         inner.receive("PutObject", key, &body)?;
         Inner::accept("PutObject", key, meta)?;
         inner.allows("PutObject", key, when)?;
@@ -469,6 +541,7 @@ impl Store for MemStore {
 
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<(Object, Bytes)> {
         let mut inner = self.count("GetObject");
+        let key = &*inner.habits.key(key);
         let (object, mut bytes) = inner.find("GetObject", key)?;
         if let Some(range) = range {
             if range.is_empty() {
@@ -489,11 +562,15 @@ impl Store for MemStore {
     }
 
     async fn head(&self, key: &str) -> Result<Object> {
-        Ok(self.count("HeadObject").find("HeadObject", key)?.0)
+        let inner = self.count("HeadObject");
+        Ok(inner.find("HeadObject", &inner.habits.key(key))?.0)
     }
 
     async fn list(&self, prefix: &str, token: Option<String>) -> Result<Page> {
         let inner = self.count("ListObjectsV2");
+        if inner.habits.lists_oddly {
+            return Ok(inner.odd_page(prefix, token.as_deref()));
+        }
         let start = match &token {
             Some(last) => Bound::Excluded(last.as_str()),
             None => Bound::Included(prefix),
@@ -522,6 +599,7 @@ impl Store for MemStore {
         when: &When,
     ) -> Result<Stored> {
         let mut inner = self.count("CopyObject");
+        let (from, to) = (&*inner.habits.key(from), &*inner.habits.key(to));
         Inner::accept("CopyObject", to, meta)?;
         inner.allows("CopyObject", to, when)?;
         let bytes = inner.source("CopyObject", from, etag)?;
@@ -539,6 +617,7 @@ impl Store for MemStore {
 
     async fn delete_if(&self, key: &str, when: &When) -> Result<Removed> {
         let mut inner = self.count("DeleteObject");
+        let key = &*inner.habits.key(key);
         inner.allows("DeleteObject", key, when)?;
         inner.remove(key);
         Ok(Removed::default())
@@ -554,13 +633,24 @@ impl Store for MemStore {
             return no(ErrorKind::Invalid, "MalformedXML");
         }
         for key in keys {
-            inner.remove(key);
+            let key = inner.habits.key(key);
+            inner.remove(&key);
         }
         Ok(keys.iter().map(|_| Ok(Removed::default())).collect())
     }
 
     async fn create_multipart(&self, key: &str, meta: &Meta) -> Result<String> {
         let mut inner = self.count("CreateMultipartUpload");
+        if inner.habits.refuses_multipart {
+            let kind = ErrorKind::Unsupported;
+            return Err(refusal(
+                "CreateMultipartUpload",
+                key,
+                kind,
+                "NotImplemented",
+            ));
+        }
+        let key = &*inner.habits.key(key);
         Inner::accept("CreateMultipartUpload", key, meta)?;
         inner.uploads_made += 1;
         let id = format!("upload-{:06}", inner.uploads_made);
@@ -577,6 +667,7 @@ impl Store for MemStore {
     async fn put_part(&self, key: &str, upload: &str, number: u32, body: Body) -> Result<Part> {
         take_in(&body).await;
         let mut inner = self.count("UploadPart");
+        let key = &*inner.habits.key(key);
         inner.receive("UploadPart", key, &body)?;
         let bytes = Bytes::copy_from_slice(&body.bytes);
         let etag = inner.take_part("UploadPart", (key, upload, number), bytes)?;
@@ -597,6 +688,7 @@ impl Store for MemStore {
         number: u32,
     ) -> Result<Part> {
         let mut inner = self.count("UploadPartCopy");
+        let (from, key) = (&*inner.habits.key(from), &*inner.habits.key(key));
         let bytes = inner.source("UploadPartCopy", from, etag)?;
         if range.is_empty() || range.end > bytes.len() as u64 {
             let message = "InvalidArgument: the range is not within the source";
@@ -620,6 +712,7 @@ impl Store for MemStore {
         when: &When,
     ) -> Result<Stored> {
         let mut inner = self.count("CompleteMultipartUpload");
+        let key = &*inner.habits.key(key);
         inner.allows("CompleteMultipartUpload", key, when)?;
         let (bytes, etag) = inner.join(key, upload, parts)?;
         if crc64.is_some_and(|crc64| crc64 != Crc64::of(&bytes)) {
@@ -638,6 +731,7 @@ impl Store for MemStore {
 
     async fn list_parts(&self, key: &str, upload: &str, after: u32) -> Result<PartPage> {
         let inner = self.count("ListParts");
+        let key = &*inner.habits.key(key);
         let no = |kind, word| Err(refusal("ListParts", key, kind, word));
         if inner.habits.lists_no_parts {
             return no(ErrorKind::Unsupported, "NotImplemented");
@@ -692,6 +786,7 @@ impl Store for MemStore {
 
     async fn abort(&self, key: &str, upload: &str) -> Result<()> {
         let mut inner = self.count("AbortMultipartUpload");
+        let key = &*inner.habits.key(key);
         if inner
             .uploads
             .get(upload)

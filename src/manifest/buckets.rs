@@ -1,0 +1,76 @@
+//! What the stores were found to do, by endpoint and bucket, as text that only its writer understands.
+
+use rusqlite::{OptionalExtension as _, params};
+
+use crate::manifest::connections::Manifest;
+use crate::manifest::error::Error;
+
+const BUCKET: &str =
+    "SELECT features, probed_at_ns FROM buckets WHERE endpoint = ?1 AND bucket = ?2";
+const PROBED: &str =
+    "INSERT INTO buckets (endpoint, bucket, features, probed_at_ns) VALUES (?1, ?2, ?3, ?4)
+    ON CONFLICT (endpoint, bucket) DO UPDATE SET features = excluded.features, probed_at_ns = excluded.probed_at_ns";
+
+/// Every statement of this file.
+pub(super) const ALL: [&str; 2] = [BUCKET, PROBED];
+
+/// What a probe has found of a bucket.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Probed {
+    /// The features, as JSON.
+    pub features: String,
+    /// When, wall clock, nanoseconds since the epoch.
+    pub at_ns: i64,
+}
+
+impl Manifest {
+    /// Returns what the last probe of a bucket has found; `None` if there was none.
+    pub fn probed(&self, endpoint: &str, bucket: &str) -> Result<Option<Probed>, Error> {
+        self.ask(|connection| {
+            let mut statement = connection.prepare_cached(BUCKET)?;
+            let row = statement.query_row(params![endpoint, bucket], |row| {
+                Ok(Probed {
+                    features: row.get(0)?,
+                    at_ns: row.get(1)?,
+                })
+            });
+            row.optional()
+        })
+    }
+
+    /// Keeps what a probe has found of a bucket, instead of what was kept before.
+    pub fn keep_probed(&self, endpoint: &str, bucket: &str, probed: &Probed) -> Result<(), Error> {
+        self.write(|connection| {
+            let Probed { features, at_ns } = probed;
+            connection
+                .prepare_cached(PROBED)?
+                .execute(params![endpoint, bucket, features, at_ns])
+                .map(drop)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_bucket_of_each_endpoint_has_its_own_last_word() -> Result<(), Error> {
+        let manifest = Manifest::in_memory().expect("a database in memory");
+        let probed = |features: &str, at_ns| Probed {
+            features: features.to_owned(),
+            at_ns,
+        };
+        assert_eq!(manifest.probed("", "b")?, None);
+        manifest.keep_probed("", "b", &probed("{}", 1))?;
+        manifest.keep_probed("http://x", "b", &probed("other", 2))?;
+        manifest.keep_probed("", "b", &probed("{\"copy\":true}", 3))?;
+        assert_eq!(
+            manifest.probed("", "b")?,
+            Some(probed("{\"copy\":true}", 3))
+        );
+        assert_eq!(manifest.probed("http://x", "b")?, Some(probed("other", 2)));
+        assert_eq!(manifest.probed("", "c")?, None);
+        Ok(())
+    }
+}
