@@ -311,7 +311,10 @@ impl Loop {
         if self.deletes.count[1] == 0 {
             return Weigh::default();
         }
-        let waits = self.scans.away().is_some() || self.outage.is_on() || !self.contact.is_done();
+        let waits = self.scans.away().is_some()
+            || self.outage.is_on()
+            || !self.contact.is_done()
+            || !self.lease.is_held(now);
         if !self.deletes.keeps() && waits {
             return Weigh::default();
         }

@@ -14,6 +14,7 @@ use crate::base::snapshot::{FolderSnapshot, Happening};
 use crate::manifest::{FolderRow, Manifest};
 use crate::store::Store;
 use crate::store::key::KeyMap;
+use crate::sync::lease::Owner;
 use crate::sync::limits::Limits;
 use crate::tree::filter::Filter;
 use crate::tree::{HintReceiver, Tree};
@@ -36,6 +37,8 @@ pub struct Folder {
     pub manifest: Manifest,
     /// What belongs.
     pub filter: Arc<Filter>,
+    /// Who wants to own the prefix; `None`: nobody else can, and no lease is taken.
+    pub owner: Option<Owner>,
     /// Paths to keys.
     pub keys: KeyMap,
     /// Shared by all folders.
@@ -116,6 +119,16 @@ pub enum Mode {
     },
 }
 
+impl Mode {
+    /// Returns the first and the longest pause after a failure.
+    pub(super) fn retry(self) -> (Duration, Duration) {
+        match self {
+            Self::Forever => (Duration::from_secs(1), Duration::from_secs(300)),
+            Self::Once { .. } => (Duration::from_millis(300), Duration::from_secs(5)),
+        }
+    }
+}
+
 /// Why the loop ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reason {
@@ -125,6 +138,8 @@ pub enum Reason {
     Stopped(bool),
     /// The store cannot be reached or a right is missing.
     Store(String),
+    /// Another agent owns the prefix.
+    Taken(String),
     /// The folder's root is not there.
     Away(String),
     /// The manifest cannot be written.

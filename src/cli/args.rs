@@ -406,6 +406,10 @@ pub(in crate::cli) struct OptionArgs {
     #[arg(long, value_name = "DURATION", value_parser = config::duration)]
     pub settle: Option<Duration>,
 
+    /// Take the prefix from another agent that owns it
+    #[arg(long)]
+    pub take_over: bool,
+
     #[command(flatten)]
     pub s3: S3Args,
 }
@@ -435,6 +439,7 @@ impl From<OptionArgs> for Options {
             on_delete: args.on_delete,
             concurrency: args.concurrency,
             settle: args.settle,
+            take_over: args.take_over,
         }
     }
 }

@@ -25,6 +25,7 @@ use crate::manifest::{FolderKey, FolderRow, Manifest, OpenError};
 use crate::report::out::note;
 use crate::store::key::KeyMap;
 use crate::store::s3::{S3Store, Settings, SetupError};
+use crate::sync::lease::{Manners, Owner};
 use crate::sync::limits::Limits;
 use crate::tree::filter::reason::BadRule;
 use crate::tree::filter::{Bounds, Filter};
@@ -47,6 +48,7 @@ pub struct Shared {
     limits: Arc<Limits>,
     buffers: Pool,
     shutdown_grace: Duration,
+    owner: Owner,
 }
 
 /// A folder to be run, and how.
@@ -117,6 +119,7 @@ impl Shared {
         };
         let memory_bytes = config.upload.memory_bytes;
         let limits = Limits::new(fixed, memory_bytes);
+        let owner = owner(manifest.agent_id(), config);
         Ok(Self {
             manifest,
             stores,
@@ -128,6 +131,7 @@ impl Shared {
             }),
             buffers: Pool::new(usize::try_from(memory_bytes).unwrap_or(usize::MAX)),
             shutdown_grace: config.shutdown_grace,
+            owner,
         })
     }
 
@@ -170,6 +174,7 @@ impl Shared {
             tree,
             store,
             manifest: self.manifest.clone(),
+            owner: Some(self.owner.clone()),
             keys: KeyMap::new(&config.to.prefix),
             limits: self.limits.clone(),
             buffers: self.buffers.clone(),
@@ -201,6 +206,24 @@ impl Shared {
     pub async fn close(&self) {
         let manifest = self.manifest.clone();
         Offload::Pool.run(move || manifest.close()).await;
+    }
+}
+
+/// Returns who this process is to other owners of its prefixes.
+pub fn owner(agent_id: &str, config: &Config) -> Owner {
+    Owner {
+        agent: agent_id.to_owned(),
+        epoch: format!("{:032x}", fastrand::u128(..)),
+        host: rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned(),
+        pid: std::process::id(),
+        manners: if config.take_over {
+            Manners::TakeOver
+        } else {
+            Manners::Wait
+        },
     }
 }
 

@@ -205,6 +205,7 @@ fn folder_exit(folder: &config::Folder, left: Option<&Left>, asked: Option<Asked
     match &ended.reason {
         Reason::Stopped(_) => stopped,
         Reason::Store(why) => complain(why, Exit::Unreachable),
+        Reason::Taken(why) => complain(why, Exit::Taken),
         Reason::Away(why) => complain(why, Exit::Failed),
         Reason::Manifest(why) => complain(&format_args!("could not {why}"), Exit::Failed),
         Reason::Finished if ended.last.failed > 0 => Exit::Failed,

@@ -240,7 +240,7 @@ impl Service {
                     tracing::warn!(folder = %ended.last.name, "what was still on its way was cut off; it is looked at again at the next start");
                     return;
                 }
-                Reason::Store(why) | Reason::Away(why) => why,
+                Reason::Store(why) | Reason::Taken(why) | Reason::Away(why) => why,
                 Reason::Manifest(why) => format!("could not {why}"),
             },
             Ok(Left::Broken(why)) => format!("could not {why}"),

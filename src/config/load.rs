@@ -65,6 +65,7 @@ impl Config {
                 state_dir: state.unwrap_or_default(),
                 shutdown_grace: shutdown_grace.unwrap_or(SHUTDOWN_GRACE),
                 upload,
+                take_over: options.take_over,
                 folders,
             },
         )
@@ -89,6 +90,7 @@ impl Config {
                 concurrency: options.concurrency.unwrap_or_default(),
                 ..Upload::default()
             },
+            take_over: options.take_over,
             folders: vec![folder],
         })
     }

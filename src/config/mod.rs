@@ -59,6 +59,8 @@ pub struct Options {
     pub concurrency: Option<Concurrency>,
     /// How long a file must be quiet before it is read, in every folder.
     pub settle: Option<Duration>,
+    /// Take every prefix from a living owner.
+    pub take_over: bool,
 }
 
 /// What a command line or a table says of how a bucket is reached; what is `None` is left to the next in precedence.
@@ -111,6 +113,9 @@ pub struct Config {
     pub shutdown_grace: Duration,
     /// What all folders share.
     pub upload: Upload,
+    /// Whether a prefix is taken from another agent that owns it. Only a command line says so: said for ever, two agents
+    /// would take it from each other for ever.
+    pub take_over: bool,
     /// The folders; at least one.
     pub folders: Vec<Folder>,
 }

@@ -97,6 +97,7 @@ impl Bench {
             store: Arc::new(self.store.clone()) as Arc<dyn Store>,
             manifest: self.manifest.clone(),
             filter: Arc::new(Filter::new(&self.exclude, &[], true).unwrap()),
+            owner: None,
             keys: KeyMap::new("p/"),
             limits: Arc::new(Limits::new(Some(self.requests_at_once), 128 << 20)),
             buffers: Pool::new(1 << 20),

@@ -374,6 +374,7 @@ impl World {
             store: self.plant.store(&self.store),
             manifest: self.manifest.clone(),
             filter: Arc::new(Filter::new(&[], &[], true).expect("no rules")),
+            owner: None,
             keys: KeyMap::new("p/"),
             limits: Arc::new(Limits::new(Some(self.random.usize(1..9)), 128 << 20)),
             buffers: Pool::new(1 << 20),

@@ -197,6 +197,7 @@ impl Rig {
             store,
             manifest: self.manifest.clone(),
             filter: Arc::new(self.filter()),
+            owner: None,
             keys: KeyMap::new("p/"),
             limits: Arc::new(Limits::new(Some(8), 128 << 20)),
             buffers: Pool::new(1 << 20),
