@@ -522,6 +522,7 @@ fn an_option_goes_before_the_config_and_the_config_before_the_default() {
         on_delete: None,
         concurrency: config::concurrency("3").ok(),
         settle: Some(Duration::from_secs(3600)),
+        take_over: true,
     };
     let text = format!(
         "[agent]\nstate_dir = \"/config\"\n[s3]\nregion = \"shared\"\nprofile = \"shared\"\n[upload]\nconcurrency = 9\n\

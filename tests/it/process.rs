@@ -32,24 +32,24 @@ use tokio::process::{Child, Command};
 use crate::support::endpoint::Endpoint;
 
 /// How long a test waits for what must happen, on a machine that is busy with other tests.
-const DEADLINE: Duration = Duration::from_secs(120);
+pub const DEADLINE: Duration = Duration::from_secs(120);
 
 /// A folder, a state folder, and the bucket that the folder goes to.
-struct World {
-    dir: TempDir,
-    endpoint: Endpoint,
+pub struct World {
+    pub dir: TempDir,
+    pub endpoint: Endpoint,
 }
 
 /// How a command ended.
 #[derive(Debug)]
-struct Ended {
-    code: Option<i32>,
-    out: String,
-    err: String,
+pub struct Ended {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
 }
 
 impl World {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("tree")).unwrap();
         Self {
@@ -59,26 +59,26 @@ impl World {
     }
 
     /// Returns where a path of the synced folder is.
-    fn tree(&self, path: impl AsRef<Path>) -> PathBuf {
+    pub fn tree(&self, path: impl AsRef<Path>) -> PathBuf {
         self.dir.path().join("tree").join(path)
     }
 
-    fn state(&self) -> PathBuf {
+    pub fn state(&self) -> PathBuf {
         self.dir.path().join("state")
     }
 
-    fn write(&self, path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) {
+    pub fn write(&self, path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) {
         let path = self.tree(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, bytes).unwrap();
     }
 
-    fn write_bytes(&self, path: &[u8], bytes: impl AsRef<[u8]>) {
+    pub fn write_bytes(&self, path: &[u8], bytes: impl AsRef<[u8]>) {
         self.write(OsStr::from_bytes(path), bytes);
     }
 
     /// Makes a command with nothing of the machine's own settings around it.
-    fn bare<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+    pub fn bare<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidewatch"));
         command
             .args(args)
@@ -94,7 +94,7 @@ impl World {
     }
 
     /// Makes `sync` or `watch` of the folder, with more arguments behind.
-    fn command(&self, name: &str, more: &[&str]) -> Command {
+    pub fn command(&self, name: &str, more: &[&str]) -> Command {
         let mut command = self.bare([name]);
         command.arg(self.tree(""));
         command.args(["s3://tide/p", "--endpoint-url", &self.endpoint.url()]);
@@ -103,23 +103,23 @@ impl World {
     }
 
     /// Syncs once.
-    async fn sync(&self, more: &[&str]) -> Ended {
+    pub async fn sync(&self, more: &[&str]) -> Ended {
         ended(&mut self.command("sync", more)).await
     }
 
     /// Syncs once; every file has its object then.
-    async fn sync_level(&self) {
+    pub async fn sync_level(&self) {
         let ended = self.sync(&[]).await;
         assert_eq!(ended.code, Some(0), "{}", ended.err);
         assert!(ended.out.starts_with("level: "), "{}", ended.out);
     }
 
-    fn object(&self, path: &str) -> Option<Vec<u8>> {
+    pub fn object(&self, path: &str) -> Option<Vec<u8>> {
         self.endpoint.object(&format!("p/{path}"))
     }
 
     /// Returns what the bucket holds of the folder, by path.
-    fn objects(&self) -> BTreeMap<String, Vec<u8>> {
+    pub fn objects(&self) -> BTreeMap<String, Vec<u8>> {
         let objects = self.endpoint.objects().into_iter();
         objects
             .filter_map(|(key, bytes)| {
@@ -131,7 +131,7 @@ impl World {
 }
 
 /// Runs a command to its end.
-async fn ended(command: &mut Command) -> Ended {
+pub async fn ended(command: &mut Command) -> Ended {
     let output = tokio::time::timeout(DEADLINE, command.output()).await;
     let output = output.expect("the command ends").unwrap();
     Ended {
@@ -142,7 +142,7 @@ async fn ended(command: &mut Command) -> Ended {
 }
 
 /// Waits for the end of a child that was started.
-async fn end_of(child: Child) -> Ended {
+pub async fn end_of(child: Child) -> Ended {
     let output = tokio::time::timeout(DEADLINE, child.wait_with_output()).await;
     let output = output.expect("the child ends").unwrap();
     Ended {
@@ -152,13 +152,13 @@ async fn end_of(child: Child) -> Ended {
     }
 }
 
-fn send(child: &Child, signal: Signal) {
+pub fn send(child: &Child, signal: Signal) {
     let pid = i32::try_from(child.id().expect("it runs")).unwrap();
     kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
 }
 
 /// Waits until `holds`, asking again and again: no event tells.
-async fn eventually(what: &str, holds: impl Fn() -> bool) {
+pub async fn eventually(what: &str, holds: impl Fn() -> bool) {
     let waiting = async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -169,7 +169,7 @@ async fn eventually(what: &str, holds: impl Fn() -> bool) {
 }
 
 /// Returns the lines that tell why a command could not do its work.
-fn complaints(ended: &Ended) -> Vec<&str> {
+pub fn complaints(ended: &Ended) -> Vec<&str> {
     let lines = ended.err.lines();
     lines
         .filter(|line| line.starts_with("tidewatch: "))

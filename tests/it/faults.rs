@@ -1,0 +1,3 @@
+//! The failure table, a row a test.
+
+mod owners;
