@@ -4,25 +4,27 @@
 //!   changes the bucket begins; the [`Fence`] before the store holds that also for what had begun.
 //! - Errors: a request that failed is tried again at growing pauses. In an outage that is the question whether the store is
 //!   back: no job is tried before the lease is held again.
-//! - A lost answer is settled by reading: the note that is there names who wrote it, and which time.
 //! - After a crash: the next process with the same state folder takes the lease over at once, another one when it is over.
 //! - Does not protect against: another agent on a store that ignores conditions, within the moment between two looks.
+
+mod desk;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::agent::lease::desk::{Desk, Held, Outcome};
 use crate::agent::{Folder, Loop, Mode, Reason};
 use crate::base::backoff;
-use crate::base::clock::{Clock, Now};
+use crate::base::clock::Now;
+use crate::manifest::Upload;
 use crate::store::fence::{Fence, Fenced};
 use crate::store::key::LEASE;
-use crate::store::{Body, Effect, Error, ErrorKind, Meta, Store, When};
+use crate::store::{ErrorKind, Store};
 use crate::sync::Lane;
-use crate::sync::lease::{Claim, GRAIN, Holder, LONG, MARGIN, Note, SHORT, Seen, Trust, Verdict};
+use crate::sync::lease::{Claim, GRAIN, Holder, LONG, MARGIN, SHORT, Trust};
 
 /// How soon a lease for [`SHORT`] is renewed: twice more before it is over.
 const RENEW_SHORT: Duration = Duration::from_secs(20);
@@ -36,8 +38,6 @@ const LOOK_ONCE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(60);
 /// The longest pause after a failure, for one that stays and for a run that has to end.
 const RETRY: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(5));
-/// How often the object may change under our eyes in one attempt.
-const ROUNDS: u32 = 4;
 /// How long to wait before looking who has won, where the store ignores conditions: longer than most requests take.
 const SETTLES: Duration = Duration::from_secs(1);
 /// How long giving it back may keep a process from ending.
@@ -48,6 +48,8 @@ pub(super) struct Lease {
     /// The request that is on its way; at most one.
     pub tasks: JoinSet<Report>,
     on: Option<On>,
+    /// What a former run has left, to be given up once the lease is held.
+    left: Vec<Upload>,
 }
 
 struct On {
@@ -65,14 +67,6 @@ struct On {
     is_lost: bool,
     /// Since when there is work.
     works_since: Option<Instant>,
-}
-
-#[derive(Clone, Debug)]
-struct Held {
-    etag: String,
-    /// When the request was sent.
-    sent: Now,
-    lasts: Duration,
 }
 
 struct Trouble {
@@ -93,27 +87,13 @@ pub(super) struct Report {
     outcome: Outcome,
 }
 
-enum Outcome {
-    Held(Held, Option<Holder>),
-    Taken(Holder),
-    Failed(Error),
-}
-
-/// Where the lease lies.
-#[derive(Clone)]
-struct Desk {
-    store: Arc<dyn Store>,
-    key: String,
-    clock: Clock,
-}
-
 impl Lease {
     /// Makes a folder's, and the store that its holder may change; where nobody wants to own the prefix that is the
     /// folder's own.
     pub fn new(folder: &Folder) -> (Self, Arc<dyn Store>) {
-        let (tasks, clock, store) = (JoinSet::new(), folder.clock, folder.store.clone());
+        let (clock, store) = (folder.clock, folder.store.clone());
         let Some(owner) = folder.owner.clone() else {
-            return (Self { tasks, on: None }, store);
+            return (Self::of(None), store);
         };
         let fence = Arc::new(Fence::new(clock));
         let fenced = Arc::new(Fenced::new(store.clone(), fence.clone()));
@@ -133,13 +113,15 @@ impl Lease {
             is_lost: false,
             works_since: None,
         };
-        (
-            Self {
-                tasks,
-                on: Some(on),
-            },
-            fenced,
-        )
+        (Self::of(Some(on)), fenced)
+    }
+
+    fn of(on: Option<On>) -> Self {
+        Self {
+            tasks: JoinSet::new(),
+            on,
+            left: Vec::new(),
+        }
     }
 
     /// Returns true if what changes the bucket may be begun.
@@ -231,6 +213,17 @@ impl Loop {
         });
     }
 
+    /// Gives up what a former run has left in the bucket, as soon as that may be changed.
+    pub(super) fn give_up_uploads(&mut self, uploads: Vec<Upload>, now: Now) {
+        if !self.lease.is_held(now) {
+            self.lease.left = uploads;
+            return;
+        }
+        for upload in uploads {
+            self.give_up_upload(upload);
+        }
+    }
+
     /// Returns when the lease needs a request; a process that ends only renews what it holds.
     pub(super) fn lease_due(&self, now: Now) -> Option<Instant> {
         let on = self.lease.on.as_ref()?;
@@ -282,6 +275,8 @@ impl Loop {
                 if !was_held {
                     self.queue.wake_failed(now);
                 }
+                let left = std::mem::take(&mut self.lease.left);
+                self.give_up_uploads(left, now);
             }
             Outcome::Taken(holder) => {
                 on.fence.close();
@@ -393,132 +388,4 @@ impl Loop {
         };
         tracing::debug!(folder = %self.teller.name(), "the lease was not given back: {why}; it ends by itself");
     }
-}
-
-impl Desk {
-    /// Looks at the lease; `None`: there is none.
-    async fn look(&self) -> Result<Option<Seen>, Error> {
-        match self.store.get(&self.key, None).await {
-            Ok((object, bytes)) => Ok(Some(Seen::of(&object, &bytes))),
-            Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn write(&self, note: &Note, when: &When) -> Result<String, Error> {
-        let bytes = Bytes::from(serde_json::to_vec(note).expect("a note has only plain fields"));
-        let meta = Meta {
-            content_type: Some("application/json".to_owned()),
-            is_own: true,
-            ..Meta::default()
-        };
-        let stored = self
-            .store
-            .put_if(&self.key, Body::of(bytes), &meta, when)
-            .await?;
-        Ok(stored.etag)
-    }
-
-    /// Takes the lease, or renews it, if it is free or ours.
-    async fn seek(
-        &self,
-        claim: &mut Claim,
-        held: Option<Held>,
-        lasts: Duration,
-        settles: Duration,
-    ) -> Outcome {
-        let mut trust = Trust::of(&self.store.features());
-        let is_renewal = held.is_some();
-        // Where conditions hold, a renewal needs no look before it.
-        let mut known = held.filter(|_| trust == Trust::Known).map(|held| held.etag);
-        let mut sent = None;
-        let mut refused = None;
-        for _ in 0..ROUNDS {
-            let (when, from) = if let Some(etag) = known.take() {
-                (When::Is(etag), None)
-            } else {
-                let seen = match self.look().await {
-                    Ok(seen) => seen,
-                    Err(error) => return Outcome::Failed(error),
-                };
-                // What we have just written, whatever its answer was.
-                if let (Some(sent), Some(seen)) = (sent, &seen)
-                    && claim.is_latest(seen)
-                {
-                    return taken(claim, seen.etag.clone(), sent, lasts, None);
-                }
-                match claim.judge(seen.as_ref(), self.clock.now().mono) {
-                    Verdict::Free { when, from } => (when, from),
-                    Verdict::Taken(holder) => return Outcome::Taken(holder),
-                }
-            };
-            let when = if trust == Trust::None {
-                When::Always
-            } else {
-                when
-            };
-            let note = claim.next_note(lasts);
-            let now = self.clock.now();
-            sent = Some(now);
-            match self.write(&note, &when).await {
-                Ok(etag) if trust == Trust::Known || is_renewal => {
-                    return taken(claim, etag, now, lasts, from);
-                }
-                Ok(etag) => {
-                    // Whoever wrote last owns it.
-                    tokio::time::sleep(settles).await;
-                    match self.look().await {
-                        Ok(Some(seen)) if claim.is_latest(&seen) => {
-                            return taken(claim, etag, now, lasts, from);
-                        }
-                        Ok(_) => {}
-                        Err(error) => return Outcome::Failed(error),
-                    }
-                }
-                Err(error) => match error.kind {
-                    ErrorKind::Precondition => refused = Some(error),
-                    ErrorKind::Conflict => {
-                        refused = Some(error);
-                        tokio::time::sleep(settles).await;
-                    }
-                    ErrorKind::NotFound if matches!(when, When::Is(_)) => refused = Some(error),
-                    ErrorKind::Unsupported if when != When::Always => trust = Trust::None,
-                    _ if error.effect == Effect::Possible => refused = Some(error),
-                    _ => return Outcome::Failed(error),
-                },
-            }
-        }
-        Outcome::Failed(refused.unwrap_or_else(|| {
-            let why = "others change it all the time";
-            Error::new(ErrorKind::Busy, "PutObject", &self.key, Effect::None, why)
-        }))
-    }
-
-    /// Writes that it is nobody's any more, if it still is ours.
-    async fn give_back(&self, claim: &mut Claim, held: Held) -> Result<(), Error> {
-        let when = if Trust::of(&self.store.features()) == Trust::Known {
-            When::Is(held.etag)
-        } else {
-            match self.look().await? {
-                Some(seen) if claim.is_ours(&seen) => When::Always,
-                _ => return Ok(()),
-            }
-        };
-        let note = Note {
-            released: true,
-            ..claim.next_note(held.lasts)
-        };
-        self.write(&note, &when).await.map(drop)
-    }
-}
-
-fn taken(
-    claim: &mut Claim,
-    etag: String,
-    sent: Now,
-    lasts: Duration,
-    from: Option<Holder>,
-) -> Outcome {
-    claim.owned();
-    Outcome::Held(Held { etag, sent, lasts }, from)
 }

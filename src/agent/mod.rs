@@ -168,7 +168,7 @@ struct Loop {
 
 /// Runs a folder's loop until it ends or `stop` is cancelled.
 pub async fn run(folder: Folder, stop: CancellationToken) -> Ended {
-    Loop::new(folder, stop).run().await
+    Box::pin(Loop::new(folder, stop).run()).await
 }
 
 impl Loop {

@@ -37,14 +37,12 @@ impl Loop {
                 self.ambiguous.insert(path, until_ns);
             }
         }
-        for upload in uploads {
-            self.give_up_upload(upload);
-        }
+        self.give_up_uploads(uploads, now);
         Ok(())
     }
 
     /// Gives a multipart upload of a former run up. One that does not work is tried again at the next start.
-    fn give_up_upload(&mut self, upload: crate::manifest::Upload) {
+    pub(super) fn give_up_upload(&mut self, upload: crate::manifest::Upload) {
         let ctx = self.ctx.clone();
         self.jobs.spawn(async move {
             let _permit = ctx.limits.request(Lane::Backlog).await;
