@@ -139,6 +139,10 @@ impl Loop {
                 self.teller.tell(What::Held, &path, Some(key), 0, None);
                 End::Done
             }
+            Outcome::Theirs => {
+                self.cannot_sync(&path, file::THEIRS);
+                End::Done
+            }
             Outcome::Moving { beginning } => self.moving(&job, beginning, now),
             Outcome::Failed {
                 error,

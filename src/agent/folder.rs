@@ -9,7 +9,7 @@ use crate::agent::Control;
 use crate::base::buffers::Pool;
 use crate::base::clock::Clock;
 use crate::base::offload::Offload;
-use crate::base::policy::{Brake, History, OnDelete};
+use crate::base::policy::{Brake, Guarding, History, OnDelete};
 use crate::base::snapshot::{FolderSnapshot, Happening};
 use crate::manifest::{FolderRow, Manifest};
 use crate::store::Store;
@@ -88,6 +88,8 @@ pub struct Settings {
     pub history: History,
     /// How long what was set aside is kept.
     pub trash_keep: Duration,
+    /// Whether an object is only changed while it is the one that is known.
+    pub guard: Guarding,
 }
 
 impl Default for Settings {
@@ -103,6 +105,7 @@ impl Default for Settings {
             overwrite_brake: None,
             history: History::Off,
             trash_keep: Duration::from_secs(30 * 24 * 3600),
+            guard: Guarding::Off,
         }
     }
 }

@@ -208,6 +208,7 @@ impl Loop {
                 history: settings.history,
                 asks_before_overwriting: settings.overwrite_brake.is_some(),
                 trash_keep: settings.trash_keep,
+                guard: settings.guard,
             },
             sent_bytes: Arc::new(AtomicU64::new(0)),
             moved: Arc::new(AtomicU64::new(0)),

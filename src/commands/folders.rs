@@ -18,6 +18,7 @@ use crate::base::buffers::Pool;
 use crate::base::clock::Clock;
 use crate::base::offload::Offload;
 use crate::base::path::{RelPath, escaped};
+use crate::base::policy::Guarding;
 use crate::base::snapshot::{FolderSnapshot, Happening};
 use crate::commands::{Exit, settings};
 use crate::config::{self, Concurrency, Config, S3};
@@ -25,6 +26,7 @@ use crate::manifest::{FolderKey, FolderRow, Manifest, OpenError};
 use crate::report::out::note;
 use crate::store::key::KeyMap;
 use crate::store::s3::{S3Store, Settings, SetupError};
+use crate::store::{Store as _, guarded};
 use crate::sync::lease::{Manners, Owner};
 use crate::sync::limits::Limits;
 use crate::tree::filter::reason::BadRule;
@@ -88,6 +90,8 @@ pub enum Left {
     NoStore(SetupError),
     /// Something else of it cannot be used; fit after "could not".
     Broken(String),
+    /// What the config asks of its bucket cannot be had there.
+    Unable(&'static str),
     /// It was stopped before its loop began.
     Stopped,
 }
@@ -142,10 +146,17 @@ impl Shared {
             () = stop.cancelled() => return Left::Stopped,
         };
         match store {
-            Ok(store) => match self.assemble(start, store).await {
-                Ok(folder) => Left::Ended(Box::new(agent::run(folder, stop).await)),
-                Err(why) => Left::Broken(why),
-            },
+            Ok(store) => {
+                if start.folder.guard == Guarding::Strict
+                    && let Some(why) = guarded::trouble(&store.features())
+                {
+                    return Left::Unable(why);
+                }
+                match self.assemble(start, store).await {
+                    Ok(folder) => Left::Ended(Box::new(agent::run(folder, stop).await)),
+                    Err(why) => Left::Broken(why),
+                }
+            }
             Err(error) => Left::NoStore(error),
         }
     }
@@ -193,6 +204,7 @@ impl Shared {
                 overwrite_brake: config.overwrite_brake,
                 history: config.history,
                 trash_keep: config.trash_keep,
+                guard: config.guard,
             },
             control: start.control,
             mode: start.mode,

@@ -195,6 +195,7 @@ fn folder_exit(folder: &config::Folder, left: Option<&Left>, asked: Option<Asked
     let stopped = asked.map_or(Exit::Failed, Asked::exit);
     let ended = match left {
         None | Some(Left::Stopped) => return stopped,
+        Some(Left::Unable(why)) => return complain(why, Exit::Usage),
         Some(Left::NoStore(error)) => return complain(error, Exit::Unreachable),
         Some(Left::Broken(why)) => {
             note(format_args!("tidewatch: could not {why}"));

@@ -243,6 +243,13 @@ impl Service {
                 Reason::Store(why) | Reason::Taken(why) | Reason::Away(why) => why,
                 Reason::Manifest(why) => format!("could not {why}"),
             },
+            Ok(Left::Unable(why)) => {
+                tracing::error!(
+                    "a folder cannot be kept level as its config says, the agent ends: {why}"
+                );
+                self.exit = Exit::Usage;
+                return self.end();
+            }
             Ok(Left::Broken(why)) => format!("could not {why}"),
             Ok(Left::NoStore(error)) => error.to_string(),
             Err(error) => match error.try_into_panic() {

@@ -17,7 +17,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::base::policy::{Brake, History, OnDelete, Symlinks, WatchMode};
+use crate::base::policy::{Brake, Guarding, History, OnDelete, Symlinks, WatchMode};
 
 pub use crate::config::load::{state_dir_of, text_of};
 pub use crate::config::places::{Surroundings, adhoc_dir, adhoc_states, find, state_dir};
@@ -181,6 +181,8 @@ pub struct Folder {
     pub overwrite_brake: Option<Brake>,
     /// What becomes of an object before other content takes its key.
     pub history: History,
+    /// Whether an object is only changed while it is the one that is known.
+    pub guard: Guarding,
     /// How long what was set aside is kept.
     pub trash_keep: Duration,
     /// What becomes of symbolic links.
@@ -218,6 +220,7 @@ impl Folder {
             delete_brake: Some(Brake::DELETES),
             overwrite_brake: None,
             history: History::default(),
+            guard: Guarding::default(),
             trash_keep: TRASH_KEEP,
             symlinks: Symlinks::default(),
             watch: WatchMode::default(),

@@ -4,6 +4,7 @@
 
 pub mod features;
 pub mod fence;
+pub mod guarded;
 pub mod key;
 pub mod s3;
 

@@ -77,6 +77,7 @@ impl Way {
         tracing::info!(key = %self.task.key, "set an object aside that was there before us");
         self.changes.push(Change::RemoteTaken(remote.key));
         (self.set_aside, self.old_is_safe) = (true, true);
+        self.there = Some(object.etag);
         Ok(false)
     }
 

@@ -62,21 +62,18 @@ impl Way {
         }
         let hashed = source.expected;
         let meta = meta::of(&self.task.job.path, &stat, hashed);
-        let sent = upload::multipart(
-            &self.ctx.store,
-            &self.gate(),
-            &self.task.key,
-            &meta,
-            &source,
-        )
-        .await;
+        let own = self.own().await?;
+        let sent = upload::multipart(&own, &self.gate(), &self.task.key, &meta, &source).await;
         let sent = sent.map_err(|stop| match stop {
             upload::Stop::Read(error) => Stop::Read(error),
             // Parts do not touch the key; only their joining does.
             upload::Stop::Store(error) if error.operation != "CompleteMultipartUpload" => {
                 Stop::Store(error)
             }
-            upload::Stop::Store(error) => self.unwritten(error, hashed),
+            upload::Stop::Store(error) => match self.refused(error) {
+                Ok(error) => self.unwritten(error, hashed),
+                Err(stop) => stop,
+            },
         })?;
         read.doubtful = is_of_an_instant || sent.doubtful;
         Ok(self.stored(How::Uploaded, sent.stored, sent.sha256, read))

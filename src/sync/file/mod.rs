@@ -10,6 +10,7 @@
 
 mod aside;
 mod contact;
+mod guard;
 mod job;
 mod large;
 mod remove;
@@ -33,6 +34,7 @@ use crate::sync::upload::{self, Gate as _, Original, SINGLE_MOST};
 use crate::sync::{Lane, meta};
 use crate::tree::{ReadError, Whole};
 
+pub use guard::THEIRS;
 pub use job::{Ahead, Aim, Ctx, Done, How, Message, Outcome, Patience, Policy, Task};
 pub use rows::{gone, read_error};
 
@@ -44,6 +46,8 @@ use job::{JobGate, Sharing, Small};
 enum Stop {
     Read(ReadError),
     Store(store::Error),
+    /// Somebody else wrote the object, which is guarded.
+    Theirs,
 }
 
 impl From<ReadError> for Stop {
@@ -68,6 +72,7 @@ pub async fn sync(ctx: Arc<Ctx>, task: Task) -> Done {
         doubt: Doubt::None,
         allowed: None,
         old_is_safe: false,
+        there: None,
     };
     let outcome = match way.run().await {
         Ok(outcome) => way.after(outcome).await,
@@ -111,6 +116,8 @@ struct Way {
     allowed: Option<Verdict>,
     /// The object that is about to be overwritten has been set aside, or there is none.
     old_is_safe: bool,
+    /// The ETag of somebody else's object that may be overwritten: it has been set aside.
+    there: Option<String>,
 }
 
 impl Way {
@@ -217,9 +224,12 @@ impl Way {
         let (read, stat, sha256) = (Read::of(&whole), whole.stat, whole.sha256);
         let meta = meta::of(&self.task.job.path, &stat, Some(sha256));
         let body = Body::new(whole.bytes, whole.crc64, Some(sha256));
-        let put = self.ctx.store.put(&self.task.key, body, &meta);
-        let stored = self.gate().send(stat.size, put).await;
-        let stored = stored.map_err(|error| self.unwritten(error, Some(sha256)))?;
+        let own = self.own().await?;
+        let put = own.put(&self.task.key, body, &meta);
+        let stored = match self.gate().send(stat.size, put).await {
+            Ok(stored) => stored,
+            Err(error) => return Err(self.unwritten(self.refused(error)?, Some(sha256))),
+        };
         Ok(self.stored(How::Uploaded, stored, sha256, read))
     }
 
@@ -316,7 +326,7 @@ impl Way {
         };
         let meta = meta::of(&self.task.job.path, stat, Some(sha256));
         match upload::copy(
-            &self.ctx.store,
+            &self.own().await?,
             &self.gate(),
             &original,
             &self.task.key,

@@ -10,6 +10,7 @@ use crate::base::stat::{Identity, Kind};
 use crate::manifest::{Change, Entry, Remote, State};
 use crate::store::{self, ErrorKind, Object};
 use crate::sync::file::aside::is_certain;
+use crate::sync::file::guard::is_changed;
 use crate::sync::file::{Doubt, Outcome, Stop, Way};
 use crate::sync::plan;
 use crate::sync::upload::Gate as _;
@@ -41,8 +42,15 @@ impl Way {
                 self.restore(None);
                 return Ok(Outcome::Back);
             }
-            let removal = self.ctx.store.delete(&self.task.key);
+            let when = self.removes(&object);
+            let removal = self.ctx.store.delete_if(&self.task.key, &when);
             let removed = self.gate().send(0, removal).await;
+            if is_changed(&removed, &when) {
+                return match self.gate().head(&self.task.key).await {
+                    Ok(object) => Ok(self.left_alone(object)),
+                    Err(error) => Err(Stop::Store(error)),
+                };
+            }
             let removed = removed.map_err(|error| self.unwritten(error, None))?;
             if removed.is_outstanding {
                 self.doubt = Doubt::Write(None);

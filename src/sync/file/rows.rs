@@ -8,7 +8,7 @@ use crate::base::path::RelPath;
 use crate::base::policy::OnDelete;
 use crate::manifest::{Change, Content, Entry, Failure, State};
 use crate::store::Stored;
-use crate::sync::file::{Doubt, How, Outcome, Stop, Way};
+use crate::sync::file::{Doubt, How, Outcome, Stop, THEIRS, Way};
 use crate::sync::plan::{self, Read};
 use crate::tree::ReadError;
 
@@ -117,6 +117,10 @@ impl Way {
                 return Outcome::Moving {
                     beginning: Some(*beginning),
                 };
+            }
+            Stop::Theirs => {
+                self.restore(Some(THEIRS.to_owned()));
+                return Outcome::Theirs;
             }
             Stop::Read(ReadError::Io(error)) => (read_error(&error), None, false),
             Stop::Store(error) => (error.to_string(), Some(error.kind), error.is_everyones()),

@@ -9,7 +9,7 @@ use tidewatch::base::buffers::Pool;
 use tidewatch::base::clock::Clock;
 use tidewatch::base::offload::Offload;
 use tidewatch::base::path::RelPath;
-use tidewatch::base::policy::{Brake, History, OnDelete};
+use tidewatch::base::policy::{Brake, Guarding, History, OnDelete};
 use tidewatch::base::snapshot::FolderSnapshot;
 use tidewatch::manifest::{FolderKey, Manifest};
 use tidewatch::store::key::KeyMap;
@@ -551,6 +551,7 @@ fn policies(random: &mut fastrand::Rng) -> Settings {
         delete_brake,
         overwrite_brake,
         history: [History::Off, History::Trash][random.usize(..2)],
+        guard: Guarding::Off,
         trash_keep: [30 * 24 * 60 * MINUTE, 10 * MINUTE][usize::from(random.u8(..4) == 0)],
     }
 }
