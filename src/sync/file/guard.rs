@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use crate::base::digest::Sha256;
 use crate::base::policy::Guarding;
 use crate::manifest::Entry;
 use crate::store::guarded::Guarded;
 use crate::store::{self, Effect, Error, ErrorKind, Object, Store, When};
 use crate::sync::file::aside::is_certain;
 use crate::sync::file::{Stop, Way};
-use crate::sync::{meta, plan};
+use crate::sync::plan;
+use crate::sync::upload::{Gate as _, SINGLE_MOST};
 
 /// What is said of an object that is not ours any more.
 pub const THEIRS: &str =
@@ -17,17 +19,22 @@ pub const THEIRS: &str =
 impl Way {
     /// Returns the store to change this path's own key on: the bucket, or, under a strict guard, one that changes the key
     /// only while it holds what it is known to hold.
-    pub(in crate::sync::file) async fn own(&self) -> Result<Arc<dyn Store>, Stop> {
+    ///
+    /// `sha256` is what is to be sent, where that is known.
+    pub(in crate::sync::file) async fn own(
+        &self,
+        sha256: Option<Sha256>,
+    ) -> Result<Arc<dyn Store>, Stop> {
         let store = self.ctx.store.clone();
         if self.ctx.policy.guard == Guarding::Off {
             return Ok(store);
         }
-        let when = self.known_there().await?;
+        let when = self.known_there(sha256).await?;
         Ok(Arc::new(Guarded::new(store, &self.task.key, when)))
     }
 
     /// Returns what has to be true of the key for it to be written.
-    async fn known_there(&self) -> Result<When, Stop> {
+    async fn known_there(&self, sha256: Option<Sha256>) -> Result<When, Stop> {
         if let Some(etag) = &self.there {
             return Ok(When::Is(etag.clone()));
         }
@@ -44,30 +51,53 @@ impl Way {
             return Ok(When::Is(content.etag.clone()));
         }
         // In doubt, or somebody else's at the last try: the key is looked at before anything is sent.
-        match self.gate().head(&self.task.key).await {
-            Ok(object) if self.may_be_ours(entry, &object) => Ok(When::Is(object.etag)),
-            Ok(_) => Err(Stop::Theirs),
-            Err(error) if error.kind == ErrorKind::NotFound => Ok(When::Absent),
-            Err(error) => Err(Stop::Store(error)),
+        let object = match self.gate().head(&self.task.key).await {
+            Ok(object) => object,
+            Err(error) if error.kind == ErrorKind::NotFound => return Ok(When::Absent),
+            Err(error) => return Err(Stop::Store(error)),
+        };
+        if self.may_be_ours(entry, &object, sha256).await? {
+            Ok(When::Is(object.etag))
+        } else {
+            Err(Stop::Theirs)
         }
     }
 
-    /// Returns true for an object that a row in doubt can be about.
-    fn may_be_ours(&self, entry: &Entry, object: &Object) -> bool {
+    /// Returns true for an object that a row in doubt can be about: what was sent, what was there before, or what is to be
+    /// sent now. Where several writes are in doubt, or one whose hash was not known when it began, what is declared of the
+    /// file has to do.
+    async fn may_be_ours(
+        &self,
+        entry: &Entry,
+        object: &Object,
+        sha256: Option<Sha256>,
+    ) -> Result<bool, Stop> {
         let stored = entry.stored.as_ref();
-        let declared = object.sha256();
-        let is_sent = declared.is_some()
-            && (declared == entry.want || declared == stored.map(|content| content.sha256));
-        let is_stored = stored.is_some_and(|content| content.etag == object.etag);
-        // One of parts may have been begun before its hash was known: its times and owner are those of the file.
-        let of_file = meta::of(&self.task.job.path, &self.task.stat, None);
-        let is_file = declared.is_none()
-            && object.size == self.task.stat.size
-            && of_file.user.iter().all(|(name, value)| {
-                let same = |(n, v): &(String, String)| n == name && v == value;
-                object.user.iter().any(same)
-            });
-        is_sent || is_stored || is_file
+        let is_named = |found: Sha256| {
+            let was = stored.map(|content| content.sha256);
+            [entry.want, was, sha256].contains(&Some(found))
+        };
+        if stored.is_some_and(|content| content.etag == object.etag) {
+            return Ok(true);
+        }
+        let declares = |name: &&str| object.user.iter().any(|(n, _)| n == name);
+        if entry.want.is_none() && ["gid", "mode", "mtime", "uid"].iter().all(declares) {
+            return Ok(true);
+        }
+        if let Some(declared) = object.sha256() {
+            return Ok(is_named(declared));
+        }
+        if object.size > SINGLE_MOST {
+            return Ok(false);
+        }
+        // A store that drops what is declared: the content itself tells.
+        let hold = self.ctx.limits.memory(object.size, self.lane()).await;
+        let get = self.ctx.store.get(&self.task.key, None);
+        let got = self.gate().send(object.size, get).await;
+        let (found, bytes) = got.map_err(Stop::Store)?;
+        let is_ours = found.etag == object.etag && is_named(Sha256::of(&bytes));
+        drop(hold);
+        Ok(is_ours)
     }
 
     /// Tells a refusal that is about somebody else's write from other errors of a write of the own key.
@@ -82,6 +112,12 @@ impl Way {
         } else {
             Ok(error)
         }
+    }
+
+    /// Returns what a copy that was not answered may have made of the key. Its source is only certain where the condition
+    /// on it is held to.
+    pub(in crate::sync::file) fn copied(&self, sha256: Sha256) -> Option<Sha256> {
+        (self.ctx.policy.guard == Guarding::Strict).then_some(sha256)
     }
 
     /// Returns under which condition the object that was looked at may be removed.

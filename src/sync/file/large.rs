@@ -62,7 +62,7 @@ impl Way {
         }
         let hashed = source.expected;
         let meta = meta::of(&self.task.job.path, &stat, hashed);
-        let own = self.own().await?;
+        let own = self.own(hashed).await?;
         let sent = upload::multipart(&own, &self.gate(), &self.task.key, &meta, &source).await;
         let sent = sent.map_err(|stop| match stop {
             upload::Stop::Read(error) => Stop::Read(error),

@@ -224,7 +224,7 @@ impl Way {
         let (read, stat, sha256) = (Read::of(&whole), whole.stat, whole.sha256);
         let meta = meta::of(&self.task.job.path, &stat, Some(sha256));
         let body = Body::new(whole.bytes, whole.crc64, Some(sha256));
-        let own = self.own().await?;
+        let own = self.own(Some(sha256)).await?;
         let put = own.put(&self.task.key, body, &meta);
         let stored = match self.gate().send(stat.size, put).await {
             Ok(stored) => stored,
@@ -326,7 +326,7 @@ impl Way {
         };
         let meta = meta::of(&self.task.job.path, stat, Some(sha256));
         match upload::copy(
-            &self.own().await?,
+            &self.own(Some(sha256)).await?,
             &self.gate(),
             &original,
             &self.task.key,
@@ -337,11 +337,11 @@ impl Way {
             Ok(stored) => Ok(Some(stored)),
             Err(error) if matches!(error.kind, ErrorKind::Network | ErrorKind::Busy) => {
                 // What lands late copies what its source is then, on a store that ignores the condition.
-                Err(self.unwritten(error, None))
+                Err(self.unwritten(error, self.copied(sha256)))
             }
             Err(error) => {
                 tracing::debug!(%error, "a server-side copy was refused; the bytes are sent");
-                drop(self.unwritten(error, None));
+                drop(self.unwritten(error, self.copied(sha256)));
                 Ok(None)
             }
         }

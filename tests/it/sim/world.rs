@@ -87,7 +87,11 @@ impl World {
         let folder = manifest.folder(&key, "sim").expect("a row").id;
         let tree = MemTree::new(random.u64(..), Clock::Real);
         let watched = random.u8(..5) > 0;
-        let settings = policies(&mut random);
+        let mut settings = policies(&mut random);
+        if seed % 4 == 1 {
+            // Nobody else writes here after the first contact: no object is ever taken for somebody else's.
+            settings.guard = Guarding::Strict;
+        }
         let oracle = Oracle {
             tree: tree.clone(),
             bucket: bucket.clone(),
