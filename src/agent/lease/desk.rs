@@ -146,7 +146,10 @@ impl Desk {
             When::Is(held.etag)
         } else {
             match self.look().await? {
-                Some(seen) if claim.is_ours(&seen) => When::Always,
+                Some(seen) if claim.is_ours(&seen) => match Trust::of(&self.store.features()) {
+                    Trust::None => When::Always,
+                    Trust::Known | Trust::Unknown => When::Is(seen.etag),
+                },
                 _ => return Ok(()),
             }
         };

@@ -75,9 +75,8 @@ impl Way {
         }
         self.move_aside(&object).await?;
         tracing::info!(key = %self.task.key, "set an object aside that was there before us");
-        self.changes.push(Change::RemoteTaken(remote.key));
         (self.set_aside, self.old_is_safe) = (true, true);
-        self.there = Some(object.etag);
+        self.taken(remote.key, object);
         Ok(false)
     }
 

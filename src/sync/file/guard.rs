@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::base::digest::Sha256;
 use crate::base::policy::Guarding;
-use crate::manifest::Entry;
+use crate::manifest::{Change, Entry, Remote};
 use crate::store::guarded::Guarded;
 use crate::store::{self, Effect, Error, ErrorKind, Object, Store, When};
 use crate::sync::file::aside::is_certain;
@@ -33,10 +33,22 @@ impl Way {
         Ok(Arc::new(Guarded::new(store, &self.task.key, when)))
     }
 
+    /// Somebody else's object under `key` has been set aside, and may be overwritten. Where objects are guarded that is on
+    /// record until it has been: only that object may.
+    pub(in crate::sync::file) fn taken(&mut self, key: String, object: Object) {
+        match self.ctx.policy.guard {
+            Guarding::Off => self.changes.push(Change::RemoteTaken(key)),
+            Guarding::Strict => {
+                let (size, etag) = (object.size, object.etag);
+                self.there = Some(Remote { key, size, etag });
+            }
+        }
+    }
+
     /// Returns what has to be true of the key for it to be written.
     async fn known_there(&self, sha256: Option<Sha256>) -> Result<When, Stop> {
-        if let Some(etag) = &self.there {
-            return Ok(When::Is(etag.clone()));
+        if let Some(there) = &self.there {
+            return Ok(When::Is(there.etag.clone()));
         }
         let Some(entry) = &self.known else {
             return Ok(When::Absent);

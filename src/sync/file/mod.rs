@@ -25,7 +25,7 @@ use crate::base::clock::Now;
 use crate::base::digest::{Sha256, hex};
 use crate::base::path::RelPath;
 use crate::base::stat::Stat;
-use crate::manifest::{Change, Entry};
+use crate::manifest::{Change, Entry, Remote};
 use crate::store::{self, Body, Effect, ErrorKind, Stored};
 use crate::sync::brake::Verdict;
 use crate::sync::dedupe::{Claim, First};
@@ -116,8 +116,8 @@ struct Way {
     allowed: Option<Verdict>,
     /// The object that is about to be overwritten has been set aside, or there is none.
     old_is_safe: bool,
-    /// The ETag of somebody else's object that may be overwritten: it has been set aside.
-    there: Option<String>,
+    /// Somebody else's object that may be overwritten: it has been set aside.
+    there: Option<Remote>,
 }
 
 impl Way {

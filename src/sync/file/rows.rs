@@ -36,6 +36,9 @@ impl Way {
         read: Read,
     ) -> Outcome {
         let now = self.ctx.clock.now();
+        if let Some(there) = self.there.take() {
+            self.changes.push(Change::RemoteTaken(there.key));
+        }
         let mut row = self.blank(State::Synced);
         plan::remember_outstanding(&mut row, self.task.known.as_ref(), now);
         // What this job itself sent without an answer may land after what it then sent with one.

@@ -13,6 +13,7 @@ use tidewatch::base::policy::{Brake, Guarding, History, OnDelete};
 use tidewatch::base::snapshot::FolderSnapshot;
 use tidewatch::manifest::{FolderKey, Manifest};
 use tidewatch::store::key::KeyMap;
+use tidewatch::sync::lease::{Manners, Owner};
 use tidewatch::sync::limits::Limits;
 use tidewatch::tree::filter::Filter;
 use tidewatch::tree::hints;
@@ -43,6 +44,8 @@ pub struct World {
     pub oracle: Oracle,
     plant: Plant,
     wall_ns: i64,
+    /// How often the agent was started.
+    starts: u32,
     trace: bool,
     /// The folder is watched; else only the scans see anything.
     watched: bool,
@@ -112,6 +115,7 @@ impl World {
             settings,
             oracle,
             wall_ns: START_NS,
+            starts: 0,
             trace,
             watched,
             trouble: (0.0, 0.0),
@@ -367,6 +371,16 @@ impl World {
         let (sender, receiver) = hints(64);
         self.tree.watch(self.watched.then_some(sender), clock);
         self.store.set_clock(clock);
+        self.bucket.set_clock(clock);
+        self.starts += 1;
+        // Of every third folder the prefix is owned: each start takes it over from the one before.
+        let owner = self.seed.is_multiple_of(3).then(|| Owner {
+            agent: self.manifest.agent_id().to_owned(),
+            epoch: self.starts.to_string(),
+            host: "sim".to_owned(),
+            pid: self.starts,
+            manners: Manners::Wait,
+        });
         let row = self.manifest.folders().expect("readable").remove(0);
         let (asks, control) = mpsc::channel(4);
         let folder = Folder {
@@ -378,7 +392,7 @@ impl World {
             store: self.plant.store(&self.store),
             manifest: self.manifest.clone(),
             filter: Arc::new(Filter::new(&[], &[], true).expect("no rules")),
-            owner: None,
+            owner,
             keys: KeyMap::new("p/"),
             limits: Arc::new(Limits::new(Some(self.random.usize(1..9)), 128 << 20)),
             buffers: Pool::new(1 << 20),
