@@ -2,6 +2,7 @@
 
 use crate::base::clock::rfc3339_millis;
 use crate::base::digest::Sha256;
+use crate::base::policy::Guarding;
 use crate::manifest::{Change, Content, Entry, State};
 use crate::store::{ErrorKind, Meta, Object};
 use crate::sync::file::{Stop, Way};
@@ -26,7 +27,10 @@ impl Way {
         self.known = Some(Entry {
             state,
             ambiguous_until_ns: 0,
-            want: None,
+            // Where objects are guarded: what has landed late is our own, and may be overwritten.
+            want: entry
+                .want
+                .filter(|_| !is_ours && self.ctx.policy.guard == Guarding::Strict),
             ..entry.clone()
         });
         Ok(())
