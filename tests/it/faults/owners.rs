@@ -1,5 +1,9 @@
 //! Two agents on one prefix: what the second does, from what the server saw.
 #![cfg(feature = "demo")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "these write users' files, which nobody writes durably"
+)]
 
 use std::fs;
 use std::time::Duration;
