@@ -93,7 +93,11 @@ impl Loop {
             return;
         };
         let now = self.ctx.clock.now();
-        if self.queue.is_empty() || not_before.is_some_and(|at| now.mono < at) {
+        // What another owner would still add has to be seen.
+        if !self.lease.is_held(now)
+            || self.queue.is_empty()
+            || not_before.is_some_and(|at| now.mono < at)
+        {
             return;
         }
         let (sender, reports) = mpsc::channel(1);

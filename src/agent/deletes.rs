@@ -312,7 +312,10 @@ impl Loop {
             return Weigh::default();
         }
         let is_out = self.outage.is_on() && !self.outage.is_full();
-        let waits = self.scans.away().is_some() || is_out || !self.contact.is_done();
+        let waits = self.scans.away().is_some()
+            || is_out
+            || !self.contact.is_done()
+            || !self.lease.is_held(now);
         if !self.deletes.keeps() && waits {
             return Weigh::default();
         }

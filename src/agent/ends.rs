@@ -155,6 +155,10 @@ impl Loop {
                 self.teller.tell(What::Held, &path, Some(key), 0, None);
                 End::Done
             }
+            Outcome::Theirs => {
+                self.cannot_sync(&path, file::THEIRS);
+                End::Done
+            }
             Outcome::Moving { beginning } => self.moving(&job, beginning, now),
             // It stays in the queue, as what is not done yet.
             Outcome::Stopped => End::Failed,

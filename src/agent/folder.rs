@@ -9,12 +9,13 @@ use crate::agent::Control;
 use crate::base::buffers::Pool;
 use crate::base::clock::Clock;
 use crate::base::offload::Offload;
-use crate::base::policy::{Brake, History, OnDelete};
+use crate::base::policy::{Brake, Guarding, History, OnDelete};
 use crate::base::snapshot::{FolderSnapshot, Happening};
 use crate::manifest::{FolderRow, Manifest};
 use crate::store::Store;
 use crate::store::key::KeyMap;
 use crate::sync::file::Policy;
+use crate::sync::lease::Owner;
 use crate::sync::limits::Limits;
 use crate::sync::meta::Labels;
 use crate::tree::filter::Filter;
@@ -38,6 +39,8 @@ pub struct Folder {
     pub manifest: Manifest,
     /// What belongs.
     pub filter: Arc<Filter>,
+    /// Who wants to own the prefix; `None`: nobody else can, and no lease is taken.
+    pub owner: Option<Owner>,
     /// Paths to keys.
     pub keys: KeyMap,
     /// What objects say of themselves by their names.
@@ -89,6 +92,8 @@ pub struct Settings {
     pub history: History,
     /// How long what was set aside is kept.
     pub trash_keep: Duration,
+    /// Whether an object is only changed while it is the one that is known.
+    pub guard: Guarding,
     /// What the config says of the folder, as a number: when it changes, what failed for good is tried again.
     pub config: u64,
     /// Whether what failed for good is tried again at once.
@@ -103,6 +108,7 @@ impl Settings {
             history: self.history,
             asks_before_overwriting: self.overwrite_brake.is_some(),
             trash_keep: self.trash_keep,
+            guard: self.guard,
         }
     }
 }
@@ -122,6 +128,7 @@ impl Default for Settings {
             trash_keep: Duration::from_secs(30 * 24 * 3600),
             config: 0,
             retry_failed: false,
+            guard: Guarding::Off,
         }
     }
 }
@@ -138,6 +145,16 @@ pub enum Mode {
     },
 }
 
+impl Mode {
+    /// Returns the first and the longest pause after a failure.
+    pub(super) fn retry(self) -> (Duration, Duration) {
+        match self {
+            Self::Forever => (Duration::from_secs(1), Duration::from_secs(300)),
+            Self::Once { .. } => (Duration::from_millis(300), Duration::from_secs(5)),
+        }
+    }
+}
+
 /// Why the loop ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reason {
@@ -147,6 +164,8 @@ pub enum Reason {
     Stopped(bool),
     /// The store cannot be reached or a right is missing.
     Store(String),
+    /// Another agent owns the prefix.
+    Taken(String),
     /// The folder's root is not there.
     Away(String),
     /// The manifest cannot be written.

@@ -98,7 +98,7 @@ impl Loop {
             return;
         }
         let due = *self.janitor.due.get_or_insert(now.mono + EVERY);
-        if due > now.mono || !self.may_clean() {
+        if due > now.mono || !self.may_clean(now) {
             return;
         }
         self.janitor.due = None;
@@ -110,18 +110,21 @@ impl Loop {
         self.janitor.tasks.spawn(work.run());
     }
 
-    fn may_clean(&self) -> bool {
-        self.janitor.tasks.is_empty() && self.is_root_there() && !self.outage.is_on()
+    fn may_clean(&self, now: Now) -> bool {
+        self.janitor.tasks.is_empty()
+            && self.is_root_there()
+            && !self.outage.is_on()
+            && self.lease.is_held(now)
     }
 
     /// Returns true while a run that ends has to wait for it.
     pub(super) fn is_cleaning(&self, now: Now) -> bool {
         let is_due = self.janitor.due.is_some_and(|due| due <= now.mono);
-        !self.janitor.tasks.is_empty() || (is_due && self.may_clean())
+        !self.janitor.tasks.is_empty() || (is_due && self.may_clean(now))
     }
 
-    pub(super) fn janitor_wake(&self) -> Option<Instant> {
-        self.janitor.due.filter(|_| self.may_clean())
+    pub(super) fn janitor_wake(&self, now: Now) -> Option<Instant> {
+        self.janitor.due.filter(|_| self.may_clean(now))
     }
 
     pub(super) fn cleaned(&mut self, report: &Report, now: Now) {

@@ -48,7 +48,11 @@ impl Loop {
 
     fn take_due(&mut self, now: Now) -> Vec<queue::Job> {
         let is_away = !self.is_root_there();
-        if self.stopping.is_some() || is_away || !self.contact.is_done() || self.teller.is_behind()
+        if self.stopping.is_some()
+            || is_away
+            || !self.contact.is_done()
+            || !self.lease.is_held(now)
+            || self.teller.is_behind()
         {
             return Vec::new();
         }

@@ -13,7 +13,7 @@
 //!   it is dropped, and its open intents tell the next start.
 //! - After a crash: a scan, plus the rows whose intent is open; their keys are looked at once more after the request
 //!   horizon. Multipart uploads are gone on with, or given up.
-//! - Does not protect against: two agents on one prefix.
+//! - Two agents on one prefix: only the one that holds the lease sends what changes anything.
 
 mod contact;
 mod control;
@@ -24,6 +24,7 @@ mod failures;
 mod folder;
 mod janitor;
 mod jobs;
+mod lease;
 mod outage;
 mod polls;
 mod recall;
@@ -40,7 +41,6 @@ mod weigh;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -71,6 +71,7 @@ use deletes::Deletes;
 use events::{control, hint};
 use failures::Denied;
 use janitor::Janitor;
+use lease::Lease;
 use outage::Outage;
 use rest::Rest;
 use scans::Scans;
@@ -98,6 +99,7 @@ enum Event {
     Probed(crate::store::Result<()>),
     Emptied(trash::Report),
     Cleaned(janitor::Report),
+    Leased(Box<lease::Report>),
     Control(Control),
     Told,
     Tick,
@@ -143,6 +145,7 @@ struct Loop {
     may_overwrite: BTreeSet<RelPath>,
     trash: Trash,
     janitor: Janitor,
+    lease: Lease,
     /// The folder that the root was when it was last trusted.
     root: Option<Identity>,
     /// Where filesystems were ever seen mounted inside it, and which of them are not now.
@@ -175,11 +178,12 @@ struct Loop {
 
 /// Runs a folder's loop until it ends or `stop` is cancelled.
 pub async fn run(folder: Folder, stop: CancellationToken) -> Ended {
-    Loop::new(folder, stop).run().await
+    Box::pin(Loop::new(folder, stop).run()).await
 }
 
 impl Loop {
     fn new(folder: Folder, stop: CancellationToken) -> Self {
+        let (lease, store) = Lease::new(&folder);
         let Folder {
             row,
             settings,
@@ -200,7 +204,7 @@ impl Loop {
         );
         let ctx = Arc::new(Ctx {
             tree: folder.tree,
-            store: folder.store,
+            store,
             manifest: folder.manifest,
             folder: row.id,
             keys: folder.keys,
@@ -222,10 +226,7 @@ impl Loop {
             filter: folder.filter,
             rest: Rest::new(&settings, mode),
         });
-        let (retry_base, retry_cap) = match mode {
-            Mode::Forever => (Duration::from_secs(1), Duration::from_secs(300)),
-            Mode::Once { .. } => (Duration::from_millis(300), Duration::from_secs(5)),
-        };
+        let (retry_base, retry_cap) = mode.retry();
         let snapshot = FolderSnapshot {
             name: folder.name,
             path: folder.path,
@@ -241,6 +242,7 @@ impl Loop {
             may_overwrite: BTreeSet::new(),
             trash: Trash::new(row.trash_due_ns),
             janitor: Janitor::default(),
+            lease,
             root: row.root,
             mounts: row.mounts.into_iter().collect(),
             mounts_away: Vec::new(),
@@ -307,10 +309,11 @@ impl Loop {
     fn advance(&mut self, now: Now) -> Option<Reason> {
         // Silence counts only while something is wanted of the store.
         let moved = self.ctx.moved.load(Ordering::Relaxed) + self.ctx.limits.held_back();
-        if moved != self.moved_before || !self.wants_the_store() {
+        if moved != self.moved_before || !self.wants_the_store(now) {
             self.moved_before = moved;
             self.last_move = now.mono;
         }
+        self.start_leasing(now);
         if self.stopping.is_none() {
             self.start_scans(now);
             self.start_contact();
@@ -343,6 +346,9 @@ impl Loop {
         if let Some(why) = self.scans.away() {
             return Some(Reason::Away(why.to_owned()));
         }
+        if let Some(reason) = self.ends_without_lease(timeout, now) {
+            return Some(reason);
+        }
         if self.outage.is_final() && self.ctx.moved.load(Ordering::Relaxed) == 0 {
             return Some(Reason::Store(self.outage.why()));
         }
@@ -355,7 +361,8 @@ impl Loop {
             && !self.contact.is_running()
             && self.deletes.is_done()
             && !self.trash.is_running()
-            && !self.is_cleaning(now);
+            && !self.is_cleaning(now)
+            && self.lease.is_settled();
         level.then_some(Reason::Finished)
     }
 
@@ -376,6 +383,7 @@ impl Loop {
             Some(probed) = self.outage.probes.join_next() => joined(probed).map_or(Event::Tick, Event::Probed),
             Some(emptied) = self.trash.tasks.join_next() => joined(emptied).map_or(Event::Tick, Event::Emptied),
             Some(cleaned) = self.janitor.tasks.join_next() => joined(cleaned).map_or(Event::Tick, Event::Cleaned),
+            Some(leased) = self.lease.tasks.join_next() => joined(leased).map_or(Event::Tick, |leased| Event::Leased(Box::new(leased))),
             asked = control(&mut self.control), if takes_scans => Event::Control(asked),
             () = self.teller.told(), if self.teller.has_news() => Event::Told,
             hint = hint(&mut self.hints), if takes_scans => hint.map_or(Event::HintsEnded, Event::Hint),
@@ -420,6 +428,7 @@ impl Loop {
             Event::Probed(answer) => self.probed(answer, now),
             Event::Emptied(report) => self.emptied(report, now),
             Event::Cleaned(report) => self.cleaned(&report, now),
+            Event::Leased(report) => self.leased(*report, now),
             Event::Control(asked) => self.asked(asked, now),
             Event::Told | Event::Tick => {}
         }
@@ -427,6 +436,7 @@ impl Loop {
 
     async fn finish(mut self, reason: Reason) -> Ended {
         // A loop that ends in trouble drops what still runs; the open intents remember it.
+        let is_cut = self.dropped || !self.jobs.is_empty();
         self.jobs.shutdown().await;
         while let Some(turned) = self.turns.join_next().await {
             let now = self.ctx.clock.now();
@@ -435,6 +445,10 @@ impl Loop {
             }
         }
         self.jobs.shutdown().await;
+        // What was cut off may still land: the next one has to wait for that.
+        if !is_cut && !self.outage.is_on() {
+            self.give_lease_back().await;
+        }
         self.teller.flush().await;
         self.end(reason)
     }

@@ -242,7 +242,9 @@ impl Outage {
 impl Loop {
     /// Asks the bucket when there is suspicion; in an outage, lets one job try when it is time.
     pub(super) fn start_probe(&mut self, now: Now) {
+        // Without the lease, asking for it says whether the store is back.
         let has_nothing_to_try = self.outage.may_try(now)
+            && self.lease.is_held(now)
             && self.contact.is_done()
             && [Lane::Live, Lane::Backlog]
                 .iter()
@@ -319,8 +321,11 @@ impl Loop {
     }
 
     /// Returns true while something is wanted of the store.
-    pub(super) fn wants_the_store(&self) -> bool {
-        self.outage.is_on() || !self.jobs.is_empty() || self.contact.is_running()
+    pub(super) fn wants_the_store(&self, now: Now) -> bool {
+        self.outage.is_on()
+            || !self.jobs.is_empty()
+            || self.contact.is_running()
+            || self.lease.wants_the_store(now)
     }
 
     /// Says what a silence of that length was about.

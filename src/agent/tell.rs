@@ -198,9 +198,11 @@ impl Loop {
         snapshot.ambiguous = self.ambiguous.len() as u64;
         snapshot.ambiguous_until_ns = self.ambiguous.values().copied().max().unwrap_or(0);
         snapshot.outage = self.outage.since();
+        snapshot.lease = self.lease.words(now);
         snapshot.away = self.scans.away().map(str::to_owned);
         let is_complete = self.scans.sees();
         snapshot.level = is_complete
+            && !self.lease.is_anothers()
             && snapshot.queued_files == 0
             && self.pending.is_empty()
             && self.jobs.is_empty()

@@ -14,6 +14,7 @@ impl Loop {
         // Far enough away to be never, near enough for the timer's arithmetic.
         let mut wake = now.mono + Duration::from_secs(24 * 3600);
         let mut sooner = |at: Option<Instant>| wake = at.map_or(wake, |at| wake.min(at));
+        sooner(self.lease_due(now));
         if let Some(until) = self.stopping {
             sooner(Some(until));
             sooner(
@@ -23,7 +24,9 @@ impl Loop {
         } else {
             // Nothing is started before: the manifest could not be written, or the store wants to be left alone.
             let not_before = self.turn_not_before.max(self.outage.calm_until(now));
+            let is_ours = self.lease.is_held(now);
             let may_start = self.turns.is_empty()
+                && is_ours
                 && !self.outage.is_on()
                 && self.is_root_there()
                 && self.contact.is_done()
@@ -42,19 +45,21 @@ impl Loop {
             );
             sooner(self.scans.next_at());
             let may_try = self.turns.is_empty()
+                && is_ours
                 && self.is_root_there()
                 && self.contact.is_done()
                 && !self.teller.is_behind();
             let next_try = self.outage.next_at().filter(|_| may_try);
             sooner(next_try.map(|at| at.max(not_before.unwrap_or(at))));
             sooner(self.deletes.next_at());
-            let may_empty = !self.outage.is_on() && self.contact.is_done();
+            let may_empty = is_ours && !self.outage.is_on() && self.contact.is_done();
             sooner(self.trash.next_at(may_empty, now));
-            sooner(self.janitor_wake());
-            sooner(self.contact.next_at().filter(|_| !self.queue.is_empty()));
+            sooner(self.janitor_wake(now));
+            let may_list = is_ours && !self.queue.is_empty();
+            sooner(self.contact.next_at().filter(|_| may_list));
             sooner(self.teller.next_at());
             if let Mode::Once { timeout } = self.mode {
-                sooner(self.wants_the_store().then(|| self.last_move + timeout));
+                sooner(self.wants_the_store(now).then(|| self.last_move + timeout));
             }
         }
         wake.max(now.mono)

@@ -24,6 +24,16 @@ pub enum History {
     Trash,
 }
 
+/// Whether an object is only changed while it is the one that is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Guarding {
+    /// The key is ours: it is written whatever is there.
+    #[default]
+    Off,
+    /// Each write and removal carries a condition; what somebody else wrote stays.
+    Strict,
+}
+
 /// What becomes of a symbolic link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Symlinks {

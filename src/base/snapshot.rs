@@ -119,6 +119,8 @@ pub struct FolderSnapshot {
     pub last_scan_ns: Option<i64>,
     /// Since when the store has been refusing everything, wall clock, nanoseconds, and why.
     pub outage: Option<(i64, String)>,
+    /// What people should know of the lease of the prefix: who has it instead, why it is not held, that it is advisory.
+    pub lease: Option<String>,
     /// Why the folder's root cannot be used, if so.
     pub away: Option<String>,
     /// Counts since the start.

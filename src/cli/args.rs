@@ -424,6 +424,10 @@ pub(in crate::cli) struct OptionArgs {
     #[arg(long, value_name = "CLASS", value_parser = storage_class)]
     pub storage_class: Option<StorageClass>,
 
+    /// Take the prefix from another agent that owns it
+    #[arg(long)]
+    pub take_over: bool,
+
     #[command(flatten)]
     pub s3: S3Args,
 }
@@ -463,6 +467,7 @@ impl From<OptionArgs> for Options {
             bandwidth: args.bandwidth,
             settle: args.settle,
             storage_class: args.storage_class.map(|StorageClass(class)| class),
+            take_over: args.take_over,
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::base::digest::Sha256;
 use crate::base::host;
 use crate::base::offload::Offload;
 use crate::base::path::{RelPath, escaped};
+use crate::base::policy::Guarding;
 use crate::base::snapshot::{FolderSnapshot, Happening};
 use crate::base::terms::Terms;
 use crate::commands::features::{self, Asker, Bucket};
@@ -30,6 +31,8 @@ use crate::manifest::{FolderKey, FolderRow, Manifest, OpenError};
 use crate::report::out::note;
 use crate::store::key::KeyMap;
 use crate::store::s3::{S3Store, Settings, SetupError};
+use crate::store::{Store as _, guarded};
+use crate::sync::lease::{Manners, Owner};
 use crate::sync::meta::Labels;
 use crate::tree::filter::reason::BadRule;
 use crate::tree::filter::{Bounds, Filter};
@@ -39,6 +42,12 @@ use crate::tree::{HintReceiver, Tree, hints};
 
 /// Hints that wait for a folder's loop. Beyond it events count as lost, and a scan finds what they said.
 const HINTS: usize = 16_384;
+
+/// How soon a bucket is asked again that has to be known before anything is written there.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
+/// What is said of one that could not be asked.
+pub const UNASKED: &str = "the bucket could not be asked whether it holds to conditions, without which `guard = \"strict\"` \
+    writes nothing; is it there, and may objects be written under the prefix?";
 
 /// What the folders of one process share.
 #[derive(Debug)]
@@ -54,6 +63,7 @@ pub struct Shared {
     buffers: Pool,
     shutdown_grace: Duration,
     asker: Asker,
+    owner: Owner,
 }
 
 /// A folder to be run, and how.
@@ -95,6 +105,10 @@ pub enum Left {
     NoStore(SetupError),
     /// Something else of it cannot be used; fit after "could not".
     Broken(String),
+    /// What the config asks of its bucket cannot be had there.
+    Unable(&'static str),
+    /// The bucket could not be asked what has to be known of it before anything is written there.
+    Unasked,
     /// It was stopped before its loop began.
     Stopped,
 }
@@ -121,6 +135,7 @@ impl Shared {
             }
         })?;
         let memory_bytes = config.upload.memory_bytes;
+        let owner = owner(manifest.agent_id(), config);
         Ok(Self {
             asker: Asker::new(manifest.clone(), Clock::Real, Offload::Pool),
             manifest,
@@ -129,6 +144,7 @@ impl Shared {
             lines: Lines::open(&config.upload, eyes),
             buffers: Pool::new(usize::try_from(memory_bytes).unwrap_or(usize::MAX)),
             shutdown_grace: config.shutdown_grace,
+            owner,
         })
     }
 
@@ -153,6 +169,22 @@ impl Shared {
             store: store.clone(),
         };
         self.asker.begin(&bucket, &stop).await;
+        if start.folder.guard == Guarding::Strict {
+            // Nothing may be written before it is known that conditions are held to.
+            while !store.features().is_known {
+                if start.mode != Mode::Forever {
+                    return Left::Unasked;
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(ASK_AGAIN) => {}
+                    () = stop.cancelled() => return Left::Stopped,
+                }
+                self.asker.begin(&bucket, &stop).await;
+            }
+            if let Some(why) = guarded::trouble(&store.features()) {
+                return Left::Unable(why);
+            }
+        }
         let folder = match self.assemble(start, store).await {
             Ok(folder) => folder,
             Err(why) => return Left::Broken(why),
@@ -192,6 +224,7 @@ impl Shared {
             tree,
             store,
             manifest: self.manifest.clone(),
+            owner: Some(self.owner.clone()),
             keys: KeyMap::new(&config.to.prefix),
             labels: Arc::new(labels(&config)?),
             limits,
@@ -211,6 +244,7 @@ impl Shared {
                 overwrite_brake: config.overwrite_brake,
                 history: config.history,
                 trash_keep: config.trash_keep,
+                guard: config.guard,
                 config: word(&config),
                 retry_failed: start.retry_failed,
             },
@@ -234,6 +268,24 @@ impl Shared {
 fn word(config: &config::Folder) -> u64 {
     let digest = Sha256::of(format!("{config:?}").as_bytes());
     u64::from_be_bytes(*digest.0.first_chunk().unwrap_or(&[0; 8]))
+}
+
+/// Returns who this process is to other owners of its prefixes.
+pub fn owner(agent_id: &str, config: &Config) -> Owner {
+    Owner {
+        agent: agent_id.to_owned(),
+        epoch: format!("{:032x}", fastrand::u128(..)),
+        host: rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned(),
+        pid: std::process::id(),
+        manners: if config.take_over {
+            Manners::TakeOver
+        } else {
+            Manners::Wait
+        },
+    }
 }
 
 /// Returns a folder's root as it is on record.

@@ -20,7 +20,7 @@ use crate::agent::{Mode, Reason};
 use crate::base::clock::{Clock, rfc3339};
 use crate::base::snapshot::{FolderSnapshot, Happening};
 use crate::commands::Exit;
-use crate::commands::folders::{Eyes, Left, Shared, Start, Stores, first_snapshot, shown};
+use crate::commands::folders::{self, Eyes, Left, Shared, Start, Stores, first_snapshot, shown};
 use crate::commands::signals::{Asked, Signals};
 use crate::config::{self, Config};
 use crate::report::lines::{Event, Level, Summary};
@@ -208,6 +208,8 @@ fn folder_exit(folder: &config::Folder, left: Option<&Left>, asked: Option<Asked
     let stopped = asked.map_or(Exit::Failed, Asked::exit);
     let ended = match left {
         None | Some(Left::Stopped) => return stopped,
+        Some(Left::Unable(why)) => return complain(why, Exit::Usage),
+        Some(Left::Unasked) => return complain(&folders::UNASKED, Exit::Unreachable),
         Some(Left::NoStore(error)) => return complain(error, Exit::Unreachable),
         Some(Left::Broken(why)) => {
             note(format_args!("tidewatch: could not {why}"));
@@ -218,6 +220,7 @@ fn folder_exit(folder: &config::Folder, left: Option<&Left>, asked: Option<Asked
     match &ended.reason {
         Reason::Stopped(_) => stopped,
         Reason::Store(why) => complain(why, Exit::Unreachable),
+        Reason::Taken(why) => complain(why, Exit::Taken),
         Reason::Away(why) => complain(why, Exit::Failed),
         Reason::Manifest(why) => complain(&format_args!("could not {why}"), Exit::Failed),
         Reason::Finished if ended.last.failed > 0 => Exit::Failed,

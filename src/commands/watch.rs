@@ -20,7 +20,7 @@ use crate::base::offload::Offload;
 use crate::base::snapshot::{FolderSnapshot, Happening};
 use crate::commands::Exit;
 use crate::commands::control::{self, Door};
-use crate::commands::folders::{Eyes, Left, Shared, Start, Stores, first_snapshot, shown};
+use crate::commands::folders::{self, Eyes, Left, Shared, Start, Stores, first_snapshot, shown};
 use crate::commands::reload::{Reader, Reloads};
 use crate::commands::signals::Signals;
 use crate::config::{self, Config};
@@ -272,9 +272,17 @@ impl Service {
                     tracing::warn!(folder = %ended.last.name, "what was still on its way was cut off; it is looked at again at the next start");
                     return;
                 }
-                Reason::Store(why) | Reason::Away(why) => why,
+                Reason::Store(why) | Reason::Taken(why) | Reason::Away(why) => why,
                 Reason::Manifest(why) => format!("could not {why}"),
             },
+            Ok(Left::Unable(why)) => {
+                tracing::error!(
+                    "a folder cannot be kept level as its config says, the agent ends: {why}"
+                );
+                self.exit = Exit::Usage;
+                return self.end();
+            }
+            Ok(Left::Unasked) => folders::UNASKED.to_owned(),
             Ok(Left::Broken(why)) => format!("could not {why}"),
             Ok(Left::NoStore(error)) => error.to_string(),
             Err(error) => match error.try_into_panic() {

@@ -67,6 +67,7 @@ impl Config {
                 state_dir: state.unwrap_or_default(),
                 shutdown_grace: shutdown_grace.unwrap_or(SHUTDOWN_GRACE),
                 upload,
+                take_over: options.take_over,
                 folders,
             },
         )
@@ -92,6 +93,7 @@ impl Config {
                 bandwidth: options.bandwidth.clone().unwrap_or_default(),
                 ..Upload::default()
             },
+            take_over: options.take_over,
             folders: vec![folder],
         })
     }

@@ -19,7 +19,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::base::policy::{Brake, History, OnDelete, Symlinks, WatchMode};
+use crate::base::policy::{Brake, Guarding, History, OnDelete, Symlinks, WatchMode};
 use crate::base::terms::Terms;
 
 pub use crate::config::bandwidth::{Bandwidth, Rate, Shown as ShownRate};
@@ -67,6 +67,8 @@ pub struct Options {
     pub settle: Option<Duration>,
     /// The storage class of every object; `Some(None)` is STANDARD.
     pub storage_class: Option<Option<String>>,
+    /// Take every prefix from a living owner.
+    pub take_over: bool,
 }
 
 /// What a command line or a table says of how a bucket is reached; what is `None` is left to the next in precedence.
@@ -135,6 +137,9 @@ pub struct Config {
     pub shutdown_grace: Duration,
     /// What all folders share.
     pub upload: Upload,
+    /// Whether a prefix is taken from another agent that owns it. Only a command line says so: said for ever, two agents
+    /// would take it from each other for ever.
+    pub take_over: bool,
     /// The folders; at least one.
     pub folders: Vec<Folder>,
 }
@@ -203,6 +208,8 @@ pub struct Folder {
     pub overwrite_brake: Option<Brake>,
     /// What becomes of an object before other content takes its key.
     pub history: History,
+    /// Whether an object is only changed while it is the one that is known.
+    pub guard: Guarding,
     /// How long what was set aside is kept.
     pub trash_keep: Duration,
     /// What becomes of symbolic links.
@@ -246,6 +253,7 @@ impl Folder {
             delete_brake: Some(Brake::DELETES),
             overwrite_brake: None,
             history: History::default(),
+            guard: Guarding::default(),
             trash_keep: TRASH_KEEP,
             symlinks: Symlinks::default(),
             watch: WatchMode::default(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
-use crate::base::policy::{Brake, History, Symlinks, WatchMode};
+use crate::base::policy::{Brake, Guarding, History, Symlinks, WatchMode};
 use crate::config::read::{Reader, Section, close, lookup, wrong};
 use crate::config::{Folder, values};
 
@@ -33,6 +33,9 @@ pub fn read(reader: &mut Reader<'_>, table: &Section<'_, '_>, folder: &mut Folde
         &mut folder.history,
         table.parsed(reader, "history", history),
     );
+    let choices = [("off", Guarding::Off), ("strict", Guarding::Strict)];
+    let guard = |text: &str| values::choice(&choices, text);
+    set(&mut folder.guard, table.parsed(reader, "guard", guard));
     set(
         &mut folder.trash_keep,
         table.parsed(reader, "trash_keep", values::duration),

@@ -43,6 +43,7 @@ pub const KEYS: &[(&str, &[&str])] = &[
             "delete_brake",
             "overwrite_brake",
             "history",
+            "guard",
             "trash_keep",
             "symlinks",
             "watch",

@@ -74,6 +74,9 @@ pub struct FolderStatus {
     pub ambiguous: u64,
     /// See `ambiguous`.
     pub ambiguous_until: Option<String>,
+    /// Who owns the prefix instead, why its lease is not held, or that it is advisory.
+    #[serde(default)]
+    pub lease: Option<String>,
     /// Since when the bucket cannot be used, RFC 3339.
     pub outage_since: Option<String>,
     /// Why it cannot be used, or why the folder cannot.
@@ -105,6 +108,7 @@ impl FolderStatus {
             unsyncable: snapshot.unsyncable,
             ambiguous: snapshot.ambiguous,
             ambiguous_until: when(snapshot.ambiguous_until_ns),
+            lease: snapshot.lease.clone(),
             outage_since: outage.and_then(|(since_ns, _)| when(*since_ns)),
             trouble: snapshot
                 .away

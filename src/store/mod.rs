@@ -3,6 +3,8 @@
 //! One method is one request (a lost answer may be repeated within it, nothing else). No AWS type leaves this module.
 
 pub mod features;
+pub mod fence;
+pub mod guarded;
 pub mod key;
 pub mod probe;
 pub mod s3;

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::base::offload::Offload;
-use crate::store::{self, Effect, Error, ErrorKind, MAX_BATCH, Removed, Store};
+use crate::store::{self, Effect, Error, ErrorKind, MAX_BATCH, Removed, Store, When};
 
 /// How long the first one waits for others.
 const GATHER: Duration = Duration::from_millis(20);
@@ -49,17 +49,19 @@ struct Waiting {
 }
 
 impl Removals {
-    /// Removes an object unless `look` says no; `None` if it did.
+    /// Removes an object if `when` holds, unless `look` says no; `None` if it did. Under a condition it goes alone.
     pub async fn remove<G: Gate>(
         &self,
         store: &Arc<dyn Store>,
         gate: &G,
         offload: Offload,
-        key: &str,
+        (key, when): (&str, &When),
         look: Look,
     ) -> store::Result<Option<Removed>> {
-        if !store.features().delete_many {
-            return gate.send(remove_one(store, offload, key, look)).await;
+        if *when != When::Always || !store.features().delete_many {
+            return gate
+                .send(remove_one(store, offload, (key, when), look))
+                .await;
         }
         let (done, answer) = oneshot::channel();
         let is_first = {
@@ -89,7 +91,8 @@ impl Removals {
                 0 => return,
                 1 => {
                     let Waiting { key, look, done } = batch.remove(0);
-                    let answer = gate.send(remove_one(store, offload, &key, look)).await;
+                    let what = (&*key, &When::Always);
+                    let answer = gate.send(remove_one(store, offload, what, look)).await;
                     // Who has gone away needs no answer.
                     let _ = done.send(answer);
                 }
@@ -106,11 +109,11 @@ impl Removals {
 async fn remove_one(
     store: &Arc<dyn Store>,
     offload: Offload,
-    key: &str,
+    (key, when): (&str, &When),
     look: Look,
 ) -> store::Result<Option<Removed>> {
     if offload.run(look).await {
-        store.delete(key).await.map(Some)
+        store.delete_if(key, when).await.map(Some)
     } else {
         Ok(None)
     }

@@ -12,6 +12,7 @@ use tidewatch::base::snapshot::{FolderSnapshot, Happening, What};
 use tidewatch::manifest::{FolderKey, Manifest, State};
 use tidewatch::store::key::KeyMap;
 use tidewatch::store::{ErrorKind, Store};
+use tidewatch::sync::lease::Owner;
 use tidewatch::sync::limits::Limits;
 use tidewatch::tree::filter::Filter;
 use tidewatch::tree::hints;
@@ -36,6 +37,8 @@ pub struct Bench {
     pub limits: Arc<Limits>,
     pub settings: Settings,
     pub exclude: Vec<String>,
+    /// Who wants to own the prefix, if anybody.
+    pub owner: Option<Owner>,
 }
 
 /// A running agent.
@@ -71,10 +74,16 @@ impl Bench {
                 ..Settings::default()
             },
             exclude: Vec::new(),
+            owner: None,
         }
     }
 
     pub fn start(&self, mode: Mode) -> Agent {
+        self.start_before(mode, Arc::new(self.store.clone()))
+    }
+
+    /// Starts it with this store before its line.
+    pub fn start_before(&self, mode: Mode, store: Arc<dyn Store>) -> Agent {
         let (sender, receiver) = hints(1024);
         self.tree
             .watch((mode == Mode::Forever).then_some(sender), self.clock);
@@ -94,9 +103,10 @@ impl Bench {
             to: "s3://b/p/".into(),
             row: self.manifest.folder(&key, "m").unwrap(),
             tree: Arc::new(self.tree.clone()),
-            store: Arc::new(self.store.clone()) as Arc<dyn Store>,
+            store,
             manifest: self.manifest.clone(),
             filter: Arc::new(Filter::new(&self.exclude, &[], true).unwrap()),
+            owner: self.owner.clone(),
             keys: KeyMap::new("p/"),
             labels: Arc::default(),
             limits: self.limits.clone(),

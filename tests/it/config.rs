@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use tidewatch::base::digest::Sha256;
-use tidewatch::base::policy::{Brake, History, OnDelete, Symlinks, WatchMode};
+use tidewatch::base::policy::{Brake, Guarding, History, OnDelete, Symlinks, WatchMode};
 use tidewatch::commands::init::EXAMPLE;
 use tidewatch::config::{
     self, Concurrency, Config, Folder, KEYS, Options, PathStyle, Problems, S3Options, Surroundings,
@@ -132,6 +132,7 @@ fn the_smallest_config_has_the_defaults() {
             }),
             overwrite_brake: None,
             history: History::Off,
+            guard: Guarding::Off,
             trash_keep: Duration::from_secs(30 * 24 * 3600),
             symlinks: Symlinks::Skip,
             watch: WatchMode::Auto,
@@ -203,7 +204,7 @@ fn what_a_folder_wants_done_arrives() {
     let machine = Machine::new();
     let text = format!(
         "{SMALLEST}on_delete = \"trash\"\ndelete_brake = \"off\"\n\
-         overwrite_brake = {{ files = 500, window = \"1h\" }}\nhistory = \"trash\"\ntrash_keep = \"7d\"\n\
+         overwrite_brake = {{ files = 500, window = \"1h\" }}\nhistory = \"trash\"\nguard = \"strict\"\ntrash_keep = \"7d\"\n\
          symlinks = \"record\"\nwatch = \"poll\"\nmax_size = \"10GiB\"\nmin_size = \"1\"\nmin_age = \"5m\"\n\
          max_age = \"300d\"\nexclude_caches = false\n"
     );
@@ -211,8 +212,18 @@ fn what_a_folder_wants_done_arrives() {
     let folder = &config.folders[0];
     let hours = |hours: u64| Duration::from_secs(hours * 3600);
     assert_eq!(
-        (folder.on_delete, folder.history, folder.symlinks),
-        (OnDelete::Trash, History::Trash, Symlinks::Record)
+        (
+            folder.on_delete,
+            folder.history,
+            folder.symlinks,
+            folder.guard
+        ),
+        (
+            OnDelete::Trash,
+            History::Trash,
+            Symlinks::Record,
+            Guarding::Strict
+        )
     );
     assert_eq!(folder.delete_brake, None);
     let overwrites = Brake {
@@ -539,6 +550,7 @@ fn an_option_goes_before_the_config_and_the_config_before_the_default() {
         bandwidth: config::bandwidth("3MiB/s").ok(),
         settle: Some(Duration::from_secs(3600)),
         storage_class: Some(Some("ONEZONE_IA".to_owned())),
+        take_over: true,
     };
     let text = format!(
         "[agent]\nstate_dir = \"/config\"\n[s3]\nregion = \"shared\"\nprofile = \"shared\"\n[upload]\nconcurrency = 9\nbandwidth = \"1MiB/s\"\n\

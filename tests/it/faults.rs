@@ -5,6 +5,7 @@ mod chain;
 #[cfg(feature = "demo")]
 mod large;
 mod outage;
+mod owners;
 mod probe;
 mod rows;
 mod tls;

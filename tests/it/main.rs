@@ -19,6 +19,7 @@ mod eyes;
 mod faults;
 mod features;
 mod filter;
+mod lease;
 mod manifest;
 mod process;
 mod reads;

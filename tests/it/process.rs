@@ -35,7 +35,7 @@ use tokio::process::{Child, Command};
 use crate::support::endpoint::Endpoint;
 
 /// How long a test waits for what must happen, on a machine that is busy with other tests.
-const DEADLINE: Duration = Duration::from_secs(120);
+pub const DEADLINE: Duration = Duration::from_secs(120);
 
 /// A folder, a state folder, and the bucket that the folder goes to.
 pub struct World {
@@ -76,12 +76,12 @@ impl World {
         fs::write(path, bytes).unwrap();
     }
 
-    fn write_bytes(&self, path: &[u8], bytes: impl AsRef<[u8]>) {
+    pub fn write_bytes(&self, path: &[u8], bytes: impl AsRef<[u8]>) {
         self.write(OsStr::from_bytes(path), bytes);
     }
 
     /// Makes a command with nothing of the machine's own settings around it.
-    fn bare<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+    pub fn bare<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidewatch"));
         command
             .args(args)
@@ -122,7 +122,7 @@ impl World {
     }
 
     /// Returns what the bucket holds of the folder, by path.
-    fn objects(&self) -> BTreeMap<String, Vec<u8>> {
+    pub fn objects(&self) -> BTreeMap<String, Vec<u8>> {
         let objects = self.endpoint.objects().into_iter();
         objects
             .filter_map(|(key, bytes)| {
@@ -134,7 +134,7 @@ impl World {
 }
 
 /// Runs a command to its end.
-async fn ended(command: &mut Command) -> Ended {
+pub async fn ended(command: &mut Command) -> Ended {
     let output = tokio::time::timeout(DEADLINE, command.output()).await;
     let output = output.expect("the command ends").unwrap();
     Ended {
@@ -172,7 +172,7 @@ pub async fn eventually(what: &str, holds: impl Fn() -> bool) {
 }
 
 /// Returns the lines that tell why a command could not do its work.
-fn complaints(ended: &Ended) -> Vec<&str> {
+pub fn complaints(ended: &Ended) -> Vec<&str> {
     let lines = ended.err.lines();
     lines
         .filter(|line| line.starts_with("tidewatch: "))

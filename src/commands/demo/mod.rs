@@ -127,6 +127,7 @@ fn config(places: &Places, endpoint: &Endpoint) -> Config {
         state_dir: places.state.clone(),
         shutdown_grace: SHUTDOWN_GRACE,
         upload: Upload::default(),
+        take_over: false,
         folders: vec![folder],
     }
 }

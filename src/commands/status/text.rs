@@ -87,6 +87,9 @@ fn folder(view: &View, agent: &Agent) -> String {
     if let Some(since) = &status.outage_since {
         add("outage", &format!("since {since}"));
     }
+    if let Some(lease) = &status.lease {
+        add("lease", lease);
+    }
     if let Some(trouble) = &status.trouble {
         add("trouble", trouble);
     }

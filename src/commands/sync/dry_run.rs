@@ -15,16 +15,17 @@ use crate::base::path::RelPath;
 use crate::base::policy::OnDelete;
 use crate::base::stat::{Kind, Stat};
 use crate::commands::Exit;
-use crate::commands::folders::{Stores, filter, folder_key, shown};
+use crate::commands::folders::{Stores, filter, folder_key, owner, shown};
 use crate::commands::sync::SyncOptions;
 use crate::commands::sync::dry_run::teller::{Estimate, Teller};
 use crate::config;
 use crate::manifest::{FolderRow, Manifest, OpenError};
 use crate::report::out::{Out, note};
-use crate::store::key::KeyMap;
+use crate::store::key::{KeyMap, LEASE};
 use crate::store::s3::S3Store;
 use crate::store::{self, ErrorKind, Store as _};
 use crate::sync::brake::{Brake, Verdict};
+use crate::sync::lease::{Claim, Holder, Seen, Verdict as Ownership};
 use crate::sync::plan::{self, Look};
 use crate::tree::Tree;
 use crate::tree::filter::Filter;
@@ -103,8 +104,23 @@ async fn look(
         None => None,
     };
     let is_contacted = row.as_ref().is_some_and(|row| row.contacted);
-    match tokio::time::timeout(options.timeout, ask(&store, folder, is_contacted)).await {
-        Ok(Ok(there)) => teller.there(folder, there)?,
+    let agent_id = manifest.map_or("", Manifest::agent_id);
+    let mut claim = Claim::new(owner(agent_id, &options.config), &folder.name);
+    let asked = async {
+        let there = ask(&store, folder, is_contacted).await?;
+        store::Result::Ok((there, holder(&store, folder, &mut claim).await?))
+    };
+    let mut exit = Exit::Level;
+    match tokio::time::timeout(options.timeout, asked).await {
+        Ok(Ok((there, holder))) => {
+            teller.there(folder, there)?;
+            if let Some(holder) = holder {
+                exit = complain(
+                    &format_args!("another agent owns the prefix: {holder}"),
+                    Exit::Taken,
+                )?;
+            }
+        }
         Ok(Err(error)) => return complain(&error, Exit::Unreachable),
         Err(_) => {
             let timeout = crate::base::units::show_duration(options.timeout);
@@ -123,9 +139,9 @@ async fn look(
     };
     let known = manifest.cloned().zip(row);
     let mut walk = Walk::new(folder, known, filter);
-    let exit = walk.run(folder, teller).await?;
+    exit = exit.strongest(walk.run(folder, teller).await?);
     if let Some(why) = walk.away {
-        return complain(&why, Exit::Failed);
+        return Ok(exit.strongest(complain(&why, Exit::Failed)?));
     }
     Ok(exit)
 }
@@ -161,6 +177,25 @@ async fn ask(
             return Ok(Some(there));
         }
     }
+}
+
+/// Looks who else owns the prefix, from whom it would not be taken.
+async fn holder(
+    store: &S3Store,
+    folder: &config::Folder,
+    claim: &mut Claim,
+) -> store::Result<Option<Holder>> {
+    let key = KeyMap::new(&folder.to.prefix).reserved(LEASE);
+    let (object, bytes) = match store.get(&key, None).await {
+        Ok(found) => found,
+        Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let seen = Seen::of(&object, &bytes);
+    Ok(match claim.judge(Some(&seen), Clock::Real.now().mono) {
+        Ownership::Taken(holder) => Some(holder),
+        Ownership::Free { .. } => None,
+    })
 }
 
 /// A walk through one folder.

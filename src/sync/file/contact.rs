@@ -2,6 +2,7 @@
 
 use crate::base::clock::rfc3339_millis;
 use crate::base::digest::Sha256;
+use crate::base::policy::Guarding;
 use crate::manifest::{Change, Content, Entry, State};
 use crate::store::{ErrorKind, Meta, Object};
 use crate::sync::file::{Stop, Way};
@@ -26,7 +27,10 @@ impl Way {
         self.known = Some(Entry {
             state,
             ambiguous_until_ns: 0,
-            want: None,
+            // Where objects are guarded: what has landed late is our own, and may be overwritten.
+            want: entry
+                .want
+                .filter(|_| !is_ours && self.ctx.policy.guard == Guarding::Strict),
             ..entry.clone()
         });
         Ok(())
@@ -75,8 +79,8 @@ impl Way {
         }
         self.move_aside(&object).await?;
         tracing::info!(key = %self.task.key, "set an object aside that was there before us");
-        self.changes.push(Change::RemoteTaken(remote.key));
         (self.set_aside, self.old_is_safe) = (true, true);
+        self.taken(remote.key, object);
         Ok(false)
     }
 

@@ -12,7 +12,7 @@ use crate::base::clock::{Clock, Now};
 use crate::base::digest::Crc64;
 use crate::base::offload::Offload;
 use crate::base::path::RelPath;
-use crate::base::policy::{History, OnDelete};
+use crate::base::policy::{Guarding, History, OnDelete};
 use crate::base::stat::{Identity, Kind, Stat};
 use crate::manifest::{self, Change, Entry, FolderId, Manifest, Remote, UploadPart};
 use crate::store::key::KeyMap;
@@ -77,6 +77,8 @@ pub struct Policy {
     pub asks_before_overwriting: bool,
     /// How long what was set aside is kept.
     pub trash_keep: Duration,
+    /// Whether an object is only changed while it is the one that is known.
+    pub guard: Guarding,
 }
 
 /// What a job tells or asks the folder's loop.
@@ -337,6 +339,8 @@ pub enum Outcome {
     Back,
     /// The file is gone, and the object under its key is not the one that we know: it was left alone.
     Foreign,
+    /// Somebody else wrote the object, which is guarded: it stays, and the file is not safe.
+    Theirs,
     /// The new content waits in quarantine until a person has decided.
     Held,
     /// It changed while it was read.

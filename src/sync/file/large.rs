@@ -70,13 +70,18 @@ impl Way {
         let hashed = source.expected;
         let meta = self.ctx.labels.meta(&self.task.job.path, &stat, hashed);
         let former = self.former(&self.task.key, &source).await;
-        let (store, gate, key) = (&self.ctx.store, self.gate(), &self.task.key);
-        let sent = upload::multipart(store, &gate, key, &meta, &source, former).await;
+        let own = self.own(hashed).await?;
+        let (gate, key) = (self.gate(), &self.task.key);
+        let sent = upload::multipart(&own, &gate, key, &meta, &source, former).await;
         let sent = sent.map_err(|stop| match stop {
             // Parts do not touch the key; only their joining does.
             upload::Stop::Store(error) if error.operation == "CompleteMultipartUpload" => {
                 self.unwritten(error, hashed)
             }
+            upload::Stop::Store(error) => match self.refused(error) {
+                Ok(error) => Stop::Store(error),
+                Err(stop) => stop,
+            },
             stop => stop.into(),
         })?;
         self.changes.push(Change::UploadEnded(sent.upload));

@@ -11,6 +11,7 @@
 mod aside;
 mod contact;
 mod former;
+mod guard;
 mod job;
 mod large;
 mod remove;
@@ -25,7 +26,7 @@ use crate::base::clock::Now;
 use crate::base::digest::{Sha256, hex};
 use crate::base::path::RelPath;
 use crate::base::stat::Stat;
-use crate::manifest::{Change, Entry};
+use crate::manifest::{Change, Entry, Remote};
 use crate::store::{self, Body, Effect, ErrorKind, Stored};
 use crate::sync::Lane;
 use crate::sync::brake::Verdict;
@@ -36,6 +37,7 @@ use crate::sync::upload::{self, Gate as _, SINGLE_MOST};
 use crate::tree::{ReadError, Whole};
 
 pub use former::give_up;
+pub use guard::THEIRS;
 pub use job::{Ahead, Aim, Ctx, Done, Failed, How, Message, Outcome, Patience, Policy, Task};
 pub use rows::{gone, read_error};
 
@@ -49,6 +51,8 @@ enum Stop {
     Store(store::Error),
     /// It was asked to.
     Asked,
+    /// Somebody else wrote the object, which is guarded.
+    Theirs,
 }
 
 impl From<upload::Stop> for Stop {
@@ -83,6 +87,7 @@ pub async fn sync(ctx: Arc<Ctx>, task: Task) -> Done {
         doubt: Doubt::None,
         allowed: None,
         old_is_safe: false,
+        there: None,
     };
     let outcome = match way.run().await {
         Ok(outcome) => way.after(outcome).await,
@@ -126,6 +131,8 @@ struct Way {
     allowed: Option<Verdict>,
     /// The object that is about to be overwritten has been set aside, or there is none.
     old_is_safe: bool,
+    /// Somebody else's object that may be overwritten: it has been set aside.
+    there: Option<Remote>,
 }
 
 impl Way {
@@ -236,9 +243,12 @@ impl Way {
             .meta(&self.task.job.path, &stat, Some(sha256));
         let gate = self.gate();
         let body = Body::new(whole.bytes, whole.crc64, Some(sha256)).with_tap(Some(gate.tap()));
-        let put = self.ctx.store.put(&self.task.key, body, &meta);
-        let stored = gate.send(stat.size, put).await;
-        let stored = stored.map_err(|error| self.unwritten(error, Some(sha256)))?;
+        let own = self.own(Some(sha256)).await?;
+        let put = own.put(&self.task.key, body, &meta);
+        let stored = match gate.send(stat.size, put).await {
+            Ok(stored) => stored,
+            Err(error) => return Err(self.unwritten(self.refused(error)?, Some(sha256))),
+        };
         Ok(self.stored(How::Uploaded, stored, sha256, read))
     }
 
@@ -342,7 +352,7 @@ impl Way {
             .labels
             .meta(&self.task.job.path, stat, Some(sha256));
         match copies::copy(
-            &self.ctx.store,
+            &self.own(Some(sha256)).await?,
             &self.gate(),
             &original,
             &self.task.key,
@@ -353,11 +363,11 @@ impl Way {
             Ok(stored) => Ok(Some(stored)),
             Err(error) if matches!(error.kind, ErrorKind::Network | ErrorKind::Busy) => {
                 // What lands late copies what its source is then, on a store that ignores the condition.
-                Err(self.unwritten(error, None))
+                Err(self.unwritten(error, self.copied(sha256)))
             }
             Err(error) => {
                 tracing::debug!(%error, "a server-side copy was refused; the bytes are sent");
-                drop(self.unwritten(error, None));
+                drop(self.unwritten(error, self.copied(sha256)));
                 Ok(None)
             }
         }

@@ -10,6 +10,7 @@ use crate::base::stat::{Identity, Kind};
 use crate::manifest::{Change, Entry, Remote, State};
 use crate::store::{self, ErrorKind, Object};
 use crate::sync::file::aside::is_certain;
+use crate::sync::file::guard::is_changed;
 use crate::sync::file::{Doubt, Outcome, Stop, Way};
 use crate::sync::plan;
 use crate::tree::Tree;
@@ -37,14 +38,22 @@ impl Way {
                     && is_gone(&*tree, &path)
             };
             let (ctx, gate) = (self.ctx.clone(), self.gate());
+            let when = self.removes(&object);
             let removal = ctx.removals.remove(
                 &ctx.store,
                 &*gate,
                 ctx.offload,
-                &self.task.key,
+                (&self.task.key, &when),
                 Box::new(look),
             );
-            let removed = removal.await.map_err(|error| self.unwritten(error, None))?;
+            let removed = removal.await;
+            if is_changed(&removed, &when) {
+                return match gate.head(&self.task.key).await {
+                    Ok(object) => Ok(self.left_alone(object)),
+                    Err(error) => Err(Stop::Store(error)),
+                };
+            }
+            let removed = removed.map_err(|error| self.unwritten(error, None))?;
             let Some(removed) = removed else {
                 self.restore(None);
                 return Ok(Outcome::Back);

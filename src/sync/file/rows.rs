@@ -8,8 +8,9 @@ use crate::base::digest::Sha256;
 use crate::base::path::RelPath;
 use crate::base::policy::OnDelete;
 use crate::manifest::{Change, Content, Entry, Failure, Parked, State};
+use crate::store::fence::NOT_OURS;
 use crate::store::{ErrorKind, Stored};
-use crate::sync::file::{Doubt, Failed, How, Outcome, Stop, Way};
+use crate::sync::file::{Doubt, Failed, How, Outcome, Stop, THEIRS, Way};
 use crate::sync::plan::{self, Read};
 use crate::tree::ReadError;
 
@@ -37,6 +38,9 @@ impl Way {
         read: Read,
     ) -> Outcome {
         let now = self.ctx.clock.now();
+        if let Some(there) = self.there.take() {
+            self.changes.push(Change::RemoteTaken(there.key));
+        }
         let mut row = self.blank(State::Synced);
         plan::remember_outstanding(&mut row, self.task.known.as_ref(), now);
         // What this job itself sent without an answer may land after what it then sent with one.
@@ -122,6 +126,19 @@ impl Way {
             Stop::Asked => {
                 self.put_off();
                 return Outcome::Stopped;
+            }
+            // Another owns the prefix now: it is done when it is ours again.
+            Stop::Store(error) if error.code == NOT_OURS => {
+                self.put_off();
+                return Outcome::Stopped;
+            }
+            Stop::Theirs => {
+                self.restore(Some(Failure {
+                    attempts: 1,
+                    error: THEIRS.to_owned(),
+                    parked: None,
+                }));
+                return Outcome::Theirs;
             }
             Stop::Read(ReadError::Io(error)) => self.failed(
                 unreadable_pause(&error),

@@ -7,11 +7,11 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::Signal;
 
 use crate::process::{World, end_of, send};
-use crate::support::endpoint::Fault;
+use crate::support::endpoint::{Fault, Seen};
 use std::time::Duration;
 
 #[tokio::test]
-async fn a_second_sync_sends_no_request_at_all() {
+async fn a_second_sync_asks_for_the_lease_and_nothing_else() {
     let world = World::new().await;
     for number in 0..20 {
         world.write(
@@ -34,7 +34,12 @@ async fn a_second_sync_sends_no_request_at_all() {
         "{:?}",
         world.endpoint.requests()
     );
-    assert_eq!(world.endpoint.connections(), 0);
+    let lease = world.endpoint.all_requests();
+    let is_lease = |seen: &Seen| seen.key == "p/.tidewatch/lease.json";
+    assert!(lease.iter().all(is_lease), "{lease:?}");
+    let writes = lease.iter().filter(|seen| seen.operation == "PutObject");
+    assert_eq!(writes.count(), 2, "taken, and given back");
+    assert_eq!(world.endpoint.connections(), 1);
 }
 
 #[tokio::test]

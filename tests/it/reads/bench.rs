@@ -125,6 +125,7 @@ impl Bench {
             store: Arc::new(self.bucket.clone()),
             manifest: self.manifest.clone(),
             filter: Arc::new(Filter::new(&[], &[], true).unwrap()),
+            owner: None,
             keys: KeyMap::new("p/"),
             labels: Arc::default(),
             limits: Arc::new(Limits::new(Some(4), 128 << 20)),

@@ -9,10 +9,11 @@ use tidewatch::base::buffers::Pool;
 use tidewatch::base::clock::Clock;
 use tidewatch::base::offload::Offload;
 use tidewatch::base::path::RelPath;
-use tidewatch::base::policy::{Brake, History, OnDelete};
+use tidewatch::base::policy::{Brake, Guarding, History, OnDelete};
 use tidewatch::base::snapshot::FolderSnapshot;
 use tidewatch::manifest::{FolderKey, Manifest};
 use tidewatch::store::key::KeyMap;
+use tidewatch::sync::lease::{Manners, Owner};
 use tidewatch::sync::limits::Limits;
 use tidewatch::tree::filter::Filter;
 use tidewatch::tree::hints;
@@ -43,6 +44,8 @@ pub struct World {
     pub oracle: Oracle,
     plant: Plant,
     wall_ns: i64,
+    /// How often the agent was started.
+    starts: u32,
     trace: bool,
     /// The folder is watched; else only the scans see anything.
     watched: bool,
@@ -88,7 +91,11 @@ impl World {
         let folder = manifest.folder(&key, "sim").expect("a row").id;
         let tree = MemTree::new(random.u64(..), Clock::Real);
         let watched = random.u8(..5) > 0;
-        let settings = policies(&mut random);
+        let mut settings = policies(&mut random);
+        if seed % 4 == 1 {
+            // Nobody else writes here after the first contact: no object is ever taken for somebody else's.
+            settings.guard = Guarding::Strict;
+        }
         let oracle = Oracle {
             tree: tree.clone(),
             bucket: bucket.clone(),
@@ -109,6 +116,7 @@ impl World {
             settings,
             oracle,
             wall_ns: START_NS,
+            starts: 0,
             trace,
             watched,
             trouble: (0.0, 0.0),
@@ -372,6 +380,15 @@ impl World {
                 wall_ns,
             }));
         });
+        self.starts += 1;
+        // Of every third folder the prefix is owned: each start takes it over from the one before.
+        let owner = self.seed.is_multiple_of(3).then(|| Owner {
+            agent: self.manifest.agent_id().to_owned(),
+            epoch: self.starts.to_string(),
+            host: "sim".to_owned(),
+            pid: self.starts,
+            manners: Manners::Wait,
+        });
         let row = self.manifest.folders().expect("readable").remove(0);
         let (asks, control) = mpsc::channel(4);
         let folder = Folder {
@@ -383,6 +400,7 @@ impl World {
             store: self.plant.store(&self.store),
             manifest: self.manifest.clone(),
             filter: Arc::new(Filter::new(&[], &[], true).expect("no rules")),
+            owner,
             keys: KeyMap::new("p/"),
             labels: Arc::default(),
             limits: Arc::new(Limits::new(Some(self.random.usize(1..9)), 128 << 20)),
@@ -557,6 +575,7 @@ fn policies(random: &mut fastrand::Rng) -> Settings {
         delete_brake,
         overwrite_brake,
         history: [History::Off, History::Trash][random.usize(..2)],
+        guard: Guarding::Off,
         trash_keep: [30 * 24 * 60 * MINUTE, 10 * MINUTE][usize::from(random.u8(..4) == 0)],
         ..Settings::default()
     }

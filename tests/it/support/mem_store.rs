@@ -172,13 +172,11 @@ impl MemStore {
     }
 
     /// Keeps from now on what each key held, in the order in which it came to hold it.
-    #[cfg(feature = "demo")]
     pub fn keep_history(&self) {
         self.lock().history.get_or_insert_default();
     }
 
     /// Returns what each key held since [`MemStore::keep_history`], in order; `None` for a removal.
-    #[cfg(feature = "demo")]
     pub fn history(&self) -> Vec<(String, Option<Bytes>)> {
         self.lock().history.clone().unwrap_or_default()
     }

@@ -197,6 +197,7 @@ impl Rig {
             store,
             manifest: self.manifest.clone(),
             filter: Arc::new(self.filter()),
+            owner: None,
             keys: KeyMap::new("p/"),
             labels: Arc::default(),
             limits: Arc::new(Limits::new(Some(8), 128 << 20)),
