@@ -168,7 +168,7 @@ impl Loop {
                 if error.is_everyones() {
                     let why = error.to_string();
                     self.outage.suspect(error.kind, &why);
-                    self.outage.begin(error.kind, &why, self.teller.name(), now);
+                    self.begin_outage(error.kind, &why, now);
                 } else {
                     tracing::warn!(folder = %self.teller.name(), "could not look at what is in the bucket: {error}");
                 }

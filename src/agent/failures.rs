@@ -91,7 +91,7 @@ impl Loop {
         } = failed;
         let trouble = kind.filter(|_| is_everyones);
         if let Some(kind) = self.outage.failed(trouble, retry_after, &error, now) {
-            self.outage.begin(kind, &error, self.teller.name(), now);
+            self.begin_outage(kind, &error, now);
         }
         if trouble.is_none() && kind.is_some() {
             // It has answered, if not as one would like.

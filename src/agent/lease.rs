@@ -308,7 +308,12 @@ impl Loop {
                     _ => "",
                 };
                 let why = format!("could not hold the lease of the prefix: {error}{needs}");
-                if on.failures == 1 && !self.outage.is_on() {
+                // Of what is an outage, its own line says the same.
+                let is_outage = matches!(
+                    error.kind,
+                    ErrorKind::Barred | ErrorKind::Network | ErrorKind::NotFound
+                );
+                if on.failures == 1 && !self.outage.is_on() && !is_outage {
                     tracing::warn!(folder, "{why}; it is tried again");
                 }
                 let kind = error.kind;

@@ -454,6 +454,7 @@ impl Loop {
     }
 
     fn end(mut self, reason: Reason) -> Ended {
+        self.ctx.limits.is_back(self.teller.name());
         let now = self.ctx.clock.now();
         self.publish_now(now);
         Ended {

@@ -200,16 +200,13 @@ impl Outage {
         }
     }
 
-    pub fn begin(&mut self, kind: ErrorKind, why: &str, folder: &str, now: Now) {
+    /// Begins one, or corrects why it is on; returns true if it is new.
+    fn begin(&mut self, kind: ErrorKind, why: &str, now: Now) -> bool {
         self.suspected = None;
         if let Some(on) = &mut self.on {
             (on.kind, on.why) = (kind, why.to_owned());
-            return;
+            return false;
         }
-        tracing::warn!(
-            folder,
-            "the bucket cannot be used: {why}; changes wait until it can"
-        );
         let pause = if kind == ErrorKind::Full {
             FULL.min(self.longest_pause)
         } else {
@@ -224,22 +221,37 @@ impl Outage {
             pause,
             trial: None,
         });
+        true
     }
 
-    /// Ends the outage; returns true if there was one.
-    pub fn end(&mut self, folder: &str, now: Now) -> bool {
+    /// Ends the outage; returns how long it lasted, if there was one.
+    fn end(&mut self, now: Now) -> Option<Duration> {
         self.suspected = None;
         self.note(false);
-        let Some(on) = self.on.take() else {
-            return false;
-        };
-        let lasted = show_duration(now.mono.saturating_duration_since(on.since.mono));
-        tracing::info!(folder, lasted, "the bucket can be used again");
-        true
+        let on = self.on.take()?;
+        Some(now.mono.saturating_duration_since(on.since.mono))
     }
 }
 
 impl Loop {
+    /// Begins an outage. Of several folders that find the same endpoint unusable one says so.
+    pub(super) fn begin_outage(&mut self, kind: ErrorKind, why: &str, now: Now) {
+        if !self.outage.begin(kind, why, now) {
+            return;
+        }
+        let folder = self.teller.name();
+        let is_only = self.ctx.limits.is_out(folder);
+        let is_the_lines = matches!(kind, ErrorKind::Network | ErrorKind::Busy);
+        if is_only || !is_the_lines {
+            tracing::warn!(
+                folder,
+                "the bucket cannot be used: {why}; changes wait until it can"
+            );
+        } else {
+            tracing::debug!(folder, "the bucket cannot be used either: {why}");
+        }
+    }
+
     /// Asks the bucket when there is suspicion; in an outage, lets one job try when it is time.
     pub(super) fn start_probe(&mut self, now: Now) {
         // Without the lease, asking for it says whether the store is back.
@@ -295,7 +307,7 @@ impl Loop {
                     ErrorKind::Denied | ErrorKind::Barred => self.outage.last_error.clone(),
                     _ => error.to_string(),
                 };
-                self.outage.begin(error.kind, &why, self.teller.name(), now);
+                self.begin_outage(error.kind, &why, now);
                 let longest = self.outage.longest_pause;
                 if let Some(on) = self.outage.on.as_mut().filter(|_| was_on) {
                     on.pause = (on.pause * 2).min(longest);
@@ -313,7 +325,17 @@ impl Loop {
 
     /// The store has done something for us.
     pub(super) fn store_works(&mut self, now: Now) {
-        if self.outage.end(self.teller.name(), now) {
+        if let Some(lasted) = self.outage.end(now) {
+            let (folder, lasted) = (self.teller.name(), show_duration(lasted));
+            if self.ctx.limits.is_back(folder) {
+                tracing::info!(folder, lasted, "the bucket can be used again");
+            } else {
+                tracing::debug!(
+                    folder,
+                    lasted,
+                    "the bucket can be used again by this folder"
+                );
+            }
             self.queue.wake_failed(now);
             // What was refused then may be taken now.
             self.unpark();

@@ -1,7 +1,7 @@
 //! The log on standard error.
 //!
 //! Never on standard output, which is for results; never with a secret: the SDK's modules are heard at debug at most,
-//! where it does not say what it signs with.
+//! where it does not say what it signs with, and its search for credentials only when it fails altogether.
 
 use std::fmt;
 use std::io::IsTerminal as _;
@@ -31,11 +31,12 @@ impl Loudness {
     fn directives(self) -> &'static str {
         match self {
             // The demo's endpoint calls every request that it refuses an error, also those that its client expects.
-            Self::Quiet => "warn,s3s=off",
-            Self::Usual => "warn,tidewatch=info,s3s=off",
-            Self::Files => "warn,tidewatch=debug,s3s=off",
+            // What a service of credentials answers, the SDK logs as a warning, whatever is in it.
+            Self::Quiet => "warn,s3s=off,aws_config=error",
+            Self::Usual => "warn,tidewatch=info,s3s=off,aws_config=error",
+            Self::Files => "warn,tidewatch=debug,s3s=off,aws_config=error",
             Self::Everything => {
-                "info,tidewatch=trace,s3s=off,aws_config=debug,aws_sdk_s3=debug,aws_smithy_runtime=debug,aws_smithy_http_client=debug"
+                "info,tidewatch=trace,s3s=off,aws_config=error,aws_sdk_s3=debug,aws_smithy_runtime=debug,aws_smithy_http_client=debug"
             }
         }
     }

@@ -290,7 +290,7 @@ async fn attempt<G: Gate>(
     let trusted = trusted(way, &source.cut(), noted).await?;
     let sent = parts::send(way, source, &trusted).await?;
     let stored = complete(way, &sent).await?;
-    look(way, source, &stored, &sent, is_resumed).await?;
+    let stored = look(way, source, stored, &sent, is_resumed).await?;
     Ok((stored, sent))
 }
 
@@ -412,14 +412,14 @@ async fn complete<G: Gate>(way: &Way<'_, G>, sent: &Sent) -> store::Result<Store
 async fn look<G: Gate>(
     way: &Way<'_, G>,
     source: &Source,
-    stored: &Stored,
+    stored: Stored,
     sent: &Sent,
     is_resumed: bool,
-) -> store::Result<()> {
+) -> store::Result<Stored> {
     let features = way.store.features();
     let is_unsure = features.is_known && !features.verifies;
     if !is_unsure && !is_resumed {
-        return Ok(());
+        return Ok(stored);
     }
     let wrong = |kind, message: String| {
         let operation = "CompleteMultipartUpload";
@@ -427,19 +427,22 @@ async fn look<G: Gate>(
     };
     let object = match way.gate.send(0, way.store.head(way.key)).await {
         Ok(object) => object,
-        Err(_) if !is_unsure => return Ok(()),
+        Err(_) if !is_unsure => return Ok(stored),
         Err(error) => {
             let why = format!("the object could not be looked at: {}", error.message);
             return Err(wrong(error.kind, why));
         }
     };
-    let is_it = object.etag == stored.etag && object.size == source.stat.size;
-    if is_it
-        && object
-            .sha256()
-            .is_none_or(|declared| declared == sent.sha256)
-    {
-        return Ok(());
+    // Some stores answer with the ETag that parts make, and have the object under another one from then on.
+    let is_named = object.etag == stored.etag || is_unsure;
+    let declares_it = object
+        .sha256()
+        .is_none_or(|declared| declared == sent.sha256);
+    if is_named && object.size == source.stat.size && declares_it {
+        return Ok(Stored {
+            etag: object.etag,
+            ..stored
+        });
     }
     let why = "the object is not the one that was completed".to_owned();
     Err(wrong(ErrorKind::Corrupt, why))

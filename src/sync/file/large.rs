@@ -74,11 +74,11 @@ impl Way {
         let (gate, key) = (self.gate(), &self.task.key);
         let sent = upload::multipart(&own, &gate, key, &meta, &source, former).await;
         let sent = sent.map_err(|stop| match stop {
-            // Parts do not touch the key; only their joining does.
-            upload::Stop::Store(error) if error.operation == "CompleteMultipartUpload" => {
-                self.unwritten(error, hashed)
-            }
             upload::Stop::Store(error) => match self.refused(error) {
+                // Parts do not touch the key; only their joining does.
+                Ok(error) if error.operation == "CompleteMultipartUpload" => {
+                    self.unwritten(error, hashed)
+                }
                 Ok(error) => Stop::Store(error),
                 Err(stop) => stop,
             },

@@ -8,6 +8,7 @@ mod bandwidth;
 mod gate;
 mod pace;
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -30,6 +31,8 @@ pub struct Limits {
     fixed: Option<usize>,
     memory: Gate,
     bandwidth: Bandwidth,
+    /// Folders to which the endpoint is of no use now.
+    out: Mutex<BTreeSet<String>>,
 }
 
 /// How a request ended, as far as the number of requests in flight should follow it.
@@ -92,7 +95,21 @@ impl Limits {
             fixed,
             memory,
             bandwidth,
+            out: Mutex::default(),
         }
+    }
+
+    /// Takes note that a folder cannot use the endpoint; returns true if it is the only one so far.
+    pub fn is_out(&self, folder: &str) -> bool {
+        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        out.insert(folder.to_owned()) && out.len() == 1
+    }
+
+    /// Takes note that a folder can use the endpoint, or does not want to any more; returns true if it was the last that
+    /// could not.
+    pub fn is_back(&self, folder: &str) -> bool {
+        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        out.remove(folder) && out.is_empty()
     }
 
     /// Gives the live lane's share to the backlog too: for a run that watches nothing.
@@ -205,6 +222,17 @@ impl Tap for LaneTap {
 mod tests {
     use super::*;
     use crate::store::{Effect, Error};
+
+    #[test]
+    fn of_several_folders_that_find_an_endpoint_unusable_the_first_and_the_last_speak() {
+        let limits = Limits::new(None, 1);
+        assert!(limits.is_out("a"));
+        assert!(!limits.is_out("b") && !limits.is_out("a"));
+        assert!(!limits.is_back("a"));
+        assert!(!limits.is_back("a"), "once is enough");
+        assert!(limits.is_back("b"));
+        assert!(limits.is_out("b"), "the next outage has a line again");
+    }
 
     #[test]
     fn endpoints_share_memory_and_not_requests() {

@@ -326,6 +326,20 @@ async fn a_role_of_the_container_or_of_the_machine_is_enough() {
 }
 
 #[tokio::test]
+async fn what_a_service_of_credentials_answers_is_never_logged() {
+    let endpoint = Endpoint::start().await;
+    let answer = "{\"AccessKeyId\":\"hush\",\"SecretAccessKey\":\"hush-hush\",\"Expiration\":7}";
+    let json = "content-type: application/json\r\n";
+    let container = RawServer::start([Reply::Answer(200, json, answer)]).await;
+    let machine = Machine::new().with("AWS_CONTAINER_CREDENTIALS_FULL_URI", container.url());
+    let (code, text) = machine.sync(&endpoint.url()).await;
+    assert_eq!(code, Some(5), "{text}");
+    assert!(!container.seen().is_empty());
+    assert!(text.contains("credentials"), "{text}");
+    assert!(!text.contains("hush-hush"), "{text}");
+}
+
+#[tokio::test]
 async fn what_is_set_for_aws_decides_where_requests_go() {
     let proxy = RawServer::start([Reply::Answer(403, "", "")]).await;
     let machine = Machine::new()

@@ -45,8 +45,17 @@ async fn write(world: &World, note: &Note) {
     put.key(LEASE).body(body.into()).send().await.unwrap();
 }
 
+/// What asks a bucket what it can do names no key when it removes its objects; nothing else is removed here.
 fn is_change(operation: &str) -> bool {
-    !["GetObject", "HeadObject", "HeadBucket", "ListObjectsV2"].contains(&operation)
+    ![
+        "GetObject",
+        "HeadObject",
+        "HeadBucket",
+        "ListObjectsV2",
+        "ListMultipartUploads",
+        "DeleteObjects",
+    ]
+    .contains(&operation)
 }
 
 /// Returns the requests so far that change anything but the lease.
