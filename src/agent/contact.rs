@@ -18,6 +18,7 @@ use crate::store::{self, Effect, ErrorKind};
 use crate::sync::Lane;
 use crate::sync::file::Ctx;
 use crate::sync::plan;
+use crate::tree::Touch;
 
 /// Rows compared at once.
 const ROWS: usize = 1000;
@@ -209,15 +210,12 @@ impl Loop {
     }
 
     /// That it is over is durable.
-    pub(super) fn has_contact(&mut self, now: Now) {
+    pub(super) fn has_contact(&mut self) {
         if !matches!(self.contact.stage, Stage::Ending) {
             return;
         }
         self.contact.stage = Stage::Done;
-        if std::mem::take(&mut self.contact.is_again) {
-            // Files whose rows are believed no more are found by a scan.
-            self.scans.lost(now);
-        }
+        self.contact.is_again = false;
     }
 
     pub(super) fn contacted(&mut self, report: Report, now: Now) {
@@ -230,6 +228,14 @@ impl Loop {
                 });
             }
             Report::Rows(changes, durable) => {
+                for change in &changes {
+                    // Looked at when contact is over, and so after this is durable.
+                    if let Change::Put(row) = change
+                        && !self.queue.touch(row.path.clone(), Touch::Scan, 0, now)
+                    {
+                        self.scans.lost(now);
+                    }
+                }
                 self.pending.push_back(Pending {
                     changes,
                     then: Then::Answer(durable),
