@@ -439,11 +439,11 @@ async fn a_shorter_renewal_that_was_not_answered_counts_for_no_longer_than_it_sa
             ("GetObject", true) => Some(Fault::Refused(ErrorKind::Network)),
             _ => None,
         });
-    for n in 0..120 {
+    for n in 0..480 {
         bench
             .tree
             .write(&path(&format!("f{n}")), format!("{n}").as_bytes());
-        sleep(Duration::from_secs(2)).await;
+        sleep(Duration::from_millis(500)).await;
     }
     other.until_uploaded("g").await;
     let history = bench.bucket.history();
@@ -600,6 +600,10 @@ async fn a_sync_that_waits_for_another_ends_even_if_its_looks_fail() {
 async fn a_sync_that_never_got_its_lease_says_so() {
     let bench = first(line(5), Habits::default());
     bench.tree.write(&path("f"), b"content");
+    bench.store.rule(|operation, key| {
+        (operation == "PutObject" && key != LEASE).then_some(Fault::Refused(ErrorKind::Invalid))
+    });
+    assert_eq!(bench.sync().await.last.failed, 1);
     bench.store.rule(|operation, key| {
         (operation == "PutObject" && key == LEASE).then_some(Fault::Refused(ErrorKind::Busy))
     });
