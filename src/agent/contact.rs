@@ -1,5 +1,8 @@
 //! First contact with a prefix: before anything is written there, it is listed once, so that what others left is adopted or
 //! set aside, never overwritten unseen.
+//!
+//! It is made anew after another agent has had the prefix: then our own rows are compared with what was listed, and one
+//! whose object is another, or is missing, is believed no more.
 
 use std::time::Duration;
 
@@ -9,14 +12,23 @@ use tokio::time::Instant;
 
 use crate::agent::{Loop, Pending, Then};
 use crate::base::clock::Now;
-use crate::manifest::{Change, Remote};
-use crate::store;
+use crate::base::path::RelPath;
+use crate::manifest::{self, Change, Entry, Remote, State};
+use crate::store::{self, Effect, ErrorKind};
 use crate::sync::Lane;
+use crate::sync::file::Ctx;
+use crate::sync::plan;
+use crate::tree::Touch;
+
+/// Rows compared at once.
+const ROWS: usize = 1000;
 
 pub(super) struct Contact {
     stage: Stage,
     task: JoinSet<()>,
     failures: u32,
+    /// Rows claim what another agent may have changed: it is made even if there is nothing to send.
+    is_again: bool,
 }
 
 enum Stage {
@@ -32,6 +44,8 @@ enum Stage {
 pub(super) enum Report {
     /// A page, to be made durable before the next one.
     Page(Vec<Remote>, oneshot::Sender<()>),
+    /// Rows that agree with the listing, or do not, to be made durable before the next ones.
+    Rows(Vec<Change>, oneshot::Sender<()>),
     /// The listing has ended.
     End(store::Result<()>),
 }
@@ -47,6 +61,7 @@ impl Contact {
             stage,
             task: JoinSet::new(),
             failures: 0,
+            is_again: false,
         }
     }
 
@@ -56,7 +71,11 @@ impl Contact {
 
     /// Returns true while it keeps a run that has to end from ending.
     pub fn is_running(&self) -> bool {
-        matches!(self.stage, Stage::Running(_) | Stage::Ending)
+        match self.stage {
+            Stage::Running(_) | Stage::Ending => true,
+            Stage::Wanted(_) => self.is_again,
+            Stage::Done => false,
+        }
     }
 
     pub fn next_at(&self) -> Option<Instant> {
@@ -67,8 +86,28 @@ impl Contact {
         }
     }
 
-    pub fn done(&mut self) {
-        self.stage = Stage::Done;
+    /// There are rows that may be wrong.
+    pub fn wants_rows(&mut self) {
+        self.is_again = true;
+    }
+
+    /// Another agent has had the prefix; returns true if what was known is looked at again.
+    pub fn again(&mut self) -> bool {
+        let is_new = !matches!(self.stage, Stage::Wanted(_));
+        if is_new {
+            self.is_again = true;
+            self.task.abort_all();
+            self.stage = Stage::Wanted(None);
+        }
+        is_new
+    }
+
+    /// Another agent has the prefix: what is listed now may change.
+    pub fn interrupt(&mut self) {
+        if matches!(self.stage, Stage::Running(_) | Stage::Ending) {
+            self.task.abort_all();
+            self.stage = Stage::Wanted(None);
+        }
     }
 
     pub fn stop(&mut self) {
@@ -95,7 +134,8 @@ impl Loop {
         let now = self.ctx.clock.now();
         // What another owner would still add has to be seen.
         if !self.lease.is_held(now)
-            || self.queue.is_empty()
+            || (self.queue.is_empty() && !self.contact.is_again)
+            || !self.jobs.is_empty()
             || not_before.is_some_and(|at| now.mono < at)
         {
             return;
@@ -136,17 +176,66 @@ impl Loop {
                 }
                 token = page.next;
                 if token.is_none() {
-                    let _ = sender.send(Report::End(Ok(()))).await;
+                    break;
+                }
+            }
+            let mut after = RelPath::root();
+            loop {
+                let (from, last) = (ctx.clone(), after);
+                let compared = ctx.offload.run(move || compare(&from, &last)).await;
+                let (changes, last) = match compared {
+                    Ok(Some(compared)) => compared,
+                    Ok(None) => {
+                        let _ = sender.send(Report::End(Ok(()))).await;
+                        return;
+                    }
+                    Err(error) => {
+                        let (key, why) = (ctx.keys.prefix(), error.to_string());
+                        let error =
+                            store::Error::new(ErrorKind::Busy, "compare", key, Effect::None, &why);
+                        let _ = sender.send(Report::End(Err(error))).await;
+                        return;
+                    }
+                };
+                after = last;
+                let (durable, answer) = oneshot::channel();
+                if !changes.is_empty()
+                    && (sender.send(Report::Rows(changes, durable)).await.is_err()
+                        || answer.await.is_err())
+                {
                     return;
                 }
             }
         });
     }
 
+    /// That it is over is durable.
+    pub(super) fn has_contact(&mut self) {
+        if !matches!(self.contact.stage, Stage::Ending) {
+            return;
+        }
+        self.contact.stage = Stage::Done;
+        self.contact.is_again = false;
+    }
+
     pub(super) fn contacted(&mut self, report: Report, now: Now) {
         match report {
             Report::Page(found, durable) => {
                 let changes = vec![Change::RemoteFound(found)];
+                self.pending.push_back(Pending {
+                    changes,
+                    then: Then::Answer(durable),
+                });
+            }
+            Report::Rows(changes, durable) => {
+                for change in &changes {
+                    // Looked at when contact is over, and so after this is durable.
+                    if let Change::Put(row) = change
+                        && !self.queue.touch(row.path.clone(), Touch::Scan, 0, now)
+                    {
+                        self.scans.lost(now);
+                    }
+                }
                 self.pending.push_back(Pending {
                     changes,
                     then: Then::Answer(durable),
@@ -174,5 +263,42 @@ impl Loop {
                 }
             }
         }
+    }
+}
+
+/// Compares the rows after `after` with what was listed; returns what follows and the last of them, `None` if there is none.
+fn compare(ctx: &Ctx, after: &RelPath) -> Result<Option<(Vec<Change>, RelPath)>, manifest::Error> {
+    let rows = ctx
+        .manifest
+        .page(ctx.folder, &RelPath::root(), after, ROWS)?;
+    let Some(last) = rows.last().map(|row| row.path.clone()) else {
+        return Ok(None);
+    };
+    let mut changes = Vec::new();
+    for row in rows {
+        let Ok(key) = ctx.keys.key(&row.path) else {
+            continue;
+        };
+        let remote = ctx.manifest.remote(ctx.folder, &key)?;
+        compare_row(row, remote, &mut changes);
+    }
+    Ok(Some((changes, last)))
+}
+
+/// Compares a row with what was listed under its key.
+fn compare_row(row: Entry, remote: Option<Remote>, changes: &mut Vec<Change>) {
+    let is_ours = |remote: &Remote| {
+        let stored = row.stored.as_ref();
+        stored.is_some_and(|old| old.etag == remote.etag && old.stat.size == remote.size)
+    };
+    match remote {
+        Some(remote) if is_ours(&remote) => changes.push(Change::RemoteTaken(remote.key)),
+        // Nobody has a file for it: if one comes, its key is looked at first.
+        _ if row.state == State::Kept => changes.push(Change::Forget(row.path)),
+        _ if plan::certain(&row).is_some() => changes.push(Change::Put(Entry {
+            state: State::Unsent,
+            ..row
+        })),
+        _ => {}
     }
 }

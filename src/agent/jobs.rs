@@ -133,7 +133,7 @@ impl Loop {
                 // An asker that has gone away needs no answer.
                 Then::Answer(noted) => drop(noted.send(())),
                 Then::Decided(answer, count) => drop(answer.send(Ok(count))),
-                Then::Contacted => self.contact.done(),
+                Then::Contacted => self.has_contact(),
                 Then::Unparked => self.unparked(now),
             }
         }

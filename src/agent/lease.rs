@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::agent::lease::desk::{Desk, Held, Outcome};
+use crate::agent::lease::desk::{Desk, Held, Outcome, Rows};
 use crate::agent::{Folder, Loop, Mode, Reason};
 use crate::base::backoff;
 use crate::base::clock::Now;
@@ -62,6 +62,8 @@ struct On {
     waits: Option<Waits>,
     /// Whether another agent has taken it from us.
     is_lost: bool,
+    /// It is held, and opens when what ran under the one before has ended: that knows nothing of what another did.
+    is_shut: bool,
     /// Since when there is work.
     works_since: Option<Instant>,
 }
@@ -99,6 +101,12 @@ impl Lease {
                 store,
                 key: folder.keys.reserved(LEASE),
                 clock,
+                fence: fence.clone(),
+                rows: Rows {
+                    manifest: folder.manifest.clone(),
+                    folder: folder.row.id,
+                    offload: folder.offload,
+                },
             },
             fence,
             claim: Claim::new(owner, &folder.name),
@@ -108,6 +116,7 @@ impl Lease {
             trouble: None,
             waits: None,
             is_lost: false,
+            is_shut: false,
             works_since: None,
         };
         (Self::of(Some(on)), fenced)
@@ -146,7 +155,7 @@ impl Lease {
     fn next_at(&self, now: Now) -> Option<Instant> {
         let on = self.on.as_ref().filter(|_| self.tasks.is_empty())?;
         let due = match &on.held {
-            Some(held) if on.fence.is_open(now) => {
+            Some(held) if on.fence.is_open(now) || on.is_shut => {
                 let works = on
                     .works_since
                     .map(|since| since.max(held.sent.mono) + RENEW_SHORT);
@@ -158,14 +167,20 @@ impl Lease {
         Some(due.max(on.not_before))
     }
 
-    /// Says what people should know of it; `None` if it is held, and keeps others out.
-    pub fn words(&self, now: Now) -> Option<String> {
-        let on = self.on.as_ref()?;
+    /// Says why it is not held.
+    pub fn why_not(&self, now: Now) -> Option<String> {
+        let on = self.on.as_ref().filter(|on| !on.fence.is_open(now))?;
         if let Some(waits) = &on.waits {
             return Some(format!("waiting for the lease of {}", waits.holder));
         }
-        if let Some(trouble) = on.trouble.as_ref().filter(|_| !on.fence.is_open(now)) {
-            return Some(trouble.why.clone());
+        on.trouble.as_ref().map(|trouble| trouble.why.clone())
+    }
+
+    /// Says what people should know of it; `None` if it is held, and keeps others out.
+    pub fn words(&self, now: Now) -> Option<String> {
+        let on = self.on.as_ref()?;
+        if let Some(words) = self.why_not(now) {
+            return Some(words);
         }
         let is_advisory = Trust::of(&on.desk.store.features()) == Trust::None;
         is_advisory.then(|| "the store ignores conditions: the lease is advisory".to_owned())
@@ -185,9 +200,16 @@ impl Loop {
     /// Sends what the lease needs when it is due.
     pub(super) fn start_leasing(&mut self, now: Now) {
         let is_working = self.is_working(now);
+        let is_idle = self.jobs.is_empty();
         let Some(on) = &mut self.lease.on else {
             return;
         };
+        if on.is_shut && is_idle {
+            on.is_shut = false;
+            if let Some(held) = &on.held {
+                on.fence.open(held.sent, held.lasts.saturating_sub(MARGIN));
+            }
+        }
         if is_working {
             on.works_since.get_or_insert(now.mono);
         } else {
@@ -202,6 +224,8 @@ impl Loop {
             _ => SHORT,
         };
         let (desk, mut claim, held) = (on.desk.clone(), on.claim.clone(), on.held.clone());
+        // It may land without an answer, and then counts for no longer than it says.
+        on.fence.cap(now, lasts.saturating_sub(MARGIN));
         let settles = SETTLES.mul_f64(1.0 + self.random.f64());
         self.lease.tasks.spawn(async move {
             let outcome = desk.seek(&mut claim, held, lasts, settles).await;
@@ -230,39 +254,17 @@ impl Loop {
     /// Takes what came of an attempt.
     pub(super) fn leased(&mut self, report: Report, now: Now) {
         let Report { claim, outcome } = report;
-        let was_held = self.lease.is_held(now);
         let Some(on) = &mut self.lease.on else {
             return;
         };
         on.claim = claim;
         let folder = self.teller.name();
         match outcome {
-            Outcome::Held(held, from) => {
-                on.fence.open(held.sent, held.lasts.saturating_sub(MARGIN));
-                let (key, waited) = (&on.desk.key, on.waits.take().is_some());
-                if let Some(from) = from {
-                    tracing::warn!(
-                        folder,
-                        "the lease `{key}` was taken from {from}, as --take-over says"
-                    );
-                } else if waited {
-                    tracing::info!(
-                        folder,
-                        "the lease `{key}` is ours now: what has waited goes on"
-                    );
-                } else if on.failures > 0 {
-                    tracing::info!(folder, "the lease `{key}` is held again");
-                }
-                (on.held, on.failures, on.trouble) = (Some(held), 0, None);
-                on.is_lost = false;
-                on.not_before = now.mono;
-                self.store_works(now);
-                if !was_held {
-                    self.queue.wake_failed(now);
-                }
-            }
+            Outcome::Held(held, from) => self.holds(held, from, now),
             Outcome::Taken(holder) => {
                 on.fence.close();
+                on.is_shut = false;
+                self.contact.interrupt();
                 let was_ours = on.held.take().is_some();
                 if was_ours {
                     on.is_lost = true;
@@ -290,7 +292,6 @@ impl Loop {
                     since,
                     looked: now.mono,
                 });
-                self.store_works(now);
             }
             Outcome::Failed(error) => {
                 on.failures += 1;
@@ -325,24 +326,78 @@ impl Loop {
         }
     }
 
+    /// The lease is held, for so long from when its request was sent.
+    fn holds(&mut self, held: Held, from: Option<Holder>, now: Now) {
+        let (was_held, has_failed) = (self.lease.is_held(now), self.queue.has_failed());
+        let Some(on) = &mut self.lease.on else {
+            return;
+        };
+        let folder = self.teller.name();
+        let follows = on.claim.follows();
+        on.claim.looks_again();
+        on.is_shut = (on.is_shut || follows) && !self.jobs.is_empty();
+        if on.is_shut {
+            on.fence.close();
+        } else {
+            on.fence.open(held.sent, held.lasts.saturating_sub(MARGIN));
+        }
+        let (key, waited) = (&on.desk.key, on.waits.take().is_some());
+        if let Some(from) = from {
+            tracing::warn!(
+                folder,
+                "the lease `{key}` was taken from {from}, as --take-over says"
+            );
+        } else if waited {
+            tracing::info!(
+                folder,
+                "the lease `{key}` is ours now: what has waited goes on"
+            );
+        } else if on.failures > 0 {
+            tracing::info!(folder, "the lease `{key}` is held again");
+        }
+        (on.held, on.failures, on.trouble) = (Some(held), 0, None);
+        on.is_lost = false;
+        on.not_before = now.mono;
+        if follows && self.contact.again() {
+            tracing::info!(
+                folder,
+                "another agent had the prefix: everything in the bucket is looked at again"
+            );
+        }
+        // A small object passes where files may not: of those, one tries.
+        if self.outage.is_the_lines() && !has_failed {
+            self.store_works(now);
+        } else {
+            self.outage.try_now(now);
+        }
+        if !was_held {
+            self.queue.wake_failed(now);
+        }
+    }
+
     /// Returns why a run that has to end does so without the lease.
     pub(super) fn ends_without_lease(&self, timeout: Duration, now: Now) -> Option<Reason> {
         let on = self.lease.on.as_ref()?;
-        if let Some(waits) = &on.waits {
-            let until = waits.since + WAIT.min(timeout);
-            let is_over = waits.looked >= until || (on.is_lost && self.lease.tasks.is_empty());
-            let holder = &waits.holder;
-            return is_over.then(|| {
-                Reason::Taken(format!(
-                    "another agent owns the prefix: {holder}; end that one, or take it from it with --take-over"
-                ))
-            });
-        }
         let is_denied = |trouble: &&Trouble| trouble.kind == ErrorKind::Denied;
         let denied = on.trouble.as_ref().filter(is_denied);
-        denied
-            .filter(|_| !on.fence.is_open(now))
-            .map(|denied| Reason::Store(denied.why.clone()))
+        if let Some(denied) = denied.filter(|_| !on.fence.is_open(now)) {
+            return Some(Reason::Store(denied.why.clone()));
+        }
+        let waits = on.waits.as_ref()?;
+        let until = waits.since + WAIT.min(timeout);
+        // Looks that fail say nothing of when it ends.
+        let known = if on.failures > 0 {
+            now.mono
+        } else {
+            waits.looked
+        };
+        let is_over = known >= until || (on.is_lost && self.lease.tasks.is_empty());
+        let holder = &waits.holder;
+        is_over.then(|| {
+            Reason::Taken(format!(
+                "another agent owns the prefix: {holder}; end that one, or take it from it with --take-over"
+            ))
+        })
     }
 
     /// Gives the lease back, so that nobody has to wait for its end.

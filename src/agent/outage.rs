@@ -117,6 +117,13 @@ impl Outage {
             .is_some_and(|on| on.kind == ErrorKind::Full)
     }
 
+    /// Returns true while there is one that any answer ends.
+    pub fn is_the_lines(&self) -> bool {
+        self.on
+            .as_ref()
+            .is_some_and(|on| matches!(on.kind, ErrorKind::Network | ErrorKind::Barred))
+    }
+
     /// There is reason to try at once.
     pub fn try_now(&mut self, now: Now) {
         if let Some(on) = &mut self.on {
@@ -353,11 +360,13 @@ impl Loop {
     /// Says what a silence of that length was about.
     pub(super) fn silence(&self, timeout: Duration) -> String {
         let timeout = crate::base::units::show_duration(timeout);
-        let why = self.outage.why();
+        let lease = self.lease.why_not(self.ctx.clock.now());
+        let why = lease.clone().unwrap_or_else(|| self.outage.why());
         let last = self
             .failing
             .values()
             .next()
+            .filter(|_| lease.is_none())
             .map_or(why.as_str(), String::as_str);
         format!("nothing could be sent for {timeout}: {last}")
     }

@@ -22,9 +22,13 @@ impl Loop {
                 let certain = page.into_iter().filter(|row| plan::certain(row).is_some());
                 rows.extend(certain.map(|row| (row.path.clone(), plan::doubt_until(&row))));
             }
-            Ok::<_, crate::manifest::Error>((rows, manifest.uploads(folder)?))
+            let has_rows = manifest.has_below(folder, &RelPath::root())?;
+            Ok::<_, crate::manifest::Error>((rows, manifest.uploads(folder)?, has_rows))
         });
-        let (rows, uploads) = read.await?;
+        let (rows, uploads, has_rows) = read.await?;
+        if has_rows && !self.contact.is_done() {
+            self.contact.wants_rows();
+        }
         for (path, until_ns) in rows.into_iter().filter(|(_, until_ns)| *until_ns != 0) {
             let left = u64::try_from(until_ns - now.wall_ns).unwrap_or(0);
             if self.mode == Mode::Forever {

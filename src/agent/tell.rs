@@ -203,6 +203,7 @@ impl Loop {
         let is_complete = self.scans.sees();
         snapshot.level = is_complete
             && !self.lease.is_anothers()
+            && !self.contact.is_running()
             && snapshot.queued_files == 0
             && self.pending.is_empty()
             && self.jobs.is_empty()

@@ -15,6 +15,7 @@ use crate::base::clock::{Now, parse_rfc3339};
 use crate::base::policy::{History, OnDelete};
 use crate::manifest::Change;
 use crate::store;
+use crate::store::fence::NOT_OURS;
 use crate::sync::Lane;
 use crate::sync::file::Ctx;
 
@@ -105,6 +106,8 @@ impl Loop {
                     then: Then::Nothing,
                 });
             }
+            // It goes on when the lease is held again.
+            Err(error) if error.code == NOT_OURS => self.trash.due_ns = Some(now.wall_ns),
             Err(error) => {
                 tracing::warn!(folder = %self.teller.name(), "could not empty the trash: {error}; it is tried again in an hour");
                 self.trash.not_before = Some(now.mono + RETRY);

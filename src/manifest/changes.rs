@@ -29,6 +29,7 @@ const REMOTE_FOUND: &str =
     "INSERT OR REPLACE INTO remote (folder_id, key, size, etag) VALUES (?1, ?2, ?3, ?4)";
 const REMOTE_TAKEN: &str = "DELETE FROM remote WHERE folder_id = ?1 AND key = ?2";
 const CONTACTED: &str = "UPDATE folders SET contacted = 1 WHERE id = ?1";
+const RECONTACT: &str = "UPDATE folders SET contacted = 0 WHERE id = ?1";
 const SCANNED: &str = "UPDATE folders SET last_scan_ns = ?2 WHERE id = ?1";
 const ROOT: &str = "UPDATE folders SET root_dev = ?2, root_ino = ?3, root_fsid = ?4 WHERE id = ?1";
 const RELEASE: &str =
@@ -54,13 +55,14 @@ const CONFIG: &str = "UPDATE folders SET config = ?2 WHERE id = ?1";
 const MOUNTS: &str = "UPDATE folders SET mounts = ?2 WHERE id = ?1";
 
 /// Every statement of this file.
-pub(super) const ALL: [&str; 18] = [
+pub(super) const ALL: [&str; 19] = [
     PUT,
     INTEND,
     FORGET,
     REMOTE_FOUND,
     REMOTE_TAKEN,
     CONTACTED,
+    RECONTACT,
     SCANNED,
     ROOT,
     RELEASE,
@@ -117,6 +119,7 @@ fn apply(connection: &Connection, folder: FolderId, change: &Change) -> rusqlite
         }),
         Change::RemoteTaken(key) => run(REMOTE_TAKEN, params![folder.0, key]).map(drop),
         Change::Contacted => run(CONTACTED, params![folder.0]).and_then(the_folder),
+        Change::Recontact => run(RECONTACT, params![folder.0]).and_then(the_folder),
         Change::Root(Identity { dev, ino, fsid }) => {
             let bits = params![
                 folder.0,

@@ -330,6 +330,8 @@ pub enum Change {
     RemoteTaken(String),
     /// First contact is over.
     Contacted,
+    /// Another agent may have changed what lies in the bucket: first contact is to be made anew.
+    Recontact,
     /// A complete scan has ended; its start, wall clock, nanoseconds.
     Scanned(i64),
     /// The root is this folder, and is trusted.

@@ -52,6 +52,15 @@ impl Fence {
         self.set(Some((until.mono, until.wall_ns)));
     }
 
+    /// Lets it close so long after `from` at the latest; never keeps it open for longer.
+    pub fn cap(&self, from: Now, lasts: Duration) {
+        let most = from.plus(lasts);
+        let mut until = self.until.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((mono, wall_ns)) = &mut *until {
+            (*mono, *wall_ns) = ((*mono).min(most.mono), (*wall_ns).min(most.wall_ns));
+        }
+    }
+
     /// Closes it at once.
     pub fn close(&self) {
         self.set(None);

@@ -207,6 +207,8 @@ pub struct Claim {
     unchanged: Option<(String, Instant)>,
     /// Whether this process has owned it before.
     has_owned: bool,
+    /// Whether a note of another agent was seen since that was last asked.
+    follows: bool,
 }
 
 impl Claim {
@@ -218,6 +220,7 @@ impl Claim {
             turn: 0,
             unchanged: None,
             has_owned: false,
+            follows: false,
         }
     }
 
@@ -259,6 +262,16 @@ impl Claim {
         self.has_owned = true;
     }
 
+    /// Returns true if a note of another agent was seen: it may have changed what lies below the prefix.
+    pub fn follows(&self) -> bool {
+        self.follows
+    }
+
+    /// Takes note that what another agent may have changed is going to be looked at.
+    pub fn looks_again(&mut self) {
+        self.follows = false;
+    }
+
     /// Judges what was seen at `now`; `None`: nothing was there.
     pub fn judge(&mut self, seen: Option<&Seen>, now: Instant) -> Verdict {
         let Some(seen) = seen else {
@@ -280,7 +293,9 @@ impl Claim {
         let is_given_back = seen.note.as_ref().is_some_and(|note| note.released);
         // Once it has owned the prefix, an equal id is a copy of its state folder at work somewhere else.
         let is_former = |note: &Note| note.agent == self.owner.agent && !self.has_owned;
-        if is_given_back || self.is_ours(seen) || seen.note.as_ref().is_some_and(is_former) {
+        let is_own = self.is_ours(seen) || seen.note.as_ref().is_some_and(is_former);
+        self.follows |= !is_own;
+        if is_given_back || is_own {
             return free(None);
         }
         let age = seen

@@ -8,6 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::base::clock::{Clock, Now};
+use crate::base::offload::Offload;
+use crate::manifest::{Change, FolderId, Manifest};
+use crate::store::fence::Fence;
 use crate::store::{Body, Effect, Error, ErrorKind, Meta, Store, When};
 use crate::sync::lease::{Claim, Holder, Note, Seen, Trust, Verdict};
 
@@ -39,6 +42,29 @@ pub(in crate::agent) struct Desk {
     pub store: Arc<dyn Store>,
     pub key: String,
     pub clock: Clock,
+    pub fence: Arc<Fence>,
+    pub rows: Rows,
+}
+
+/// Where it goes on record that another agent may have changed what the rows are about.
+#[derive(Clone)]
+pub(in crate::agent) struct Rows {
+    pub manifest: Manifest,
+    pub folder: FolderId,
+    pub offload: Offload,
+}
+
+impl Rows {
+    async fn doubt(&self, key: &str) -> Result<(), Error> {
+        let (manifest, folder) = (self.manifest.clone(), self.folder);
+        let noted = self
+            .offload
+            .run(move || manifest.commit(folder, &[Change::Recontact]));
+        noted.await.map_err(|error| {
+            let why = format!("could not note that another agent had the prefix: {error}");
+            Error::new(ErrorKind::Busy, "PutObject", key, Effect::None, &why)
+        })
+    }
 }
 
 impl Desk {
@@ -98,6 +124,12 @@ impl Desk {
                     Verdict::Taken(holder) => return Outcome::Taken(holder),
                 }
             };
+            // Before our own note is there: the next process would see nothing but that.
+            if claim.follows()
+                && let Err(error) = self.rows.doubt(&self.key).await
+            {
+                return Outcome::Failed(error);
+            }
             let when = if trust == Trust::None {
                 When::Always
             } else {
@@ -121,17 +153,27 @@ impl Desk {
                         Err(error) => return Outcome::Failed(error),
                     }
                 }
-                Err(error) => match error.kind {
-                    ErrorKind::Precondition => refused = Some(error),
-                    ErrorKind::Conflict => {
-                        refused = Some(error);
-                        tokio::time::sleep(settles).await;
+                Err(error) => {
+                    let is_refused = matches!(
+                        error.kind,
+                        ErrorKind::Precondition | ErrorKind::Conflict | ErrorKind::NotFound
+                    );
+                    if is_refused && when != When::Always {
+                        // Somebody else may have it: nothing is sent until a look has settled that.
+                        self.fence.close();
                     }
-                    ErrorKind::NotFound if matches!(when, When::Is(_)) => refused = Some(error),
-                    ErrorKind::Unsupported if when != When::Always => trust = Trust::None,
-                    _ if error.effect == Effect::Possible => refused = Some(error),
-                    _ => return Outcome::Failed(error),
-                },
+                    match error.kind {
+                        ErrorKind::Precondition => refused = Some(error),
+                        ErrorKind::Conflict => {
+                            refused = Some(error);
+                            tokio::time::sleep(settles).await;
+                        }
+                        ErrorKind::NotFound if matches!(when, When::Is(_)) => refused = Some(error),
+                        ErrorKind::Unsupported if when != When::Always => trust = Trust::None,
+                        _ if error.effect == Effect::Possible => refused = Some(error),
+                        _ => return Outcome::Failed(error),
+                    }
+                }
             }
         }
         Outcome::Failed(refused.unwrap_or_else(|| {

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use tidewatch::agent::{Mode, Reason};
+use tidewatch::base::policy::OnDelete;
+use tidewatch::manifest::{Change, FolderKey};
 use tidewatch::store::ErrorKind;
+use tidewatch::store::key::KeyMap;
 use tidewatch::sync::lease::{Manners, Owner};
 use tokio::time::{sleep, timeout};
 
@@ -416,4 +419,230 @@ async fn a_bucket_that_tells_no_times_is_judged_by_how_long_nothing_changed() {
         passed(died)
     );
     other.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shorter_renewal_that_was_not_answered_counts_for_no_longer_than_it_says() {
+    let bench = first(line(5), Habits::default());
+    bench.bucket.keep_history();
+    let mut agent = bench.start(Mode::Forever);
+    agent.level().await;
+    sleep(Duration::from_secs(300)).await;
+    let next = second(&bench, line(5));
+    next.tree.write(&path("g"), b"ours");
+    let mut other = next.start(Mode::Forever);
+    until_waiting(&mut other).await;
+    bench
+        .store
+        .rule(|operation, key| match (operation, key == LEASE) {
+            ("PutObject", true) => Some(Fault::Lost),
+            ("GetObject", true) => Some(Fault::Refused(ErrorKind::Network)),
+            _ => None,
+        });
+    for n in 0..480 {
+        bench
+            .tree
+            .write(&path(&format!("f{n}")), format!("{n}").as_bytes());
+        sleep(Duration::from_millis(500)).await;
+    }
+    other.until_uploaded("g").await;
+    let history = bench.bucket.history();
+    let at = history.iter().position(|(key, _)| key == "p/g").unwrap();
+    let late: Vec<_> = history[at..]
+        .iter()
+        .filter(|(key, _)| key.starts_with("p/f"))
+        .collect();
+    assert!(late.is_empty(), "two owners: {late:?}");
+    assert!(history[..at].iter().any(|(key, _)| key == "p/f5"));
+    agent.task.abort();
+    other.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_renewal_stops_everything_even_if_nobody_can_look_why() {
+    let bench = first(line(500), Habits::default());
+    for n in 0..2_000 {
+        bench
+            .tree
+            .write(&path(&format!("f{n}")), format!("{n}").as_bytes());
+    }
+    let mut agent = bench.start(Mode::Forever);
+    agent.until_uploaded("f1").await;
+    let mut next = second(&bench, line(500));
+    next.owner.as_mut().unwrap().manners = Manners::TakeOver;
+    next.tree.write(&path("g"), b"ours");
+    bench.store.rule(|operation, key| {
+        (operation == "GetObject" && key == LEASE).then_some(Fault::Refused(ErrorKind::Network))
+    });
+    let mut other = next.start(Mode::Forever);
+    other.until_uploaded("g").await;
+    sleep(Duration::from_secs(23)).await;
+    let sent = bench.bucket.objects().len();
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(bench.bucket.objects().len(), sent);
+    agent.task.abort();
+    other.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_does_not_end_an_outage_that_it_says_nothing_about() {
+    let bench = first(line(50), Habits::default());
+    bench.store.rule(|operation, key| {
+        (operation == "PutObject" && key != LEASE).then_some(Fault::Refused(ErrorKind::Full))
+    });
+    for n in 0..20 {
+        bench
+            .tree
+            .write(&path(&format!("f{n}")), format!("{n}").as_bytes());
+    }
+    let agent = bench.start(Mode::Forever);
+    sleep(Duration::from_secs(30)).await;
+    let since = |agent: &Agent| agent.snapshots.borrow().outage.as_ref().map(|on| on.0);
+    let began = since(&agent);
+    assert!(began.is_some());
+    sleep(Duration::from_secs(600)).await;
+    assert_eq!(since(&agent), began);
+    agent.stop().await;
+    let Reason::Store(_) = bench.sync().await.reason else {
+        panic!("it is the store's")
+    };
+}
+
+/// What lies in trash below the prefix.
+fn trash(bench: &Bench) -> Vec<Vec<u8>> {
+    let prefix = KeyMap::new("p/").trash_prefix();
+    let objects = bench.bucket.objects().into_iter();
+    let aside = objects.filter(|(key, _)| key.starts_with(&prefix));
+    aside.map(|(_, object)| object.bytes.to_vec()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_owner_did_meanwhile_is_found_and_set_aside_at_the_next_start() {
+    let mut bench = first(line(5), Habits::default());
+    bench.tree.write(&path("a.txt"), b"mine");
+    bench.tree.write(&path("same"), b"same");
+    let mut agent = bench.start(Mode::Forever);
+    agent.level().await;
+    kill(agent).await;
+    let next = second(&bench, line(5));
+    next.tree.write(&path("a.txt"), b"theirs");
+    next.tree.write(&path("c.txt"), b"theirs too");
+    let mut other = next.start(Mode::Forever);
+    other.until_uploaded("c.txt").await;
+    other.level().await;
+    other.stop().await;
+    bench.owner = Some(owner("a", 9));
+    bench.bucket.reset_counts();
+    let mut agent = bench.start(Mode::Forever);
+    agent.level().await;
+    assert_eq!(bench.object("a.txt").unwrap(), b"mine");
+    assert!(trash(&bench).contains(&b"theirs".to_vec()));
+    // The lease twice, and the one that differs.
+    assert!(bench.bucket.counts().of("PutObject") <= 3);
+    bench.tree.write(&path("c.txt"), b"mine now");
+    agent.until_uploaded("c.txt").await;
+    assert!(trash(&bench).contains(&b"theirs too".to_vec()));
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_that_gets_its_lease_back_looks_at_everything_again_before_it_is_level() {
+    let bench = first(line(5), Habits::default());
+    bench.tree.write(&path("a.txt"), b"mine");
+    bench.tree.write(&path("b.txt"), b"also mine");
+    let mut agent = bench.start(Mode::Forever);
+    agent.level().await;
+    let mut next = second(&bench, line(5));
+    next.owner.as_mut().unwrap().manners = Manners::TakeOver;
+    next.tree.write(&path("a.txt"), b"theirs");
+    let mut other = next.start(Mode::Forever);
+    other.until_uploaded("a.txt").await;
+    timeout(
+        Duration::from_secs(300),
+        agent
+            .snapshots
+            .wait_for(|snapshot| snapshot.lease.is_some()),
+    )
+    .await
+    .expect("at its next renewal")
+    .unwrap();
+    bench.bucket.uproot("p/b.txt");
+    other.stop().await;
+    sleep(Duration::from_secs(10)).await;
+    agent.level().await;
+    assert_eq!(bench.object("a.txt").unwrap(), b"mine");
+    assert_eq!(bench.object("b.txt").unwrap(), b"also mine");
+    assert!(trash(&bench).contains(&b"theirs".to_vec()));
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sync_that_waits_for_another_ends_even_if_its_looks_fail() {
+    for (kind, is_denied) in [(ErrorKind::Busy, false), (ErrorKind::Denied, true)] {
+        let bench = first(line(5), Habits::default());
+        let mut agent = bench.start(Mode::Forever);
+        agent.level().await;
+        let next = second(&bench, line(5));
+        next.tree.write(&path("g"), b"ours");
+        next.store.next("GetObject", Fault::Fine);
+        next.store.rule(move |operation, key| {
+            (operation == "GetObject" && key == LEASE).then_some(Fault::Refused(kind))
+        });
+        let ending = timeout(Duration::from_secs(80), next.sync()).await;
+        let reason = ending.expect("it ends").reason;
+        assert_eq!(matches!(reason, Reason::Store(_)), is_denied, "{reason:?}");
+        assert_eq!(matches!(reason, Reason::Taken(_)), !is_denied, "{reason:?}");
+        agent.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sync_that_never_got_its_lease_says_so() {
+    let bench = first(line(5), Habits::default());
+    bench.tree.write(&path("f"), b"content");
+    bench.store.rule(|operation, key| {
+        (operation == "PutObject" && key != LEASE).then_some(Fault::Refused(ErrorKind::Invalid))
+    });
+    assert_eq!(bench.sync().await.last.failed, 1);
+    bench.store.rule(|operation, key| {
+        (operation == "PutObject" && key == LEASE).then_some(Fault::Refused(ErrorKind::Busy))
+    });
+    let Reason::Store(why) = bench.sync().await.reason else {
+        panic!("it is the store's")
+    };
+    assert!(why.contains("could not hold the lease"), "{why}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn emptying_the_trash_goes_on_when_the_lease_is_back() {
+    let mut bench = first(line(1_000), Habits::default());
+    bench.settings.on_delete = OnDelete::Trash;
+    let key = FolderKey {
+        path: b"/m".to_vec(),
+        endpoint: String::new(),
+        bucket: "b".into(),
+        prefix: "p/".into(),
+    };
+    let row = bench.manifest.folder(&key, "m").unwrap();
+    let due = [Change::Contacted, Change::TrashDue(Some(0))];
+    bench.manifest.commit(row.id, &due).unwrap();
+    for n in 0..100 {
+        let prefix = KeyMap::new("p/").trash_prefix();
+        let key = format!("{prefix}2020-01-01T00-00-00.000Z/f{n}");
+        bench.bucket.plant(&key, b"old");
+    }
+    let agent = bench.start(Mode::Forever);
+    sleep(Duration::from_secs(15)).await;
+    let left = trash(&bench).len();
+    assert!(left > 50 && left < 100, "{left}");
+    let mut next = second(&bench, line(5));
+    next.owner.as_mut().unwrap().manners = Manners::TakeOver;
+    let other = next.start(Mode::Forever);
+    sleep(Duration::from_secs(40)).await;
+    let left = trash(&bench).len();
+    assert!(left > 20, "{left}: it has not ended by itself");
+    other.stop().await;
+    sleep(Duration::from_secs(600)).await;
+    assert_eq!(trash(&bench).len(), 0);
+    agent.stop().await;
 }
