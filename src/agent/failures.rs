@@ -27,27 +27,38 @@ const DENIED_MOST: usize = 1000;
 
 /// Folders in which a right is missing: their files are not tried one by one.
 #[derive(Debug, Default)]
-pub(super) struct Denied(BTreeMap<RelPath, (Instant, String)>);
+pub(super) struct Denied {
+    folders: BTreeMap<RelPath, (Instant, String)>,
+    /// Folders in which one file was denied so far, and which.
+    first: BTreeMap<RelPath, RelPath>,
+}
 
 impl Denied {
     fn add(&mut self, path: &RelPath, error: &str, now: Now) {
-        self.0.retain(|_, (until, _)| *until > now.mono);
-        if let Some(folder) = path.parent().filter(|_| self.0.len() < DENIED_MOST) {
-            self.0.insert(folder, (now.mono + DENIED, error.to_owned()));
+        self.folders.retain(|_, (until, _)| *until > now.mono);
+        let Some(folder) = path.parent() else { return };
+        // One may be denied for itself.
+        let is_second = self.first.get(&folder).is_some_and(|first| first != path);
+        if is_second && self.folders.len() < DENIED_MOST {
+            self.folders
+                .insert(folder, (now.mono + DENIED, error.to_owned()));
+        } else if self.first.len() < DENIED_MOST {
+            self.first.insert(folder, path.clone());
         }
     }
 
     /// A file of the folder was stored.
     fn is_allowed(&mut self, path: &RelPath) {
-        if !self.0.is_empty()
+        if !self.first.is_empty()
             && let Some(folder) = path.parent()
         {
-            self.0.remove(&folder);
+            self.first.remove(&folder);
+            self.folders.remove(&folder);
         }
     }
 
     fn why(&self, path: &RelPath, now: Now) -> Option<String> {
-        let (until, error) = self.0.get(&path.parent()?)?;
+        let (until, error) = self.folders.get(&path.parent()?)?;
         (*until > now.mono).then(|| error.clone())
     }
 }
@@ -57,19 +68,15 @@ impl Loop {
     pub(super) fn without_denied(&mut self, due: Vec<Job>, now: Now) -> Vec<Job> {
         let mut kept = Vec::with_capacity(due.len());
         for job in due {
-            let Some(why) = self.denied.why(&job.path, now).filter(|_| !job.remove) else {
+            // A run that ends tries each for itself.
+            let is_patient = self.mode == Mode::Forever && !job.remove;
+            let Some(why) = self.denied.why(&job.path, now).filter(|_| is_patient) else {
                 kept.push(job);
                 continue;
             };
-            let end = if self.mode == Mode::Forever {
-                End::Failed
-            } else {
-                self.teller
-                    .tell(What::Failed, &job.path, None, 0, Some(why.clone()));
-                self.failing.insert(job.path.clone(), why);
-                End::GivenUp
-            };
-            self.queue.finish(&job.path, end, now, &mut self.random);
+            self.failing.entry(job.path.clone()).or_insert(why);
+            self.queue
+                .finish(&job.path, End::Failed, now, &mut self.random);
         }
         kept
     }

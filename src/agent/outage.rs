@@ -151,11 +151,13 @@ impl Outage {
         self.note(trouble.is_some());
         let kind = trouble?;
         self.suspect(kind, why);
-        if self.on.is_some() {
-            return None;
+        let is_certain = matches!(kind, ErrorKind::Full | ErrorKind::Barred);
+        if let Some(on) = &self.on {
+            // It began for one reason, and goes on for another.
+            return (is_certain && on.kind != kind).then_some(kind);
         }
         let failed = self.recent.iter().filter(|failed| **failed).count();
-        if matches!(kind, ErrorKind::Full | ErrorKind::Barred) || failed >= RECENT_FAILED {
+        if is_certain || failed >= RECENT_FAILED {
             return Some(kind);
         }
         None
@@ -352,6 +354,7 @@ impl Loop {
     /// Returns true while something is wanted of the store.
     pub(super) fn wants_the_store(&self, now: Now) -> bool {
         self.outage.is_on()
+            || (self.outage.calm_until(now).is_some() && !self.queue.is_empty())
             || !self.jobs.is_empty()
             || self.contact.is_running()
             || self.lease.wants_the_store(now)

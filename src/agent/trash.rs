@@ -76,7 +76,7 @@ impl Loop {
         let is_due = self.trash.due_ns.is_some_and(|due| due <= now.wall_ns);
         let may = self.trash.not_before.is_none_or(|at| at <= now.mono)
             && self.lease.is_held(now)
-            && !self.outage.is_on()
+            && (!self.outage.is_on() || self.outage.is_full())
             && self.contact.is_done();
         if !is_due || !may || !self.trash.tasks.is_empty() {
             return;

@@ -52,7 +52,8 @@ impl Loop {
             let next_try = self.outage.next_at().filter(|_| may_try);
             sooner(next_try.map(|at| at.max(not_before.unwrap_or(at))));
             sooner(self.deletes.next_at());
-            let may_empty = is_ours && !self.outage.is_on() && self.contact.is_done();
+            let is_out = self.outage.is_on() && !self.outage.is_full();
+            let may_empty = is_ours && !is_out && self.contact.is_done();
             sooner(self.trash.next_at(may_empty, now));
             sooner(self.janitor_wake(now));
             let may_list = is_ours && (!self.queue.is_empty() || self.contact.is_running());

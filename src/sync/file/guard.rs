@@ -103,7 +103,16 @@ impl Way {
             return Ok(false);
         }
         // A store that drops what is declared: the content itself tells.
-        let hold = self.ctx.limits.memory(object.size, self.lane()).await;
+        // What is to be sent may be in memory already: nobody waits for more with some in hand.
+        let Some(hold) = self.ctx.limits.try_memory(object.size, self.lane()) else {
+            return Err(Stop::Store(Error::new(
+                ErrorKind::Conflict,
+                "GetObject",
+                &self.task.key,
+                Effect::None,
+                "there is no memory left to look at the object that is there",
+            )));
+        };
         let get = self.ctx.store.get(&self.task.key, None);
         let got = self.gate().send(object.size, get).await;
         let (found, bytes) = got.map_err(Stop::Store)?;

@@ -74,7 +74,11 @@ impl Way {
             .and_then(|entry| entry.stored.as_ref())
         {
             Some(content) => object.etag == content.etag && object.size == content.stat.size,
-            None => self.task.remote.is_none(),
+            // What was there before us is set aside before we write: another object since then is ours, if it says so.
+            None => self.task.remote.as_ref().is_none_or(|theirs| {
+                let want = self.known.as_ref().and_then(|entry| entry.want);
+                object.etag != theirs.etag && want.is_some() && object.sha256() == want
+            }),
         }
     }
 

@@ -138,6 +138,12 @@ impl Way {
                     error: THEIRS.to_owned(),
                     parked: None,
                 }));
+                // The key does not hold what it held, and the row may not go on saying so.
+                if let Some(Change::Put(row)) = self.changes.last_mut()
+                    && row.state == State::Synced
+                {
+                    row.state = State::Unsent;
+                }
                 return Outcome::Theirs;
             }
             Stop::Read(ReadError::Io(error)) => self.failed(

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 
 use crate::base::clock::Clock;
+use crate::store::fence::NOT_OURS;
 use crate::store::{self, ErrorKind, Flow, Tap};
 use crate::sync::Lane;
 use crate::sync::limits::bandwidth::Bandwidth;
@@ -55,6 +56,8 @@ impl Verdict {
             return Self::Done(bytes);
         };
         match error.kind {
+            // It was never sent: the prefix is another agent's now.
+            _ if error.code == NOT_OURS => Self::Neither,
             // That the server broke says less than that it wants fewer requests, but if it happens often it means the same.
             ErrorKind::Busy if error.is_servers_own() => Self::Lost,
             ErrorKind::Busy => Self::Throttled,
