@@ -20,7 +20,7 @@ const PAGE: usize = 1000;
 /// Parked files whose names are remembered from the start; the others are known by their rows.
 const NAMED_MOST: usize = 10_000;
 
-/// How long a folder is left alone in which a file was denied until it was parked.
+/// How long a folder is left alone in which two files were denied, and none was stored since.
 const DENIED: Duration = Duration::from_secs(300);
 /// Such folders remembered at most; the files of others are found out one by one.
 const DENIED_MOST: usize = 1000;
@@ -109,7 +109,7 @@ impl Loop {
             .insert(job.path.clone(), error.clone())
             .is_none();
         let (folder, path) = (self.teller.name(), &job.path);
-        if is_parked && kind == Some(ErrorKind::Denied) {
+        if kind == Some(ErrorKind::Denied) {
             self.denied.add(&job.path, &error, now);
         }
         if is_alarm {

@@ -167,7 +167,11 @@ async fn f19_a_right_that_is_missing_for_all_keys_pauses_everything() {
     let bench = Bench::new(slow(20));
     let mut agent = watching(&bench).await;
     refuse(&bench, "PutObject", "p/", ErrorKind::Denied);
-    write_many(&bench, "d", 500);
+    for n in 0..500_u32 {
+        // A folder each: what is left alone is not just a folder.
+        let name = path(&format!("d{n}/f"));
+        bench.tree.write(&name, &n.to_be_bytes());
+    }
     sleep(HOUR).await;
     assert!(agent.snapshots.borrow().outage.is_some());
     // Fifty until it is noticed, what ran then, and one a minute.
