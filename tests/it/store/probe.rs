@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+#[cfg(feature = "demo")]
 use tidewatch::commands::features::patience;
 use tidewatch::store::features::{Checksum, Features};
 use tidewatch::store::key::KeyMap;
