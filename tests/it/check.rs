@@ -240,3 +240,22 @@ async fn a_probe_that_comes_to_nothing_is_a_warning() {
     assert!(line.contains("could not be found out"), "{line}");
     assert!(line.contains("SlowDown"), "{line}");
 }
+
+#[tokio::test]
+async fn a_strict_guard_on_a_store_that_takes_no_conditions_is_trouble_of_the_config() {
+    let endpoint = Endpoint::start().await;
+    let machine = Machine::new(&endpoint);
+    endpoint.meet_probes();
+    endpoint.script(|seen| {
+        let is_asked = seen.operation == "PutObject" && seen.headers.contains_key("if-match");
+        is_asked.then_some(Fault::Error(501, "NotImplemented"))
+    });
+    assert_eq!(machine.check().0, Some(0));
+
+    let config = machine.at("config.toml");
+    let strict = fs::read_to_string(&config).unwrap() + "guard = \"strict\"\n";
+    fs::write(&config, strict).unwrap();
+    let line = machine.one_line(2, "fail");
+    assert!(line.contains("If-Match"), "{line}");
+    assert!(line.contains("set `guard = \"off\"`"), "{line}");
+}

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::base::host;
 use crate::base::path::escaped;
+use crate::base::policy::Guarding;
 use crate::base::terms::Terms;
 use crate::commands::check::{Finding, store};
 use crate::commands::{features, settings};
@@ -17,7 +18,7 @@ use crate::config::Folder;
 use crate::store::key::KeyMap;
 use crate::store::probe::probe;
 use crate::store::s3::{Patience, S3Store};
-use crate::store::{Body, Error, ErrorKind, Meta, Store, Stored};
+use crate::store::{Body, Error, ErrorKind, Meta, Store, Stored, guarded};
 
 /// How long a request may be repeated: less than the agent's, because somebody is waiting.
 const REPEAT: Duration = Duration::from_secs(3);
@@ -50,6 +51,7 @@ pub(super) async fn check(folder: &Folder) -> Vec<Finding> {
         resource: format!("arn:aws:s3:::{bucket}/{}*", folder.to.prefix),
         prefix: &folder.to.prefix,
         terms: &folder.terms,
+        guard: folder.guard,
         found: Vec::new(),
     };
     let mut found = asked.everything().await;
@@ -78,6 +80,7 @@ struct Asked<'a> {
     resource: String,
     prefix: &'a str,
     terms: &'a Terms,
+    guard: Guarding,
     found: Vec<Finding>,
 }
 
@@ -151,7 +154,12 @@ impl Asked<'_> {
         let asked = self.store.apart(features::patience());
         let until = tokio::time::sleep(ASKING);
         match probe(&asked, keys, id, until).await {
-            Ok(features) => self.found.extend(store::told(&features, self.terms)),
+            Ok(features) => {
+                self.found.extend(store::told(&features, self.terms));
+                let strict = self.guard == Guarding::Strict;
+                let trouble = guarded::trouble(&features).filter(|_| strict);
+                self.found.extend(trouble.map(Finding::here));
+            }
             Err(error) => self.found.push(Finding::warn(format!(
                 "what the store can do could not be found out: {error}"
             ))),
