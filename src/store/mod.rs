@@ -9,6 +9,7 @@ pub mod key;
 pub mod probe;
 pub mod s3;
 pub mod tap;
+pub mod which;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -22,6 +23,7 @@ use crate::base::digest::{Crc64, Sha256};
 use crate::store::features::Features;
 
 pub use crate::store::tap::{Flow, Tap};
+pub use crate::store::which::Which;
 
 /// The largest body of a single put or copy, in bytes (S3's limit).
 pub const MAX_SINGLE: u64 = 5 << 30;
@@ -61,6 +63,17 @@ pub trait Store: Send + Sync + 'static {
 
     /// Reads an object, or the part of it in `range`.
     async fn get(&self, key: &str, range: Option<std::ops::Range<u64>>) -> Result<(Object, Bytes)>;
+
+    /// Reads one of a key's contents, or the part of it in `range`; whole, it comes with the checksum that the store has.
+    async fn get_of(
+        &self,
+        key: &str,
+        which: &Which,
+        range: Option<std::ops::Range<u64>>,
+    ) -> Result<(Object, Bytes)>;
+
+    /// Looks at one of a key's contents, and asks for the checksum that the store has of it.
+    async fn head_of(&self, key: &str, which: &Which) -> Result<Object>;
 
     /// Looks at an object. Absent: [`ErrorKind::NotFound`].
     async fn head(&self, key: &str) -> Result<Object>;
@@ -254,6 +267,8 @@ pub struct Object {
     pub version_id: Option<String>,
     /// User metadata as the store returns it, names in lower case.
     pub user: Vec<(String, String)>,
+    /// The whole content's checksum as the store has it; `None` where it was not asked for, or has none.
+    pub crc64: Option<Crc64>,
     /// When it was stored, by the store's clock, nanoseconds since the epoch (whole seconds); `None` where it is not told.
     pub modified_ns: Option<i64>,
     /// When it was asked, by the store's clock, nanoseconds since the epoch (whole seconds); `None` where it is not told.

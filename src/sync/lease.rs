@@ -505,6 +505,7 @@ mod tests {
             etag: "e".to_owned(),
             version_id: None,
             user: Vec::new(),
+            crc64: None,
             modified_ns: Some(5 * SECOND_NS),
             date_ns: Some(4 * SECOND_NS),
         };

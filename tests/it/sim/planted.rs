@@ -13,7 +13,7 @@ use tidewatch::base::stat::Stat;
 use tidewatch::store::features::Features;
 use tidewatch::store::{
     Body, Effect, ErrorKind, Meta, Object, Page, Part, PartPage, Removed, Result, Store, Stored,
-    UploadPage, UploadToken, When,
+    UploadPage, UploadToken, When, Which,
 };
 use tidewatch::tree::{Found, Identity, OpenFile, ReadError, Tree};
 
@@ -294,6 +294,19 @@ impl Store for Lying {
 
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<(Object, Bytes)> {
         self.inner.get(key, range).await
+    }
+
+    async fn get_of(
+        &self,
+        key: &str,
+        which: &Which,
+        range: Option<Range<u64>>,
+    ) -> Result<(Object, Bytes)> {
+        self.inner.get_of(key, which, range).await
+    }
+
+    async fn head_of(&self, key: &str, which: &Which) -> Result<Object> {
+        self.inner.head_of(key, which).await
     }
 
     async fn head(&self, key: &str) -> Result<Object> {

@@ -17,6 +17,7 @@ use tidewatch::store::key::MAX_KEY_BYTES;
 use tidewatch::store::{
     Body, Effect, Error, ErrorKind, Listed, ListedPart, ListedUpload, MAX_BATCH, MAX_SINGLE, Meta,
     Object, Page, Part, PartPage, Removed, Result, Store, Stored, UploadPage, UploadToken, When,
+    Which,
 };
 
 /// Keys on one page of a listing.
@@ -41,6 +42,8 @@ pub struct MemObject {
     pub user: Vec<(String, String)>,
     /// Its MIME type.
     pub content_type: Option<String>,
+    /// Its version, if the bucket keeps versions.
+    pub version_id: Option<String>,
     /// When it was stored, by the store's clock, nanoseconds.
     pub modified_ns: Option<i64>,
 }
@@ -124,6 +127,8 @@ struct Inner {
     clock: Option<Clock>,
     /// Every object that was ever stored under a key, and `None` for each removal; only if it is asked for.
     history: Option<Vec<(String, Option<Bytes>)>>,
+    /// Every content that was ever stored, by its version; only of a bucket that keeps them.
+    versions: Option<BTreeMap<String, (String, MemObject)>>,
 }
 
 #[derive(Debug)]
@@ -181,6 +186,11 @@ impl MemStore {
         self.lock().history.clone().unwrap_or_default()
     }
 
+    /// Keeps every version from now on.
+    pub fn keep_versions(&self) {
+        self.lock().versions.get_or_insert_default();
+    }
+
     /// Stores an object as another tool would, uncounted and without metadata.
     pub fn plant(&self, key: &str, bytes: &[u8]) {
         let object = MemObject {
@@ -188,6 +198,7 @@ impl MemStore {
             etag: md5_hex(bytes),
             user: Vec::new(),
             content_type: None,
+            version_id: None,
             modified_ns: None,
         };
         self.lock().objects.insert(key.to_owned(), object);
@@ -345,13 +356,18 @@ impl Inner {
             etag: etag.clone(),
             user,
             content_type: meta.content_type.clone(),
+            version_id: self.versions.as_ref().map(|all| format!("v{}", all.len())),
             modified_ns: self.date_ns(),
         };
+        let version_id = object.version_id.clone();
+        if let (Some(versions), Some(id)) = (&mut self.versions, &version_id) {
+            versions.insert(id.clone(), (key.to_owned(), object.clone()));
+        }
         self.objects.insert(key.to_owned(), object);
         Stored {
             is_outstanding: false,
             etag,
-            version_id: None,
+            version_id,
         }
     }
 
@@ -362,16 +378,28 @@ impl Inner {
         }
     }
 
-    fn find(&self, operation: &'static str, key: &str) -> Result<(Object, Bytes)> {
-        let object = self
-            .objects
-            .get(key)
-            .ok_or_else(|| refusal(operation, key, ErrorKind::NotFound, "NoSuchKey"))?;
+    fn find(&self, operation: &'static str, key: &str, which: &Which) -> Result<(Object, Bytes)> {
+        let none = |word| refusal(operation, key, ErrorKind::NotFound, word);
+        let object = match which {
+            Which::Version(id) => {
+                let version = self.versions.as_ref().and_then(|all| all.get(id));
+                let version = version.filter(|(of, _)| of == key);
+                &version.ok_or_else(|| none("NoSuchVersion"))?.1
+            }
+            Which::Current | Which::Is(_) => {
+                self.objects.get(key).ok_or_else(|| none("NoSuchKey"))?
+            }
+        };
+        if which.etag().is_some_and(|etag| etag != object.etag) {
+            let kind = ErrorKind::Precondition;
+            return Err(refusal(operation, key, kind, "PreconditionFailed"));
+        }
         let seen = Object {
             size: object.bytes.len() as u64,
             etag: object.etag.clone(),
-            version_id: None,
+            version_id: object.version_id.clone(),
             user: object.user.clone(),
+            crc64: None,
             modified_ns: object.modified_ns,
             date_ns: self.date_ns(),
         };
@@ -421,7 +449,7 @@ impl Inner {
                 "NotImplemented",
             ));
         }
-        let (object, bytes) = self.find(operation, from)?;
+        let (object, bytes) = self.find(operation, from, &Which::Current)?;
         if object.etag != etag && !self.habits.ignores_copy_conditions {
             let message = "PreconditionFailed: the source has another ETag";
             return Err(refusal(operation, from, ErrorKind::Precondition, message));
@@ -538,9 +566,22 @@ impl Store for MemStore {
     }
 
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<(Object, Bytes)> {
+        let (mut object, bytes) = self.get_of(key, &Which::Current, range).await?;
+        object.crc64 = None;
+        Ok((object, bytes))
+    }
+
+    async fn get_of(
+        &self,
+        key: &str,
+        which: &Which,
+        range: Option<Range<u64>>,
+    ) -> Result<(Object, Bytes)> {
         let mut inner = self.count("GetObject");
         let key = &*inner.habits.key(key);
-        let (object, mut bytes) = inner.find("GetObject", key)?;
+        let (mut object, mut bytes) = inner.find("GetObject", key, which)?;
+        object.crc64 =
+            (range.is_none() && !inner.habits.ignores_checksums).then(|| Crc64::of(&bytes));
         if let Some(range) = range {
             if range.is_empty() {
                 return Ok((object, Bytes::new()));
@@ -561,7 +602,16 @@ impl Store for MemStore {
 
     async fn head(&self, key: &str) -> Result<Object> {
         let inner = self.count("HeadObject");
-        Ok(inner.find("HeadObject", &inner.habits.key(key))?.0)
+        let key = &*inner.habits.key(key);
+        Ok(inner.find("HeadObject", key, &Which::Current)?.0)
+    }
+
+    async fn head_of(&self, key: &str, which: &Which) -> Result<Object> {
+        let inner = self.count("HeadObject");
+        let key = &*inner.habits.key(key);
+        let (mut object, bytes) = inner.find("HeadObject", key, which)?;
+        object.crc64 = (!inner.habits.ignores_checksums).then(|| Crc64::of(&bytes));
+        Ok(object)
     }
 
     async fn list(&self, prefix: &str, token: Option<String>) -> Result<Page> {
