@@ -24,7 +24,7 @@
 //!
 //! The modules in reading order: [`base`] has the words everybody uses; [`tree`] is what the disk has, [`store`] the
 //! bucket, [`manifest`] what we have seen synced; [`sync`] is the way of one file; [`agent`] the loop of one folder;
-//! [`commands`] what the command line runs besides the agent; [`report`] what people see; [`config`] and [`cli`] what
+//! [`restore`] is the way back; [`commands`] what the command line runs besides the agent; [`report`] what people see; [`config`] and [`cli`] what
 //! they write. `tests/it/tidy.rs` holds who may know whom.
 
 pub mod agent;
@@ -34,6 +34,7 @@ pub mod commands;
 pub mod config;
 pub mod manifest;
 pub mod report;
+pub mod restore;
 pub mod store;
 pub mod sync;
 pub mod tree;

@@ -269,6 +269,8 @@ pub struct Object {
     pub user: Vec<(String, String)>,
     /// The whole content's checksum as the store has it; `None` where it was not asked for, or has none.
     pub crc64: Option<Crc64>,
+    /// Whether it is encrypted with a key of the users' or of the key service: its ETag is no hash of its content then.
+    pub is_keyed: bool,
     /// When it was stored, by the store's clock, nanoseconds since the epoch (whole seconds); `None` where it is not told.
     pub modified_ns: Option<i64>,
     /// When it was asked, by the store's clock, nanoseconds since the epoch (whole seconds); `None` where it is not told.

@@ -506,6 +506,7 @@ mod tests {
             version_id: None,
             user: Vec::new(),
             crc64: None,
+            is_keyed: false,
             modified_ns: Some(5 * SECOND_NS),
             date_ns: Some(4 * SECOND_NS),
         };

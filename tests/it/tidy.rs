@@ -14,7 +14,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     (
         "commands",
         &[
-            "agent", "tree", "sync", "manifest", "store", "report", "config", "base",
+            "agent", "restore", "tree", "sync", "manifest", "store", "report", "config", "base",
         ],
     ),
     (
@@ -24,6 +24,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
         ],
     ),
     ("sync", &["manifest", "store", "tree", "base"]),
+    ("restore", &["store", "base"]),
     ("tree", &["base"]),
     ("manifest", &["base"]),
     ("store", &["base"]),

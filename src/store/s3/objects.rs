@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use aws_sdk_s3::types::{ChecksumMode, ChecksumType, MetadataDirective};
+use aws_sdk_s3::types::{ChecksumMode, ChecksumType, MetadataDirective, ServerSideEncryption};
 use bytes::{Bytes, BytesMut};
 
 use crate::base::digest::Crc64;
@@ -15,6 +15,9 @@ use crate::store::s3::wire::{
     absent, bytes_range, etag as tag, is, length, nanoseconds, quoted, returned, source, stored,
 };
 use crate::store::{Effect, Error, ErrorKind, Meta, Object, Removed, Result, Stored, When, Which};
+
+/// Bytes for which memory is taken before they have arrived.
+const MOST_AHEAD: u64 = 16 << 20;
 
 /// Whether a read asks for the checksum that the store has of the whole object.
 ///
@@ -64,7 +67,9 @@ impl S3Store {
                 .await
                 .map_err(trouble)?;
             let len = length(answer.content_length())?;
-            let mut bytes = BytesMut::with_capacity(usize::try_from(len).unwrap_or_default());
+            // What an answer says of itself is no reason to take more memory than has arrived.
+            let most = usize::try_from(len.min(MOST_AHEAD)).unwrap_or_default();
+            let mut bytes = BytesMut::with_capacity(most);
             while let Some(piece) = answer.body.next().await {
                 flight.step();
                 let piece = piece.map_err(|error| Trouble::Broken(error.to_string()))?;
@@ -89,6 +94,10 @@ impl S3Store {
                 version_id: answer.version_id().map(str::to_owned),
                 user: returned(answer.metadata()),
                 crc64: whole_crc64(answer.checksum_crc64_nvme(), answer.checksum_type()),
+                is_keyed: is_keyed(
+                    answer.server_side_encryption(),
+                    answer.sse_customer_algorithm(),
+                ),
                 modified_ns: answer.last_modified().and_then(nanoseconds),
                 date_ns: flight.date_ns(),
             };
@@ -119,6 +128,10 @@ impl S3Store {
                 version_id: answer.version_id().map(str::to_owned),
                 user: returned(answer.metadata()),
                 crc64: whole_crc64(answer.checksum_crc64_nvme(), answer.checksum_type()),
+                is_keyed: is_keyed(
+                    answer.server_side_encryption(),
+                    answer.sse_customer_algorithm(),
+                ),
                 modified_ns: answer.last_modified().and_then(nanoseconds),
                 date_ns: flight.date_ns(),
             })
@@ -199,6 +212,10 @@ fn whole_crc64(sum: Option<&str>, of: Option<&ChecksumType>) -> Option<Crc64> {
     let is_whole = of.is_none_or(|of| *of == ChecksumType::FullObject);
     let bytes = aws_smithy_types::base64::decode(sum.filter(|_| is_whole)?).ok()?;
     Some(Crc64(u64::from_be_bytes(bytes.try_into().ok()?)))
+}
+
+fn is_keyed(service: Option<&ServerSideEncryption>, customer: Option<&str>) -> bool {
+    customer.is_some() || service.is_some_and(|kind| *kind != ServerSideEncryption::Aes256)
 }
 
 /// Some stores do not look at the condition of a read.

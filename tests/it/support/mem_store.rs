@@ -400,6 +400,7 @@ impl Inner {
             version_id: object.version_id.clone(),
             user: object.user.clone(),
             crc64: None,
+            is_keyed: false,
             modified_ns: object.modified_ns,
             date_ns: self.date_ns(),
         };
@@ -748,6 +749,7 @@ impl Store for MemStore {
             number,
             etag,
             crc64: None,
+            is_keyed: false,
         })
     }
 
