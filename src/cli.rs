@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 
+use crate::cli::args::restore::RestoreArgs;
 use crate::cli::args::{Cli, Command, FolderVerb, HeldVerb, SyncArgs};
 use crate::commands::check::{self, CheckOptions};
 #[cfg(feature = "demo")]
@@ -20,6 +21,7 @@ use crate::commands::folder::{self, FolderCommand, FolderOptions};
 use crate::commands::held::{self, HeldCommand, HeldOptions};
 use crate::commands::init::{self, InitOptions};
 use crate::commands::reload::Reader;
+use crate::commands::restore::{self, RestoreOptions, source};
 use crate::commands::status::{self, StatusOptions, states};
 use crate::commands::sync::{self, SyncOptions};
 use crate::commands::watch::{self, WatchOptions};
@@ -68,6 +70,11 @@ fn dispatch(cli: Cli, surroundings: &Surroundings) -> anyhow::Result<Exit> {
             }))
         }
         Command::Sync(args) => drive(sync::sync(sync_options(args, quiet, surroundings)?)),
+        Command::Restore(args) => drive(restore::restore(restore_options(
+            args,
+            quiet,
+            surroundings,
+        )?)),
         Command::Status(args) => status::status(&StatusOptions {
             states: states::find(
                 args.config.config.as_deref(),
@@ -211,6 +218,30 @@ fn sync_options(
         retry_failed: args.retry_failed,
         json: args.json,
         quiet,
+    })
+}
+
+fn restore_options(
+    args: RestoreArgs,
+    quiet: bool,
+    surroundings: &Surroundings,
+) -> Result<RestoreOptions, Problems> {
+    let asked = source::Asked {
+        from: args.from,
+        config: args.config.config,
+        state_dir: args.state.state_dir,
+        s3: args.s3.into(),
+    };
+    Ok(RestoreOptions {
+        source: source::find(&asked, surroundings)?,
+        paths: args.paths,
+        to: args.to,
+        on_conflict: args.on_conflict,
+        owner: args.owner,
+        dry_run: args.dry_run,
+        json: args.json,
+        quiet,
+        concurrency: args.concurrency,
     })
 }
 

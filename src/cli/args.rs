@@ -1,5 +1,7 @@
 //! What can be asked for on the command line, as clap reads it.
 
+pub(in crate::cli) mod restore;
+
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
@@ -8,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::base::policy::OnDelete;
+use crate::cli::args::restore::RestoreArgs;
 use crate::config::{self, Bandwidth, Concurrency, Options, PathStyle, S3Options};
 use crate::report::log::Loudness;
 
@@ -66,6 +69,9 @@ pub(in crate::cli) enum Command {
             tidewatch sync --config config.toml --json"
     )]
     Sync(SyncArgs),
+
+    /// Bring files back from the bucket
+    Restore(RestoreArgs),
 
     /// Show how far each folder is: lag, queue, failures
     #[command(after_long_help = "Examples:\n  \

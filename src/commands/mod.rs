@@ -13,6 +13,7 @@ pub mod init;
 pub mod lines;
 pub mod pages;
 pub mod reload;
+pub mod restore;
 pub mod settings;
 pub mod signals;
 pub mod status;

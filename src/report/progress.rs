@@ -51,6 +51,14 @@ impl Progress {
         self.bar.set_message(files(snapshots));
     }
 
+    /// Shows so many of all files, and so many of all bytes.
+    pub fn set(&self, files: (u64, u64), bytes: (u64, u64)) {
+        self.bar.set_length(bytes.1);
+        self.bar.set_position(bytes.0.min(bytes.1));
+        self.bar
+            .set_message(format!("{} of {} files", files.0, files.1));
+    }
+
     /// Takes the bar away.
     pub fn end(&self) {
         step_around(None);

@@ -145,7 +145,9 @@ mod tests {
             assert_eq!(check.by(), by);
             let of = |pieces: &[&[u8]]| {
                 let mut summing = check.begin();
-                pieces.iter().for_each(|piece| summing.update(piece));
+                for piece in pieces {
+                    summing.update(piece);
+                }
                 check.holds(summing, 4)
             };
             assert!(of(&[b"ti", b"", b"de"]), "{by:?}");

@@ -23,6 +23,8 @@ mod lease;
 mod manifest;
 mod process;
 mod reads;
+#[cfg(feature = "demo")]
+mod restore;
 mod sim;
 mod status;
 mod store;

@@ -749,7 +749,6 @@ impl Store for MemStore {
             number,
             etag,
             crc64: None,
-            is_keyed: false,
         })
     }
 
