@@ -23,12 +23,14 @@
 //! worked on first, the brake ([`agent`], `deletes`). What a person decides comes in as an event of the loop too.
 //!
 //! The modules in reading order: [`base`] has the words everybody uses; [`tree`] is what the disk has, [`store`] the
-//! bucket, [`manifest`] what we have seen synced; [`sync`] is the way of one file; [`agent`] the loop of one folder;
-//! [`restore`] is the way back; [`commands`] what the command line runs besides the agent; [`report`] what people see; [`config`] and [`cli`] what
+//! bucket, [`manifest`] what we have seen synced, [`catalog`] the same in the bucket, with its history; [`sync`] is the
+//! way of one file; [`agent`] the loop of one folder; [`restore`] is the way back; [`commands`] what the command line runs
+//! besides the agent; [`report`] what people see; [`config`] and [`cli`] what
 //! they write. `tests/it/tidy.rs` holds who may know whom.
 
 pub mod agent;
 pub mod base;
+pub mod catalog;
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -103,6 +103,7 @@ impl Loop {
             held,
             result,
         } = turned;
+        self.catalog.logged(*result.as_ref().unwrap_or(&0), now);
         if let Err(error) = result {
             self.deletes.turn_failed();
             self.manifest_failures += 1;

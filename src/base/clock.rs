@@ -113,9 +113,38 @@ pub fn parse_rfc3339(text: &str) -> Option<i64> {
     i64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_nanos()).ok()
 }
 
+/// Returns a stamp as RFC 3339 in UTC with all nine digits, also before 1970.
+pub fn rfc3339_nanos(ns: i64) -> String {
+    // Every number of nanoseconds lies between 1677 and 2262, which the calendar knows.
+    let time = Timestamp::from_nanosecond(ns.into()).unwrap_or_default();
+    format!("{time:.9}")
+}
+
+/// Reads what [`rfc3339_nanos`] writes, or any other RFC 3339 time, as nanoseconds since the epoch.
+pub fn parse_rfc3339_nanos(text: &str) -> Option<i64> {
+    let time: Timestamp = text.parse().ok()?;
+    i64::try_from(time.as_nanosecond()).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_stamp_of_a_file_goes_there_and_back_to_the_nanosecond() {
+        for (ns, text) in [
+            (1_764_000_000_123_456_789, "2025-11-24T16:00:00.123456789Z"),
+            (0, "1970-01-01T00:00:00.000000000Z"),
+            (-1, "1969-12-31T23:59:59.999999999Z"),
+            (i64::MIN, "1677-09-21T00:12:43.145224192Z"),
+            (i64::MAX, "2262-04-11T23:47:16.854775807Z"),
+        ] {
+            assert_eq!(rfc3339_nanos(ns), text);
+            assert_eq!(parse_rfc3339_nanos(text), Some(ns));
+        }
+        assert_eq!(parse_rfc3339_nanos("9999-01-01T00:00:00Z"), None);
+        assert_eq!(parse_rfc3339_nanos("yesterday"), None);
+    }
 
     #[test]
     fn the_wall_skips_and_repeats_an_hour_when_the_clocks_change() {

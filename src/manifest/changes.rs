@@ -2,18 +2,19 @@
 
 use rusqlite::{Connection, named_params, params};
 
+use crate::base::clock::Clock;
 use crate::base::path::{RelPath, escaped};
 use crate::base::stat::{Identity, Kind};
 use crate::manifest::connections::Manifest;
 use crate::manifest::error::Error;
-use crate::manifest::{Change, Entry, FolderId, Remote, uploads};
+use crate::manifest::{Change, Entry, FolderId, Remote, log, uploads};
 
 const PUT: &str = "INSERT INTO files (folder_id, path, state, ambiguous_until_ns, size, mtime_ns, ctime_ns, dev, ino,
       mode, uid, gid, nlink, read_at_ns, sha256, etag, version_id, synced_at_ns, want_sha256, attempts, last_error,
-      doubtful, held, held_at_ns, held_seen, parked_until_ns, parked_seen)
+      doubtful, held, held_at_ns, held_seen, parked_until_ns, parked_seen, live)
     VALUES (:folder, :path, :state, :ambiguous, :size, :mtime, :ctime, :dev, :ino,
       :mode, :uid, :gid, :nlink, :read_at, :sha256, :etag, :version, :synced_at, :want, :attempts, :error,
-      :doubtful, :held, :held_at, :held_seen, :parked_until, :parked_seen)
+      :doubtful, :held, :held_at, :held_seen, :parked_until, :parked_seen, :state = 'synced')
     ON CONFLICT (folder_id, path) DO UPDATE SET state = excluded.state,
       ambiguous_until_ns = excluded.ambiguous_until_ns, size = excluded.size, mtime_ns = excluded.mtime_ns,
       ctime_ns = excluded.ctime_ns, dev = excluded.dev, ino = excluded.ino, mode = excluded.mode, uid = excluded.uid,
@@ -21,7 +22,9 @@ const PUT: &str = "INSERT INTO files (folder_id, path, state, ambiguous_until_ns
       etag = excluded.etag, version_id = excluded.version_id, synced_at_ns = excluded.synced_at_ns,
       want_sha256 = excluded.want_sha256, attempts = excluded.attempts, last_error = excluded.last_error,
       doubtful = excluded.doubtful, held = excluded.held, held_at_ns = excluded.held_at_ns,
-      held_seen = excluded.held_seen, parked_until_ns = excluded.parked_until_ns, parked_seen = excluded.parked_seen";
+      held_seen = excluded.held_seen, parked_until_ns = excluded.parked_until_ns, parked_seen = excluded.parked_seen,
+      live = CASE WHEN excluded.state = 'synced' THEN 1 WHEN excluded.state = 'kept' OR excluded.sha256 IS NULL THEN 0
+        ELSE live END";
 const INTEND: &str = "INSERT INTO files (folder_id, path, state) VALUES (?1, ?2, 'open')
     ON CONFLICT (folder_id, path) DO UPDATE SET state = 'open', want_sha256 = NULL, ambiguous_until_ns = 0";
 const FORGET: &str = "DELETE FROM files WHERE folder_id = ?1 AND path = ?2";
@@ -36,8 +39,8 @@ const RELEASE: &str =
     "UPDATE files SET held = 'released' WHERE folder_id = ?1 AND held IN ('delete', 'overwrite')";
 // A delete that is refused leaves what a folder under `keep` would have; an overwrite that is refused stays noted with
 // the version of the file that it was about. A row in doubt stays open and is only no longer held.
-const DROP_DELETES: &str =
-    "UPDATE files SET state = CASE state WHEN 'synced' THEN 'kept' ELSE state END,
+const DROP_DELETES: &str = "UPDATE files SET live = CASE state WHEN 'synced' THEN 0 ELSE live END,
+    state = CASE state WHEN 'synced' THEN 'kept' ELSE state END,
     held = NULL, held_at_ns = NULL, held_seen = NULL WHERE folder_id = ?1 AND held = 'delete'";
 const DROP_OVERWRITES: &str =
     "UPDATE files SET held = 'dropped' WHERE folder_id = ?1 AND held = 'overwrite'";
@@ -82,15 +85,51 @@ impl Manifest {
     ///
     /// A row that claims what cannot be true is refused, and the whole commit with it: `Synced` or `Kept` without a
     /// content, a content that is not of a regular file, a length that no file has, a folder that is not there.
-    pub fn commit(&self, folder: FolderId, changes: &[Change]) -> Result<(), Error> {
+    ///
+    /// What it means for the catalog is logged by the same transaction; returns how many rows that are. `now_ns`: wall
+    /// clock, nanoseconds.
+    pub fn commit_at(
+        &self,
+        folder: FolderId,
+        changes: &[Change],
+        now_ns: i64,
+    ) -> Result<usize, Error> {
         if changes.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         self.write(|connection| {
-            changes
-                .iter()
-                .try_for_each(|change| apply(connection, folder, change))
+            let logged = changes.iter().map(|change| {
+                let logged = log_change(connection, folder, change, now_ns)?;
+                apply(connection, folder, change).map(|()| logged)
+            });
+            logged.sum()
         })
+    }
+
+    /// Applies `changes` as [`Manifest::commit_at`] does, by the machine's clock: for who has no other.
+    pub fn commit(&self, folder: FolderId, changes: &[Change]) -> Result<(), Error> {
+        self.commit_at(folder, changes, Clock::Real.now().wall_ns)
+            .map(drop)
+    }
+}
+
+/// Logs what a change means for the catalog, by the row as it was; returns how many rows that are.
+fn log_change(
+    connection: &Connection,
+    folder: FolderId,
+    change: &Change,
+    now_ns: i64,
+) -> rusqlite::Result<usize> {
+    match change {
+        Change::Put(entry) => {
+            log::row(connection, folder, entry, now_ns).map_err(naming(entry.path.as_bytes()))
+        }
+        Change::Forget(path) => log::gone(connection, folder, path, false, now_ns),
+        Change::DropHeld => log::dropped(connection, folder, now_ns),
+        Change::Aside(aside) => {
+            log::aside(connection, folder, aside).map_err(naming(aside.path.as_bytes()))
+        }
+        _ => Ok(0),
     }
 }
 
@@ -101,6 +140,8 @@ fn apply(connection: &Connection, folder: FolderId, change: &Change) -> rusqlite
     match change {
         Change::Put(entry) => put(connection, folder, entry).map_err(naming(entry.path.as_bytes())),
         Change::Forget(path) => run(FORGET, params![folder.0, path.as_bytes()]).map(drop),
+        // It is only logged.
+        Change::Aside(_) => Ok(()),
         Change::Intend(path) => run(INTEND, params![folder.0, path.as_bytes()])
             .map(drop)
             .map_err(naming(path.as_bytes())),

@@ -10,7 +10,7 @@
 //!
 //! `open` has the places, the lock, creation and damage; `schema` the tables and how a connection is set up;
 //! `connections` the two connections and what happens to them after an error; `rows` and `changes` read and write
-//! rows; `uploads` has the multipart uploads; `error` what can go wrong.
+//! rows; `log` has what is on its way into the catalog; `uploads` has the multipart uploads; `error` what can go wrong.
 //!
 //! # Order
 //!
@@ -58,6 +58,7 @@ mod changes;
 mod connections;
 mod decode;
 mod error;
+mod log;
 mod open;
 mod rows;
 mod schema;
@@ -66,6 +67,7 @@ mod uploads;
 pub use buckets::Probed;
 pub use connections::Manifest;
 pub use error::{Error, ErrorKind, OpenError};
+pub use log::{Aside, Facts, Logged, Progress, Waiting, What};
 pub use open::{Opened, held_since, holder, is_locked};
 pub use rows::LARGE_BYTES;
 
@@ -357,6 +359,8 @@ pub enum Change {
     DropHeld,
     /// Everything that is parked is to be tried again.
     Unpark,
+    /// An object was copied out of the way; only the catalog is told.
+    Aside(Box<Aside>),
     /// What the config says of the folder, as one word: when it changes, what failed for good may work.
     Config(String),
 }

@@ -3,7 +3,7 @@
 use crate::base::clock::rfc3339_millis;
 use crate::base::digest::Sha256;
 use crate::base::policy::Guarding;
-use crate::manifest::{Change, Content, Entry, State};
+use crate::manifest::{Aside, Change, Content, Entry, Facts, State};
 use crate::store::{ErrorKind, Meta, Object};
 use crate::sync::file::{Stop, Way};
 use crate::sync::plan;
@@ -121,6 +121,28 @@ impl Way {
             Stop::Store(error)
         })?;
         tracing::debug!(key = %self.task.key, to, "set an object aside");
+        let aside = self.aside(object, to);
+        self.changes.push(Change::Aside(Box::new(aside)));
         Ok(())
+    }
+
+    /// Says of an object that was copied to `to` what is known of it: by the row if it is the row's, else what it declares.
+    fn aside(&self, object: &Object, to: String) -> Aside {
+        let stored = self.known.as_ref().and_then(|row| row.stored.as_ref());
+        let is_it =
+            |content: &&Content| content.etag == object.etag && content.stat.size == object.size;
+        let known = stored.filter(is_it).map(Facts::of).unwrap_or_default();
+        Aside {
+            path: self.task.job.path.clone(),
+            trash_key: to,
+            facts: Facts {
+                size: Some(object.size),
+                sha256: known.sha256.or(object.sha256()),
+                etag: Some(object.etag.clone()),
+                version_id: object.version_id.clone(),
+                ..known
+            },
+            at_ns: self.ctx.clock.now().wall_ns,
+        }
     }
 }

@@ -97,6 +97,8 @@ impl Habits {
 pub struct Counts {
     /// Requests by S3's name, refused ones too.
     pub requests: BTreeMap<&'static str, u64>,
+    /// Requests about the agent's catalog, which are in none of the other numbers.
+    pub catalog: u64,
     /// Bytes of bodies that came in.
     pub bytes_in: u64,
     /// Bytes of bodies that went out.
@@ -152,9 +154,18 @@ impl MemStore {
         self.lock().clock = Some(clock);
     }
 
-    /// Returns everything that is stored.
+    /// Returns everything that is stored, but the agent's catalog.
     pub fn objects(&self) -> BTreeMap<String, MemObject> {
-        self.lock().objects.clone()
+        let mut objects = self.lock().objects.clone();
+        objects.retain(|key, _| !key.contains(CATALOG));
+        objects
+    }
+
+    /// Returns the links of the catalog, by key.
+    pub fn catalog(&self) -> BTreeMap<String, MemObject> {
+        let mut objects = self.lock().objects.clone();
+        objects.retain(|key, _| key.contains(CATALOG));
+        objects
     }
 
     /// Returns the id and key of each multipart upload that was neither completed nor given up.
@@ -218,7 +229,20 @@ impl MemStore {
         *inner.counts.requests.entry(operation).or_default() += 1;
         inner
     }
+
+    /// Counts a request about `key`; those about the catalog have a count of their own.
+    fn count_of(&self, operation: &'static str, key: &str) -> MutexGuard<'_, Inner> {
+        if !key.contains(CATALOG) {
+            return self.count(operation);
+        }
+        let mut inner = self.lock();
+        inner.counts.catalog += 1;
+        inner
+    }
 }
+
+/// What the keys of the catalog have in them.
+const CATALOG: &str = ".tidewatch/catalog/";
 
 /// Takes a body as slowly as its tap hands it out.
 async fn take_in(body: &Body) {
@@ -283,7 +307,9 @@ impl Inner {
 
     fn receive(&mut self, operation: &'static str, key: &str, body: &Body) -> Result<()> {
         let no = |kind, message| Err(refusal(operation, key, kind, message));
-        self.counts.bytes_in += body.bytes.len() as u64;
+        if !key.contains(CATALOG) {
+            self.counts.bytes_in += body.bytes.len() as u64;
+        }
         if body.bytes.len() as u64 > MAX_SINGLE {
             return no(ErrorKind::TooLarge, "EntityTooLarge");
         }
@@ -555,7 +581,7 @@ impl Store for MemStore {
 
     async fn put_if(&self, key: &str, body: Body, meta: &Meta, when: &When) -> Result<Stored> {
         take_in(&body).await;
-        let mut inner = self.count("PutObject");
+        let mut inner = self.count_of("PutObject", key);
         let key = &*inner.habits.key(key);
         inner.receive("PutObject", key, &body)?;
         Inner::accept("PutObject", key, meta)?;
@@ -578,7 +604,7 @@ impl Store for MemStore {
         which: &Which,
         range: Option<Range<u64>>,
     ) -> Result<(Object, Bytes)> {
-        let mut inner = self.count("GetObject");
+        let mut inner = self.count_of("GetObject", key);
         let key = &*inner.habits.key(key);
         let (mut object, mut bytes) = inner.find("GetObject", key, which)?;
         object.crc64 =
@@ -602,13 +628,13 @@ impl Store for MemStore {
     }
 
     async fn head(&self, key: &str) -> Result<Object> {
-        let inner = self.count("HeadObject");
+        let inner = self.count_of("HeadObject", key);
         let key = &*inner.habits.key(key);
         Ok(inner.find("HeadObject", key, &Which::Current)?.0)
     }
 
     async fn head_of(&self, key: &str, which: &Which) -> Result<Object> {
-        let inner = self.count("HeadObject");
+        let inner = self.count_of("HeadObject", key);
         let key = &*inner.habits.key(key);
         let (mut object, bytes) = inner.find("HeadObject", key, which)?;
         object.crc64 = (!inner.habits.ignores_checksums).then(|| Crc64::of(&bytes));
@@ -616,7 +642,7 @@ impl Store for MemStore {
     }
 
     async fn list(&self, prefix: &str, token: Option<String>) -> Result<Page> {
-        let inner = self.count("ListObjectsV2");
+        let inner = self.count_of("ListObjectsV2", prefix);
         if inner.habits.lists_oddly {
             return Ok(inner.odd_page(prefix, token.as_deref()));
         }
