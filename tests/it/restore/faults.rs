@@ -196,6 +196,26 @@ async fn a_right_that_is_missing_ends_it_with_5() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_is_not_there_ends_it_with_5() {
+    let world = World::new().await;
+    // Taken and given back: nobody listens there.
+    let address = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let url = format!("http://{address}");
+    let mut command = world.bare(["restore", "s3://tide/p", "--endpoint-url", &url, "--to"]);
+    let ended = ended(command.arg(back(&world))).await;
+    assert_eq!(ended.code, Some(5), "{}{}", ended.out, ended.err);
+    assert!(
+        complaints(&ended)[0].contains("cannot connect"),
+        "{}",
+        ended.err
+    );
+    assert!(!back(&world).exists());
+}
+
+#[tokio::test]
 async fn two_restores_do_not_write_into_one_folder() {
     let world = World::new().await;
     many(&world, 20).await;

@@ -81,7 +81,7 @@ const TAKEN: &[&str] = &[
     "a/...",
     "a/..b",
     " ",
-    " /. ",
+    "two  spaces /. ",
     "trailing ",
     "-rf",
     "~",
