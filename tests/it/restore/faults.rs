@@ -235,7 +235,7 @@ async fn a_restore_into_a_folder_that_is_synced_says_so() {
     let world = World::new().await;
     world.write("a", b"tide");
     world.sync_level().await;
-    let mut command = world.bare(["restore", "s3://tide/p", "--state-dir"]);
+    let mut command = world.bare(["restore", "tree", "--state-dir"]);
     command
         .arg(world.state())
         .arg("--to")
