@@ -1,6 +1,7 @@
 //! What goes wrong on the way: nothing half done is left, and whoever asked is told.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -8,7 +9,7 @@ use rustix::process::Signal;
 use crate::manifest::faults::tmpfs;
 use crate::process::{World, complaints, end_of, ended, eventually, send};
 use crate::restore::{back, command, names, plant, restore, told, tree};
-use crate::support::endpoint::Fault;
+use crate::support::endpoint::{Endpoint, Fault};
 
 /// Plants this many objects of some bytes.
 async fn many(world: &World, count: usize) {
@@ -120,6 +121,57 @@ async fn a_store_that_stumbles_is_asked_again() {
     let ended = restore(&world, &[]).await;
     assert_eq!(ended.code, Some(0), "{}{}", ended.out, ended.err);
     assert_eq!(count_files(&world), 21);
+}
+
+#[tokio::test]
+async fn an_object_that_changes_while_it_is_read_comes_back_as_one_of_its_contents() {
+    let world = World::new().await;
+    let (old, new) = (vec![1; 30 << 20], vec![2; 29 << 20]);
+    plant(&world, "p/large", &old, &[]).await;
+    world.endpoint.latency(Duration::from_millis(100));
+    let child = command(&world, &["--concurrency", "1", "--json"])
+        .spawn()
+        .unwrap();
+    let begun = |e: &Endpoint| e.count("GetObject") > 0;
+    world.endpoint.until("the first range", begun).await;
+    plant(&world, "p/large", &new, &[]).await;
+    let ended = end_of(child).await;
+    assert_eq!(ended.code, Some(0), "{}{}", ended.out, ended.err);
+    assert!(fs::read(back(&world).join("large")).unwrap() == new);
+    assert_eq!(names(&back(&world)), [b"large"]);
+}
+
+#[tokio::test]
+async fn owners_come_back_only_if_they_are_asked_for_and_only_for_root() {
+    const NOBODY: u32 = 65_534;
+    let world = World::new().await;
+    let user = [
+        ("gid", "65534"),
+        ("mode", "4755"),
+        ("mtime", "1.5"),
+        ("uid", "65534"),
+    ];
+    plant(&world, "p/a", b"tide", &user).await;
+    let ended = restore(&world, &["--owner"]).await;
+    if !rustix::process::geteuid().is_root() {
+        assert_eq!(ended.code, Some(2), "{}", ended.err);
+        assert!(ended.err.contains("only root"), "{}", ended.err);
+        assert!(!back(&world).exists());
+        return;
+    }
+    assert_eq!(ended.code, Some(0), "{}{}", ended.out, ended.err);
+    let stat = fs::metadata(back(&world).join("a")).unwrap();
+    assert_eq!(
+        (stat.uid(), stat.gid(), stat.mode() & 0o7777),
+        (NOBODY, NOBODY, 0o4755)
+    );
+    assert_eq!((stat.mtime(), stat.mtime_nsec()), (1, 500_000_000));
+    // Without it a file of another owner is equal, and is left alone.
+    world.endpoint.reset_counts();
+    let again = restore(&world, &[]).await;
+    assert_eq!(again.code, Some(0), "{}{}", again.out, again.err);
+    assert_eq!(world.endpoint.count("GetObject"), 0);
+    assert_eq!(fs::metadata(back(&world).join("a")).unwrap().uid(), NOBODY);
 }
 
 #[tokio::test]

@@ -161,7 +161,10 @@ async fn an_old_state_leads_no_url_to_another_server() {
     command.env("AWS_ENDPOINT_URL", other.endpoint.url());
     let done = ended(&mut command).await;
     assert_eq!(done.code, Some(0), "{}{}", done.out, done.err);
-    assert_eq!(fs::read(back(&world).join("a")).unwrap(), b"of the new server");
+    assert_eq!(
+        fs::read(back(&world).join("a")).unwrap(),
+        b"of the new server"
+    );
 }
 
 #[tokio::test]
