@@ -26,11 +26,19 @@ const LONGEST: Duration = Duration::from_secs(8);
 /// What one permit for bytes stands for.
 const UNIT: u64 = 4 << 10;
 
-/// The requests of one restore.
+/// Files in ranges at once: their ranges fill the line, and what a stop throws away is what these have.
+const LARGE_AT_ONCE: usize = 4;
+
+/// Files of the disk that are read at once: enough for any disk, and not all threads that there are.
+const READS_AT_ONCE: usize = 8;
+
+/// The requests of one restore, and what else is bounded.
 #[derive(Clone)]
 pub struct Fetcher {
     store: Arc<dyn Store>,
     requests: Arc<Semaphore>,
+    large: Arc<Semaphore>,
+    reads: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     units: u32,
     random: Arc<Mutex<fastrand::Rng>>,
@@ -46,7 +54,7 @@ pub struct Fetched {
     _held: Held,
 }
 
-/// Room for bytes.
+/// Room for bytes, or a turn.
 #[derive(Debug)]
 pub struct Held(#[expect(dead_code, reason = "it is only held")] OwnedSemaphorePermit);
 
@@ -57,6 +65,8 @@ impl Fetcher {
         Self {
             store,
             requests: Arc::new(Semaphore::new(requests)),
+            large: Arc::new(Semaphore::new(LARGE_AT_ONCE)),
+            reads: Arc::new(Semaphore::new(READS_AT_ONCE)),
             bytes: Arc::new(Semaphore::new(units as usize)),
             units,
             random: Arc::new(Mutex::new(fastrand::Rng::new())),
@@ -69,6 +79,16 @@ impl Fetcher {
     pub async fn reserve(&self, len: u64) -> Held {
         let units = u32::try_from(len.div_ceil(UNIT)).unwrap_or(u32::MAX);
         Held(permit(&self.bytes, units.clamp(1, self.units)).await)
+    }
+
+    /// Waits for the turn of a file that comes in ranges.
+    pub async fn turn_of_large(&self) -> Held {
+        Held(permit(&self.large, 1).await)
+    }
+
+    /// Waits until one more file of the disk may be read.
+    pub async fn turn_to_read(&self) -> Held {
+        Held(permit(&self.reads, 1).await)
     }
 
     /// Reads one of an object's contents, or a part of it, for which there is room.

@@ -34,6 +34,7 @@ pub async fn fetch(
     counters: &Counters,
 ) -> Ended {
     let wanted = &job.wanted;
+    let _turn = fetcher.turn_of_large().await;
     let object = match fetcher.head(&wanted.key, &wanted.which()).await {
         Ok(object) => object,
         Err(error) => return Ended::Refused(error),

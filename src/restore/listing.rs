@@ -14,6 +14,7 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 use crate::base::path::RelPath;
+use crate::restore::target::is_temporary;
 use crate::restore::wanted::{Kind, Refused, Stamp, Wanted, trouble};
 use crate::store::key::KeyMap;
 use crate::store::{Listed, Object, Result, Store};
@@ -222,6 +223,7 @@ impl Listing {
 fn recorded_by(path: &RelPath) -> Option<RelPath> {
     let name = path.name().strip_suffix(SUFFIX)?;
     let is_name = !name.is_empty() && name != b"." && name != b"..";
+    let is_name = is_name && !is_temporary(name);
     is_name.then(|| path.parent().map(|folder| folder.join(name)))?
 }
 

@@ -172,6 +172,7 @@ pub async fn compare(
             (false, _) => Same::Not,
         }));
     }
+    let turn = fetcher.turn_to_read().await;
     let (target, path, by, stop) = (
         target.clone(),
         wanted.path.clone(),
@@ -179,7 +180,9 @@ pub async fn compare(
         stop.clone(),
     );
     let read = Offload::Pool.run(move || holds(&target, &path, &check, size, &stop));
-    match read.await {
+    let read = read.await;
+    drop(turn);
+    match read {
         Ok(true) if is_stamped => Ok(There::File(Same::All(by))),
         Ok(true) => Ok(There::File(Same::Content(by))),
         Ok(false) => Ok(There::File(Same::Not)),

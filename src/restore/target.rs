@@ -160,7 +160,8 @@ impl Target {
             if let Some(run) = run_of(&name)
                 && run != self.run
             {
-                rustix::fs::unlinkat(folder, &*name, AtFlags::empty())?;
+                // What cannot be removed, such as a folder of that name, stays, and is in nobody's way.
+                let _ = rustix::fs::unlinkat(folder, &*name, AtFlags::empty());
             }
         }
         Ok(())
@@ -403,6 +404,11 @@ fn names(folder: BorrowedFd<'_>) -> io::Result<Vec<Vec<u8>>> {
         }
     }
     Ok(names)
+}
+
+/// Returns true for the names that files have while they are being restored.
+pub fn is_temporary(name: &[u8]) -> bool {
+    run_of(name).is_some()
 }
 
 /// Returns which run gave a temporary name; `None` for every other name.

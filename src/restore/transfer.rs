@@ -69,6 +69,7 @@ impl Transfer<'_> {
             let is_over = self.stop.is_cancelled() || self.sums.stopped_by.is_some();
             if is_over {
                 // Dropped where they stand: their temporary names go with them.
+                self.sums.untried += (gets.len() + waiting.len()) as u64;
                 gets.shutdown().await;
                 waiting.clear();
             }

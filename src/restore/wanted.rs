@@ -2,6 +2,7 @@
 
 use crate::base::digest::Sha256;
 use crate::base::path::RelPath;
+use crate::restore::target::is_temporary;
 use crate::store::{Object, Which};
 
 /// The longest name that a file of the disk can have, in bytes (the kernel's `NAME_MAX`).
@@ -116,11 +117,18 @@ fn nanoseconds(text: &str) -> Option<i64> {
     seconds.checked_mul(1_000_000_000)?.checked_add(nanoseconds)
 }
 
-/// Says why no file of the disk can have this path; `None` if one can.
+/// Says why nothing can be restored under this path; `None` if something can.
 pub fn trouble(path: &RelPath) -> Option<String> {
     let mut parts = path.as_bytes().split(|byte| *byte == b'/');
-    parts.any(|part| part.len() > NAME_MAX).then(|| {
-        format!("a name in it has more than {NAME_MAX} bytes, which no file of the disk can have")
+    parts.find_map(|part| {
+        if part.len() > NAME_MAX {
+            return Some(format!(
+                "a name in it has more than {NAME_MAX} bytes, which no file of the disk can have"
+            ));
+        }
+        // The next run would take it for what a killed one has left, and remove it.
+        is_temporary(part)
+            .then(|| "a name in it is one that files have while they are being restored".to_owned())
     })
 }
 

@@ -54,7 +54,7 @@ pub(in crate::cli) struct RestoreArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// Requests at once: auto (64), or 1 to 512
+    /// Requests at once: auto (256), or 1 to 512
     #[arg(long, value_name = "N", default_value = "auto", value_parser = config::concurrency)]
     pub concurrency: Concurrency,
 

@@ -1,4 +1,7 @@
 //! Which folder is restored: a URL, which needs nothing else, or one that a config or a state knows.
+//!
+//! A URL is reached as options, the config and the environment say, in this order. What a state knows of the same prefix
+//! counts only where the folder was named by its name or path: an old state must not lead a URL to another server.
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -41,15 +44,15 @@ pub fn find(asked: &Asked, surroundings: &Surroundings) -> Result<Source, Proble
         .as_deref()
         .filter(|from| from.starts_with("s3://"));
     let url = url.map(Target::parse).transpose().map_err(Problem::new)?;
-    let known = match known(asked, surroundings) {
+    let (known, configured) = match known(asked, surroundings) {
         Ok(known) => known,
         // What is wrong with a config must not keep anybody from what a URL names, unless it was asked for.
-        Err(_) if url.is_some() && asked.config.is_none() => Vec::new(),
+        Err(_) if url.is_some() && asked.config.is_none() => (Vec::new(), 0),
         Err(problems) => return Err(problems),
     };
     let lines = || known.iter().map(line).collect::<Vec<_>>();
     let folder = match (&asked.from, url) {
-        (_, Some(to)) => known
+        (_, Some(to)) => known[..configured]
             .iter()
             .find(|folder| folder.to == to)
             .cloned()
@@ -108,14 +111,15 @@ fn line(folder: &Folder) -> String {
     format!("  {}  {}  {}", folder.name, shown(&folder.path), folder.to)
 }
 
-/// Returns what the config has, and what else the states know.
-fn known(asked: &Asked, surroundings: &Surroundings) -> Result<Vec<Folder>, Problems> {
+/// Returns what the config has, how many these are, and behind them what else the states know.
+fn known(asked: &Asked, surroundings: &Surroundings) -> Result<(Vec<Folder>, usize), Problems> {
     let named = asked.config.as_deref();
     let mut known = match config::find(named, surroundings) {
         Ok(place) => from_config(&place, asked, surroundings)?,
         Err(problem) if named.is_some() => return Err(problem.into()),
         Err(_) => Vec::new(),
     };
+    let configured = known.len();
     for dir in states::find(named, asked.state_dir.clone(), surroundings)? {
         for folder in from_state(&dir, asked) {
             let is_known = |other: &Folder| other.to == folder.to && same_endpoint(other, &folder);
@@ -124,7 +128,7 @@ fn known(asked: &Asked, surroundings: &Surroundings) -> Result<Vec<Folder>, Prob
             }
         }
     }
-    Ok(known)
+    Ok((known, configured))
 }
 
 /// A config that leaves the endpoint open means the one that its environment names, as its state then says.
@@ -155,7 +159,12 @@ fn from_state(dir: &Path, asked: &Asked) -> Vec<Folder> {
         Err(error) => Err(error.to_string()),
     };
     let rows = rows.unwrap_or_else(|error| {
-        tracing::warn!("what was synced from here is not known: could not {error}");
+        let why = format!("what was synced from here is not known: could not {error}");
+        // Whoever named a URL does not need it.
+        match asked.from.as_deref() {
+            Some(from) if from.starts_with("s3://") => tracing::debug!("{why}"),
+            _ => tracing::warn!("{why}"),
+        }
         Vec::new()
     });
     let rows = rows.into_iter();

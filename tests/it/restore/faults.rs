@@ -1,6 +1,7 @@
 //! What goes wrong on the way: nothing half done is left, and whoever asked is told.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -8,7 +9,7 @@ use rustix::process::Signal;
 use crate::manifest::faults::tmpfs;
 use crate::process::{World, complaints, end_of, ended, eventually, send};
 use crate::restore::{back, command, names, plant, restore, told, tree};
-use crate::support::endpoint::Fault;
+use crate::support::endpoint::{Endpoint, Fault};
 
 /// Plants this many objects of some bytes.
 async fn many(world: &World, count: usize) {
@@ -123,6 +124,57 @@ async fn a_store_that_stumbles_is_asked_again() {
 }
 
 #[tokio::test]
+async fn an_object_that_changes_while_it_is_read_comes_back_as_one_of_its_contents() {
+    let world = World::new().await;
+    let (old, new) = (vec![1; 30 << 20], vec![2; 29 << 20]);
+    plant(&world, "p/large", &old, &[]).await;
+    world.endpoint.latency(Duration::from_millis(100));
+    let child = command(&world, &["--concurrency", "1", "--json"])
+        .spawn()
+        .unwrap();
+    let begun = |e: &Endpoint| e.count("GetObject") > 0;
+    world.endpoint.until("the first range", begun).await;
+    plant(&world, "p/large", &new, &[]).await;
+    let ended = end_of(child).await;
+    assert_eq!(ended.code, Some(0), "{}{}", ended.out, ended.err);
+    assert!(fs::read(back(&world).join("large")).unwrap() == new);
+    assert_eq!(names(&back(&world)), [b"large"]);
+}
+
+#[tokio::test]
+async fn owners_come_back_only_if_they_are_asked_for_and_only_for_root() {
+    const NOBODY: u32 = 65_534;
+    let world = World::new().await;
+    let user = [
+        ("gid", "65534"),
+        ("mode", "4755"),
+        ("mtime", "1.5"),
+        ("uid", "65534"),
+    ];
+    plant(&world, "p/a", b"tide", &user).await;
+    let ended = restore(&world, &["--owner"]).await;
+    if !rustix::process::geteuid().is_root() {
+        assert_eq!(ended.code, Some(2), "{}", ended.err);
+        assert!(ended.err.contains("only root"), "{}", ended.err);
+        assert!(!back(&world).exists());
+        return;
+    }
+    assert_eq!(ended.code, Some(0), "{}{}", ended.out, ended.err);
+    let stat = fs::metadata(back(&world).join("a")).unwrap();
+    assert_eq!(
+        (stat.uid(), stat.gid(), stat.mode() & 0o7777),
+        (NOBODY, NOBODY, 0o4755)
+    );
+    assert_eq!((stat.mtime(), stat.mtime_nsec()), (1, 500_000_000));
+    // Without it a file of another owner is equal, and is left alone.
+    world.endpoint.reset_counts();
+    let again = restore(&world, &[]).await;
+    assert_eq!(again.code, Some(0), "{}{}", again.out, again.err);
+    assert_eq!(world.endpoint.count("GetObject"), 0);
+    assert_eq!(fs::metadata(back(&world).join("a")).unwrap().uid(), NOBODY);
+}
+
+#[tokio::test]
 async fn a_file_that_fails_is_named_and_the_others_come_back() {
     let world = World::new().await;
     many(&world, 3).await;
@@ -196,6 +248,26 @@ async fn a_right_that_is_missing_ends_it_with_5() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_is_not_there_ends_it_with_5() {
+    let world = World::new().await;
+    // Taken and given back: nobody listens there.
+    let address = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let url = format!("http://{address}");
+    let mut command = world.bare(["restore", "s3://tide/p", "--endpoint-url", &url, "--to"]);
+    let ended = ended(command.arg(back(&world))).await;
+    assert_eq!(ended.code, Some(5), "{}{}", ended.out, ended.err);
+    assert!(
+        complaints(&ended)[0].contains("cannot connect"),
+        "{}",
+        ended.err
+    );
+    assert!(!back(&world).exists());
+}
+
+#[tokio::test]
 async fn two_restores_do_not_write_into_one_folder() {
     let world = World::new().await;
     many(&world, 20).await;
@@ -215,7 +287,7 @@ async fn a_restore_into_a_folder_that_is_synced_says_so() {
     let world = World::new().await;
     world.write("a", b"tide");
     world.sync_level().await;
-    let mut command = world.bare(["restore", "s3://tide/p", "--state-dir"]);
+    let mut command = world.bare(["restore", "tree", "--state-dir"]);
     command
         .arg(world.state())
         .arg("--to")

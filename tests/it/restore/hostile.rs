@@ -71,6 +71,8 @@ const REFUSED: &[&str] = &[
     "twice.rclonelink",
     "is both",
     "deep/is both",
+    ".tidewatch-restore-0123456789abcdef",
+    "a/.tidewatch-restore-0123456789abcdef/b",
 ];
 
 /// Keys that look odd and are harmless.
@@ -81,7 +83,7 @@ const TAKEN: &[&str] = &[
     "a/...",
     "a/..b",
     " ",
-    " /. ",
+    "two  spaces /. ",
     "trailing ",
     "-rf",
     "~",
@@ -103,6 +105,7 @@ const TAKEN: &[&str] = &[
     "‛FF",
     "‛E2‛80‛9B",
     ".tidewatchrc",
+    ".tidewatch-restore-0123",
     ".git/config",
     "link/child",
     "is both/child",

@@ -149,6 +149,25 @@ async fn a_folder_is_found_by_what_the_state_knows_of_it() {
 }
 
 #[tokio::test]
+async fn an_old_state_leads_no_url_to_another_server() {
+    let world = World::new().await;
+    world.write("a", b"of the old server");
+    world.sync_level().await;
+    let other = World::new().await;
+    plant(&other, "p/a", b"of the new server", &[]).await;
+    let mut command = world.bare(["restore", "s3://tide/p", "--state-dir"]);
+    command.arg(world.state()).arg("--to").arg(back(&world));
+    command.envs(other.endpoint.env());
+    command.env("AWS_ENDPOINT_URL", other.endpoint.url());
+    let done = ended(&mut command).await;
+    assert_eq!(done.code, Some(0), "{}{}", done.out, done.err);
+    assert_eq!(
+        fs::read(back(&world).join("a")).unwrap(),
+        b"of the new server"
+    );
+}
+
+#[tokio::test]
 async fn only_what_is_named_comes_back() {
     let world = World::new().await;
     for name in ["a/b/c", "a/b/d", "a/bc", "a/x", "e"] {
