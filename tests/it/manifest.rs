@@ -2,6 +2,7 @@
 
 mod damage;
 mod faults;
+mod log;
 mod places;
 mod rows;
 

@@ -46,6 +46,8 @@ struct Link {
     header: Header,
     bytes: Bytes,
     then: Progress,
+    /// Whether a request that carried it may still land.
+    is_in_doubt: bool,
 }
 
 /// Why a link could not be written.
@@ -84,7 +86,7 @@ impl Desk {
     /// Publishes everything that waits; counts the links in `links`.
     pub async fn publish(&mut self, ctx: &Arc<Ctx>, links: &mut u64) -> Result<(), Failure> {
         loop {
-            let link = match self.unsettled.take() {
+            let mut link = match self.unsettled.take() {
                 Some(link) => link,
                 None => match draft(ctx).await? {
                     Some(link) => link,
@@ -94,7 +96,9 @@ impl Desk {
             let there = match self.put(ctx, &link).await {
                 Ok(there) => there,
                 Err(error) => {
-                    self.unsettled = Some(link);
+                    // One that was certainly refused is made anew, of more by then.
+                    link.is_in_doubt |= error.effect == Effect::Possible;
+                    self.unsettled = Some(link).filter(|link| link.is_in_doubt);
                     return Err(error.into());
                 }
             };
@@ -148,9 +152,14 @@ impl Desk {
             if !is_there && error.effect == Effect::None {
                 return Err(error);
             }
-            return match look(ctx, &key).await? {
-                None => Err(error),
-                there => Ok(there),
+            return match look(ctx, &key).await {
+                Ok(None) => Err(error),
+                Ok(there) => Ok(there),
+                // Whatever the look says, it does not say that nothing landed.
+                Err(look) => Err(store::Error {
+                    effect: Effect::Possible,
+                    ..look
+                }),
             };
         }
     }
@@ -417,6 +426,7 @@ fn finish(draft: &Draft, header: Header, then: Progress) -> Result<Link, Failure
         header,
         bytes,
         then,
+        is_in_doubt: false,
     })
 }
 
