@@ -178,6 +178,8 @@ history = ask(f"SELECT op, size FROM {lines} WHERE path = 'b/c.txt' ORDER BY tim
 assert history == [("put", 3), ("gone", 3)], history
 columns = {name: str(kind) for name, kind, *_ in duckdb.sql(f"DESCRIBE SELECT * FROM {lines}").fetchall()}
 print(columns)
-assert columns["time"] == "TIMESTAMP" and columns["mtime"] == "TIMESTAMP" and columns["size"] == "BIGINT", columns
+assert columns["size"] == "BIGINT" and columns["trash_key"] in ("JSON", "VARCHAR"), columns
+hour = ask(f"SELECT count(*) FROM {lines} WHERE op = 'put' AND now() AT TIME ZONE 'UTC' - time::TIMESTAMP < INTERVAL 1 HOUR")
+assert hour == [(4,)], hour
 PY
 echo "DuckDB reads the catalog as it lies"

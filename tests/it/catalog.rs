@@ -21,6 +21,11 @@ fn keys() -> KeyMap {
     KeyMap::new("p/")
 }
 
+/// The whole key of a link.
+fn key(number: u64) -> String {
+    catalog::key(&keys(), number)
+}
+
 fn path(name: impl AsRef<[u8]>) -> RelPath {
     RelPath::new(name.as_ref()).unwrap()
 }
@@ -95,7 +100,9 @@ impl Scribe {
             self.seq += records.len() as u64;
         }
         let mut draft = Draft::default();
-        records.iter().for_each(|record| draft.push(record));
+        for record in records {
+            draft.push(record);
+        }
         let header = Header {
             number: self.number,
             previous: self.previous,
@@ -107,7 +114,7 @@ impl Scribe {
             time_ns: T + seconds * SECOND,
         };
         let (bytes, hash) = draft.finish(&header).unwrap();
-        self.bucket.plant(&self.key(self.number), &bytes);
+        self.bucket.plant(&key(self.number), &bytes);
         self.previous = Some(hash);
     }
 
@@ -120,10 +127,6 @@ impl Scribe {
         self.link(Kind::Snapshot { began, more: false }, seconds, records);
     }
 
-    fn key(&self, number: u64) -> String {
-        catalog::key(&keys(), number)
-    }
-
     async fn chain(&self) -> Chain {
         chain_of(&self.bucket).await
     }
@@ -133,7 +136,7 @@ async fn chain_of(bucket: &MemStore) -> Chain {
     Chain::list(Arc::new(bucket.clone()), keys()).await.unwrap()
 }
 
-/// Returns the names of a tree and the first letters of their contents' hashes.
+/// Returns the names of a tree.
 fn names(tree: &catalog::Tree) -> Vec<String> {
     tree.keys().map(ToString::to_string).collect()
 }

@@ -140,9 +140,8 @@ impl Desk {
             let body = Body::of(link.bytes.clone()).with_tap(Some(ctx.limits.tap(Lane::Backlog)));
             let answer = ctx.store.put_if(&key, body, &meta, &when).await;
             drop(permit);
-            let error = match answer {
-                Ok(_) => return Ok(None),
-                Err(error) => error,
+            let Err(error) = answer else {
+                return Ok(None);
             };
             if error.kind == ErrorKind::Unsupported && when == When::Absent {
                 when = When::Always;
@@ -313,7 +312,7 @@ async fn draft(ctx: &Arc<Ctx>) -> Result<Option<Link>, Failure> {
     let drafted = ctx.offload.run(move || {
         let is = reading.manifest.progress(reading.folder)?;
         if is.is_due {
-            snapshot(&reading, is).map(Some)
+            snapshot(&reading, &is).map(Some)
         } else {
             delta(&reading, is)
         }
@@ -360,7 +359,7 @@ fn delta(ctx: &Ctx, is: Progress) -> Result<Option<Link>, Failure> {
     finish(&draft, header, then).map(Some)
 }
 
-fn snapshot(ctx: &Ctx, is: Progress) -> Result<Link, Failure> {
+fn snapshot(ctx: &Ctx, is: &Progress) -> Result<Link, Failure> {
     let began = is.began.unwrap_or(is.number + 1);
     let mut after = is.after.clone().unwrap_or_else(RelPath::root);
     let mut draft = Draft::default();
@@ -382,13 +381,13 @@ fn snapshot(ctx: &Ctx, is: Progress) -> Result<Link, Failure> {
     let header = Header {
         kind: Kind::Snapshot { began, more },
         base: if more { is.base } else { began },
-        ..header(ctx, &is)
+        ..header(ctx, is)
     };
     let then = if more {
         Progress {
             began: Some(began),
             after: Some(after),
-            ..is
+            ..is.clone()
         }
     } else {
         Progress {

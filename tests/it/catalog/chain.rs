@@ -2,7 +2,7 @@
 
 use tidewatch::catalog::{Error, Kind, Trouble};
 
-use super::{SECOND, Scribe, T, aside, gone, names, put};
+use super::{SECOND, Scribe, T, aside, gone, key, names, put};
 
 /// Ten links: files a to e, a snapshot at 5, changes behind it.
 fn ten() -> Scribe {
@@ -108,11 +108,11 @@ async fn a_path_has_its_versions_in_the_order_of_time() {
 async fn a_flipped_byte_is_named_and_what_comes_after_the_next_snapshot_is_good() {
     for number in 1..=10 {
         let scribe = ten();
-        let key = scribe.key(number);
-        let mut bytes = scribe.bucket.catalog()[&key].bytes.to_vec();
+        let link = key(number);
+        let mut bytes = scribe.bucket.catalog()[&link].bytes.to_vec();
         let middle = bytes.len() / 2;
         bytes[middle] ^= 0x10;
-        scribe.bucket.plant(&key, &bytes);
+        scribe.bucket.plant(&link, &bytes);
         let history = scribe.chain().await.history(|_| true).await.unwrap();
         let [trouble] = &history.troubles[..] else {
             panic!("{number}: {:?}", history.troubles)
@@ -127,7 +127,6 @@ async fn a_flipped_byte_is_named_and_what_comes_after_the_next_snapshot_is_good(
             // Before the last snapshot nothing of it matters.
             1..=7 => ("a d e", true),
             // The last snapshot is not whole: the one before, and what is behind it up to the break.
-            8 | 9 => ("a c d", false),
             _ => ("a c d", false),
         };
         assert_eq!(names(&reading.tree).join(" "), expected, "{number}");
@@ -143,8 +142,8 @@ async fn a_link_that_was_replaced_by_a_well_formed_one_is_named() {
         other.delta(number * 10, &[put("evil", "x", number)]);
     }
     let scribe = ten();
-    let forged = other.bucket.catalog()[&other.key(4)].bytes.to_vec();
-    scribe.bucket.plant(&scribe.key(4), &forged);
+    let forged = other.bucket.catalog()[&key(4)].bytes.to_vec();
+    scribe.bucket.plant(&key(4), &forged);
     let history = scribe.chain().await.history(|_| true).await.unwrap();
     assert_eq!(history.troubles, [Trouble::Altered(3), Trouble::Altered(4)]);
     assert_eq!(
@@ -158,7 +157,7 @@ async fn a_link_that_was_replaced_by_a_well_formed_one_is_named() {
 async fn a_removed_link_is_named_and_the_tree_before_it_is_known() {
     let scribe = ten();
     for number in [2, 3, 7] {
-        scribe.bucket.uproot(&scribe.key(number));
+        scribe.bucket.uproot(&key(number));
     }
     let chain = scribe.chain().await;
     let reading = chain.latest().await.unwrap();
@@ -183,7 +182,7 @@ async fn a_removed_link_is_named_and_the_tree_before_it_is_known() {
 
     // Without any whole tree there is none to give.
     for number in [1, 5, 8] {
-        scribe.bucket.uproot(&scribe.key(number));
+        scribe.bucket.uproot(&key(number));
     }
     let error = scribe.chain().await.latest().await.expect_err("no tree");
     assert_eq!(
@@ -253,11 +252,11 @@ async fn a_snapshot_that_was_not_finished_and_a_newer_format_and_strays_are_told
     );
     assert!(reading.is_latest && !stray.is_damage());
 
-    let lines = zstd::decode_all(&scribe.bucket.catalog()[&scribe.key(12)].bytes[..]).unwrap();
+    let lines = zstd::decode_all(&scribe.bucket.catalog()[&key(12)].bytes[..]).unwrap();
     let lines = String::from_utf8(lines).unwrap();
     let newer = lines.replace("\"format\":1", "\"format\":7");
     let newer = zstd::encode_all(newer.as_bytes(), 1).unwrap();
-    scribe.bucket.plant(&scribe.key(12), &newer);
+    scribe.bucket.plant(&key(12), &newer);
     let reading = scribe.chain().await.latest().await.unwrap();
     assert!(!reading.is_latest);
     assert_eq!(names(&reading.tree), ["a", "d", "e"]);
@@ -266,16 +265,14 @@ async fn a_snapshot_that_was_not_finished_and_a_newer_format_and_strays_are_told
         reading.troubles[0].to_string(),
         "link 12 has format 7: a newer version of tidewatch wrote it, and reads it"
     );
-    assert_eq!(reading.troubles[1..], [stray.clone()]);
+    assert_eq!(reading.troubles.get(1), Some(stray));
 }
 
 #[tokio::test]
 async fn a_link_that_is_too_long_or_empty_is_not_read() {
     let scribe = ten();
-    scribe
-        .bucket
-        .plant(&scribe.key(3), &vec![0; (32 << 20) + 1]);
-    scribe.bucket.plant(&scribe.key(4), b"");
+    scribe.bucket.plant(&key(3), &vec![0; (32 << 20) + 1]);
+    scribe.bucket.plant(&key(4), b"");
     let history = scribe.chain().await.history(|_| true).await.unwrap();
     let told: Vec<String> = history.troubles.iter().map(ToString::to_string).collect();
     assert_eq!(

@@ -45,7 +45,9 @@ fn read(bytes: &[u8]) -> Result<(Header, Vec<Record>), Fault> {
 fn a_link_comes_back_as_it_was_written_odd_names_and_all() {
     let (header, records) = golden();
     let mut draft = Draft::default();
-    records.iter().for_each(|record| draft.push(record));
+    for record in &records {
+        draft.push(record);
+    }
     assert_eq!((draft.records(), draft.is_full()), (5, false));
     let (bytes, hash) = draft.finish(&header).unwrap();
     assert_eq!(hash, Sha256::of(&bytes));

@@ -206,3 +206,50 @@ fn a_commit_that_is_refused_logs_nothing() {
     assert!(refused.is_err());
     assert_eq!(all(&manifest), []);
 }
+
+#[test]
+fn zz_perf() {
+    let dir = tempfile::tempdir().expect("a folder");
+    for (name, state) in [
+        ("open", State::Open),
+        ("synced", State::Synced),
+        ("open2", State::Open),
+        ("synced2", State::Synced),
+    ] {
+        let (manifest, _) = Manifest::open(&dir.path().join(name), 0).expect("a manifest");
+        let number = folder(&manifest);
+        let mut spent = std::time::Duration::ZERO;
+        for block in 0..200 {
+            let intents: Vec<Change> = (0..500)
+                .map(|n| {
+                    Change::Intend(path(format!("some/folder {block}/file number {n:05}.txt")))
+                })
+                .collect();
+            manifest.commit_at(number, &intents, 1).expect("a commit");
+            let rows: Vec<Change> = (0..500)
+                .map(|n| {
+                    Change::Put(row(
+                        format!("some/folder {block}/file number {n:05}.txt"),
+                        state,
+                        "tide",
+                    ))
+                })
+                .collect();
+            #[expect(clippy::disallowed_methods, reason = "x")]
+            let began = std::time::Instant::now();
+            manifest.commit_at(number, &rows, 1).expect("a commit");
+            spent += began.elapsed();
+        }
+        #[expect(clippy::print_stderr, reason = "x")]
+        {
+            eprintln!(
+                "{name}: {} us a row, {} MB",
+                spent.as_micros() as f64 / 100_000.0,
+                std::fs::metadata(dir.path().join(name).join("tidewatch.db"))
+                    .unwrap()
+                    .len()
+                    >> 20
+            );
+        }
+    }
+}
