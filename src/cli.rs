@@ -237,6 +237,8 @@ fn restore_options(
         paths: args.paths,
         to: args.to,
         on_conflict: args.on_conflict,
+        at_ns: args.at,
+        deleted: args.deleted,
         owner: args.owner,
         dry_run: args.dry_run,
         json: args.json,

@@ -94,6 +94,17 @@ impl Catalog {
         }
     }
 
+    /// The loop is to end: what failed before gets one more try, at once.
+    pub fn hurry(&mut self) {
+        self.not_before = None;
+    }
+
+    /// There is no more time: drops what is being written. It may have landed; the next start finds it.
+    pub fn give_up(&mut self) {
+        self.tasks.abort_all();
+        self.is_given_up = true;
+    }
+
     fn next_at(&self) -> Option<Instant> {
         let due = self.due.filter(|_| self.tasks.is_empty())?;
         Some(self.not_before.map_or(due, |at| due.max(at)))
@@ -106,8 +117,8 @@ impl Loop {
         let is_last = self.stopping.is_some() || self.is_level_but_for_the_catalog(now);
         let may = self.may_catalog(now);
         let catalog = &mut self.catalog;
-        if is_last && catalog.failures == 0 {
-            // There is nothing to wait for.
+        if is_last {
+            // There is nothing more to wait for.
             catalog.due = catalog.due.map(|due| due.min(now.mono));
         }
         if !may || catalog.next_at().is_none_or(|at| at > now.mono) {
@@ -127,6 +138,19 @@ impl Loop {
                 result,
             }
         });
+    }
+
+    /// Returns true if a run that has to end has nothing more to do but to say in the bucket what it did.
+    pub(super) fn is_level_but_for_the_catalog(&self, now: Now) -> bool {
+        self.mode != Mode::Forever
+            && !self.has_work_in_hand()
+            && self.queue.is_empty()
+            && self.scans.is_done()
+            && !self.contact.is_running()
+            && self.deletes.is_done()
+            && !self.trash.is_running()
+            && !self.is_cleaning(now)
+            && self.lease.is_settled()
     }
 
     /// Returns true if nothing but time keeps it from being written.

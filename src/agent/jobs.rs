@@ -46,6 +46,11 @@ impl Loop {
         self.turns.spawn(work);
     }
 
+    /// Returns true while a commit or a job is under way, or due.
+    pub(super) fn has_work_in_hand(&self) -> bool {
+        !self.turns.is_empty() || !self.jobs.is_empty() || !self.pending.is_empty()
+    }
+
     fn take_due(&mut self, now: Now) -> Vec<queue::Job> {
         let is_away = !self.is_root_there();
         if self.stopping.is_some()

@@ -3,9 +3,8 @@
 //! - Overview: hints, scans and jobs come in as one closed enum of events; handling one is synchronous. Each turn makes one
 //!   transaction of what has ended and of the intents of what is about to start; jobs start only after it has committed;
 //!   at most one commit is in flight, and touches are taken meanwhile.
-//! - Order: intent, bytes, row. Live before backlog, deletes last: after all that was known when their files were proven
-//!   gone. A waiter of the dedupe map is told only when the row it copies from is
-//!   durable.
+//! - Order: intent, bytes, row, catalog. Live before backlog, deletes last: after all that was known when their files were
+//!   proven gone. A waiter of the dedupe map is told only when the row it copies from is durable.
 //! - Errors and retries: a file's failure is data, held by the queue for its backoff. Trouble that is everyone's (endpoint,
 //!   bucket, credentials) is confirmed by one question to the bucket and then probed with one job at a time. If the
 //!   manifest cannot be written nothing new is sent until it can.
@@ -368,23 +367,6 @@ impl Loop {
         })
     }
 
-    /// Returns true if a run that has to end has nothing more to do but to say in the bucket what it did.
-    fn is_level_but_for_the_catalog(&self, now: Now) -> bool {
-        self.mode != Mode::Forever
-            && !self.has_work_in_hand()
-            && self.queue.is_empty()
-            && self.scans.is_done()
-            && !self.contact.is_running()
-            && self.deletes.is_done()
-            && !self.trash.is_running()
-            && !self.is_cleaning(now)
-            && self.lease.is_settled()
-    }
-
-    fn has_work_in_hand(&self) -> bool {
-        !self.turns.is_empty() || !self.jobs.is_empty() || !self.pending.is_empty()
-    }
-
     async fn next_event(&mut self, now: Now) -> Event {
         let wake = self.wake_at(now);
         let full = (
@@ -429,11 +411,12 @@ impl Loop {
                 self.contact.stop();
                 self.trash.stop();
                 self.janitor.stop();
+                self.catalog.hurry();
             }
             Event::GraceOver => {
                 self.dropped |= !self.jobs.is_empty() || !self.catalog.tasks.is_empty();
                 self.jobs.abort_all();
-                self.catalog.tasks.abort_all();
+                self.catalog.give_up();
                 // What cannot be written now is found again at the next start.
                 self.stopping = Some(now.mono + self.settings.shutdown_grace);
                 if self.manifest_failures > 0 {

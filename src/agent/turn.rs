@@ -173,13 +173,12 @@ impl Turn {
         }
         turned.weighed = weigh::weigh(&self.ctx, weigh, &mut notes);
         turned.also = std::mem::take(&mut notes.also);
-        turned.result = match notes.error {
-            Some(error) => Err(error),
-            None => {
-                let (folder, now_ns) = (self.ctx.folder, now.wall_ns);
-                let manifest = &self.ctx.manifest;
-                manifest.commit_at(folder, &notes.changes, now_ns)
-            }
+        turned.result = if let Some(error) = notes.error {
+            Err(error)
+        } else {
+            let (folder, now_ns) = (self.ctx.folder, now.wall_ns);
+            let manifest = &self.ctx.manifest;
+            manifest.commit_at(folder, &notes.changes, now_ns)
         };
         if turned.result.is_ok() {
             if count_held {

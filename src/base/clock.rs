@@ -126,9 +126,53 @@ pub fn parse_rfc3339_nanos(text: &str) -> Option<i64> {
     i64::try_from(time.as_nanosecond()).ok()
 }
 
+/// Reads a time as people write it: RFC 3339 with a zone, or `2026-11-20 10:00[:30]` or `2026-11-20` by the clocks of this
+/// machine's time zone. Nanoseconds since the epoch.
+pub fn parse_moment(text: &str) -> Option<i64> {
+    moment_in(text.trim(), TimeZone::system())
+}
+
+fn moment_in(text: &str, zone: TimeZone) -> Option<i64> {
+    if let Some(ns) = parse_rfc3339_nanos(text) {
+        return Some(ns);
+    }
+    let local: jiff::civil::DateTime = text.parse().ok()?;
+    // What follows the moment and is no zone would be passed over.
+    let is_plain = text
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || b"-:. T".contains(&byte));
+    let time = local.to_zoned(zone).ok().filter(|_| is_plain)?;
+    i64::try_from(time.timestamp().as_nanosecond()).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_moment_is_read_as_people_write_it() {
+        let zone = TimeZone::fixed(jiff::tz::offset(2));
+        let of = |text: &str| moment_in(text, zone.clone()).map(rfc3339);
+        for (text, expected) in [
+            ("2026-11-20 10:00", "2026-11-20T08:00:00Z"),
+            ("2026-11-20T10:00:30", "2026-11-20T08:00:30Z"),
+            ("2026-11-20", "2026-11-19T22:00:00Z"),
+            ("2026-11-20T10:00:00Z", "2026-11-20T10:00:00Z"),
+            ("2026-11-20T10:00:00+01:00", "2026-11-20T09:00:00Z"),
+        ] {
+            assert_eq!(of(text).as_deref(), Some(expected), "{text}");
+        }
+        for text in [
+            "",
+            "yesterday",
+            "10:00",
+            "2026-13-01",
+            "2026-11-20 25:00",
+            "20.11.2026",
+        ] {
+            assert_eq!(of(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn every_stamp_of_a_file_goes_there_and_back_to_the_nanosecond() {

@@ -133,12 +133,11 @@ impl<'a> Lines<'a> {
         let mut limited = (&mut self.from).take(LINE_MOST);
         let read = limited.read_until(b'\n', &mut self.line);
         read.map_err(|error| Fault::Broken(format!("it does not unpack: {error}")))?;
+        let is_cut = self.from.get_ref().limit() == 0;
         match self.line.split_last() {
-            None if self.from.get_ref().limit() == 0 => {
-                Err(Fault::Broken("it unpacks to more than a link has".into()))
-            }
-            None => Ok(None),
             Some((b'\n', line)) => Ok(Some(line)),
+            _ if is_cut => Err(Fault::Broken("it unpacks to more than a link has".into())),
+            None => Ok(None),
             Some(_) => Err(broken(self.count, "it is too long, or cut off")),
         }
     }

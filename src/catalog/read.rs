@@ -4,7 +4,7 @@
 //! or when it is the last. What follows a break counts again from the next complete snapshot on.
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -143,10 +143,12 @@ impl fmt::Display for Trouble {
 }
 
 fn listed(troubles: &[Trouble]) -> String {
-    troubles
-        .iter()
-        .map(|trouble| format!("; {trouble}"))
-        .collect()
+    let mut text = String::new();
+    for trouble in troubles {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "; {trouble}");
+    }
+    text
 }
 
 impl Chain {

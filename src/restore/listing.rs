@@ -219,6 +219,16 @@ impl Listing {
     }
 }
 
+/// Returns what a file of this path, mode and size becomes, and where: a recorded link is a link again.
+pub fn kind_of(path: &RelPath, mode: Option<u32>, size: u64) -> (RelPath, Kind) {
+    match recorded_by(path) {
+        Some(link) if mode == Some(LINK_MODE) && (1..=MAX_TARGET).contains(&size) => {
+            (link, Kind::Link)
+        }
+        _ => (path.clone(), Kind::File),
+    }
+}
+
 /// Returns the link that a file of this path may record.
 fn recorded_by(path: &RelPath) -> Option<RelPath> {
     let name = path.name().strip_suffix(SUFFIX)?;

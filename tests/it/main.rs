@@ -9,6 +9,7 @@ mod support;
 
 mod agent;
 mod bandwidth;
+mod catalog;
 #[cfg(feature = "demo")]
 mod check;
 mod config;

@@ -2,6 +2,8 @@
 
 mod damage;
 pub mod faults;
+mod faults;
+mod log;
 mod places;
 mod rows;
 

@@ -46,6 +46,8 @@ struct Link {
     header: Header,
     bytes: Bytes,
     then: Progress,
+    /// Whether a request that carried it may still land.
+    is_in_doubt: bool,
 }
 
 /// Why a link could not be written.
@@ -84,7 +86,7 @@ impl Desk {
     /// Publishes everything that waits; counts the links in `links`.
     pub async fn publish(&mut self, ctx: &Arc<Ctx>, links: &mut u64) -> Result<(), Failure> {
         loop {
-            let link = match self.unsettled.take() {
+            let mut link = match self.unsettled.take() {
                 Some(link) => link,
                 None => match draft(ctx).await? {
                     Some(link) => link,
@@ -94,7 +96,9 @@ impl Desk {
             let there = match self.put(ctx, &link).await {
                 Ok(there) => there,
                 Err(error) => {
-                    self.unsettled = Some(link);
+                    // One that was certainly refused is made anew, of more by then.
+                    link.is_in_doubt |= error.effect == Effect::Possible;
+                    self.unsettled = Some(link).filter(|link| link.is_in_doubt);
                     return Err(error.into());
                 }
             };
@@ -136,9 +140,8 @@ impl Desk {
             let body = Body::of(link.bytes.clone()).with_tap(Some(ctx.limits.tap(Lane::Backlog)));
             let answer = ctx.store.put_if(&key, body, &meta, &when).await;
             drop(permit);
-            let error = match answer {
-                Ok(_) => return Ok(None),
-                Err(error) => error,
+            let Err(error) = answer else {
+                return Ok(None);
             };
             if error.kind == ErrorKind::Unsupported && when == When::Absent {
                 when = When::Always;
@@ -148,9 +151,14 @@ impl Desk {
             if !is_there && error.effect == Effect::None {
                 return Err(error);
             }
-            return match look(ctx, &key).await? {
-                None => Err(error),
-                there => Ok(there),
+            return match look(ctx, &key).await {
+                Ok(None) => Err(error),
+                Ok(there) => Ok(there),
+                // Whatever the look says, it does not say that nothing landed.
+                Err(look) => Err(store::Error {
+                    effect: Effect::Possible,
+                    ..look
+                }),
             };
         }
     }
@@ -304,7 +312,7 @@ async fn draft(ctx: &Arc<Ctx>) -> Result<Option<Link>, Failure> {
     let drafted = ctx.offload.run(move || {
         let is = reading.manifest.progress(reading.folder)?;
         if is.is_due {
-            snapshot(&reading, is).map(Some)
+            snapshot(&reading, &is).map(Some)
         } else {
             delta(&reading, is)
         }
@@ -351,7 +359,7 @@ fn delta(ctx: &Ctx, is: Progress) -> Result<Option<Link>, Failure> {
     finish(&draft, header, then).map(Some)
 }
 
-fn snapshot(ctx: &Ctx, is: Progress) -> Result<Link, Failure> {
+fn snapshot(ctx: &Ctx, is: &Progress) -> Result<Link, Failure> {
     let began = is.began.unwrap_or(is.number + 1);
     let mut after = is.after.clone().unwrap_or_else(RelPath::root);
     let mut draft = Draft::default();
@@ -373,13 +381,13 @@ fn snapshot(ctx: &Ctx, is: Progress) -> Result<Link, Failure> {
     let header = Header {
         kind: Kind::Snapshot { began, more },
         base: if more { is.base } else { began },
-        ..header(ctx, &is)
+        ..header(ctx, is)
     };
     let then = if more {
         Progress {
             began: Some(began),
             after: Some(after),
-            ..is
+            ..is.clone()
         }
     } else {
         Progress {
@@ -417,6 +425,7 @@ fn finish(draft: &Draft, header: Header, then: Progress) -> Result<Link, Failure
         header,
         bytes,
         then,
+        is_in_doubt: false,
     })
 }
 

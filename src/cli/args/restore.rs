@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::base::clock::parse_moment;
 use crate::cli::args::{ConfigArg, S3Args, StateArg};
 use crate::commands::restore::OnConflict;
 use crate::config::{self, Concurrency};
@@ -42,6 +43,14 @@ pub(in crate::cli) struct RestoreArgs {
     #[arg(long, value_name = "WHAT", default_value = "fail", value_parser = on_conflict)]
     pub on_conflict: OnConflict,
 
+    /// As it was then: "2026-11-20 10:00" by this machine's clocks, or RFC 3339
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub at: Option<i64>,
+
+    /// Bring files back too that are gone from the disk, if their objects are kept
+    #[arg(long, conflicts_with = "at")]
+    pub deleted: bool,
+
     /// Give files their owners back, and the bits that act in their name; as root
     #[arg(long)]
     pub owner: bool,
@@ -66,6 +75,11 @@ pub(in crate::cli) struct RestoreArgs {
 
     #[command(flatten)]
     pub s3: S3Args,
+}
+
+pub(in crate::cli) fn moment(text: &str) -> Result<i64, String> {
+    let why = "expected a time such as \"2026-11-20 10:00\" or 2026-11-20T10:00:00Z";
+    parse_moment(text).ok_or_else(|| why.to_owned())
 }
 
 fn on_conflict(text: &str) -> Result<OnConflict, String> {

@@ -3,6 +3,7 @@
 //! Needs nothing but the bucket: works on a machine that has no config and no state. Never writes to the bucket, takes no
 //! lease, and needs no right but to list and to read.
 
+mod past;
 pub mod source;
 mod teller;
 
@@ -18,6 +19,7 @@ use crate::base::clock::Clock;
 use crate::base::path::RelPath;
 use crate::commands::Exit;
 use crate::commands::folders::{Stores, shown};
+use crate::commands::restore::past::Moment;
 use crate::commands::restore::source::Source;
 use crate::commands::restore::teller::{Close, Teller};
 use crate::commands::signals::{Asked, Signals};
@@ -55,6 +57,10 @@ pub struct RestoreOptions {
     pub to: PathBuf,
     /// What happens where something else is there.
     pub on_conflict: OnConflict,
+    /// As it was then, wall clock, nanoseconds since the epoch; `None`: as it is now.
+    pub at_ns: Option<i64>,
+    /// Whether files that are gone from the disk come back too, where their objects are kept.
+    pub deleted: bool,
     /// Whether files get their owners back.
     pub owner: bool,
     /// Only print what would be done.
@@ -99,8 +105,8 @@ pub async fn restore(options: RestoreOptions) -> anyhow::Result<Exit> {
         listing = list(&options, &store, &paths) => listing,
         asked = signals.next() => return Ok(asked.exit()),
     };
-    let listing = match listing {
-        Ok(listing) => listing,
+    let (listing, is_damaged) = match listing {
+        Ok(listed) => listed,
         Err(exit) => return Ok(exit),
     };
     let mut teller = Teller::new(options.json, options.quiet);
@@ -108,7 +114,10 @@ pub async fn restore(options: RestoreOptions) -> anyhow::Result<Exit> {
         Ok(ended) => ended,
         Err(exit) => return Ok(exit),
     };
-    let exit = exit(&options, &sums, asked);
+    let exit = match exit(&options, &sums, asked) {
+        Exit::Level if is_damaged => Exit::Different,
+        exit => exit,
+    };
     let close = Close {
         is_done: exit == Exit::Level,
         is_dry_run: options.dry_run,
@@ -131,15 +140,29 @@ fn complain(options: &RestoreOptions, why: &dyn std::fmt::Display, exit: Exit) -
     exit
 }
 
-/// Lists what there is; nothing at all is wrong usage.
+/// Lists what there is, and whether not all of it is known because of damage; nothing at all is wrong usage.
 async fn list(
     options: &RestoreOptions,
     store: &Arc<dyn Store>,
     paths: &[RelPath],
-) -> Result<Listing, Exit> {
+) -> Result<(Listing, bool), Exit> {
     let to = &options.source.folder.to;
-    let listing = Listing::of(store, &KeyMap::new(&to.prefix), paths).await;
-    let listing = listing.map_err(|error| complain(options, &error, Exit::Unreachable))?;
+    let moment = Moment {
+        at_ns: options.at_ns,
+        deleted: options.deleted,
+    };
+    let found = past::find(store, &KeyMap::new(&to.prefix), paths, moment).await;
+    let found = found.map_err(|error| {
+        let exit = match error {
+            past::Trouble::Store(_) => Exit::Unreachable,
+            past::Trouble::Catalog(_) => Exit::Usage,
+        };
+        complain(options, &error, exit)
+    })?;
+    for line in &found.notes {
+        note(format_args!("tidewatch: {line}"));
+    }
+    let listing = found.listing;
     for path in &listing.unmatched {
         complain(
             options,
@@ -157,7 +180,7 @@ async fn list(
         );
         return Err(complain(options, &why, Exit::Usage));
     }
-    Ok(listing)
+    Ok((listing, found.is_damaged))
 }
 
 /// Brings back what is listed, and shows how far it is. Stops when a signal asks for it, at once at the second.

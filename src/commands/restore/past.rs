@@ -5,7 +5,7 @@
 //! versions, in trash, and under other names of the same content; what is nowhere is refused by name before anything is
 //! written.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use crate::base::clock::rfc3339;
 use crate::base::digest::Sha256;
 use crate::base::path::RelPath;
-use crate::catalog::{self, Chain, Known, Op, Past, Record, Tree};
+use crate::catalog::{self, Chain, Known, Op, Past, Record};
 use crate::restore::listing::{Listing, kind_of};
 use crate::restore::wanted::{Refused, Stamp, Wanted};
 use crate::store::key::KeyMap;
@@ -90,7 +90,9 @@ pub async fn find(
         Ok(past) => past,
         // Then the objects themselves are all that is known.
         Err(catalog::Error::NoTree(troubles)) if moment.at_ns.is_none() => {
-            let notes = troubles.iter().map(|trouble| format!("the catalog: {trouble}"));
+            let notes = troubles
+                .iter()
+                .map(|trouble| format!("the catalog: {trouble}"));
             let mut notes: Vec<String> = notes.collect();
             notes.push("the catalog has no whole tree: every object is taken".to_owned());
             return Ok(plain(listing, notes, true));
@@ -106,34 +108,41 @@ pub async fn find(
             notes.push(note);
         }
     }
-    let gone = if moment.at_ns.is_none() && !moment.deleted {
-        gone(&chain, &past.then.tree, &listing).await?
-    } else {
-        BTreeSet::new()
-    };
+    let in_tree: HashSet<&str> = past
+        .then
+        .tree
+        .values()
+        .map(|known| known.key.as_str())
+        .collect();
+    let unknown = listing
+        .wanted
+        .iter()
+        .filter(|wanted| moment.at_ns.is_none() && !in_tree.contains(wanted.key.as_str()));
+    let mut unknown: Vec<Wanted> = unknown.cloned().collect();
+    if !moment.deleted {
+        let gone = gone(&chain, keys, &unknown).await?;
+        unknown.retain(|wanted| {
+            !keys
+                .path(&wanted.key)
+                .is_some_and(|path| gone.contains(&path))
+        });
+        if !unknown.is_empty() {
+            notes.push(format!(
+                "{} of the objects are not in the catalog, which may lag behind: they are taken as they are",
+                unknown.len()
+            ));
+        }
+    }
     let mut finder = Finder::new(store, keys, &past, &listing);
     finder.gather(only, moment);
     let mut found = finder.settle().await?;
-    let mut unknown = 0_u64;
-    for wanted in listing.wanted {
-        if moment.at_ns.is_some() || finder_has(&past.then.tree, &wanted) || gone.contains(&wanted.path)
-        {
-            continue;
-        }
-        unknown += 1;
-        found.wanted.push(wanted);
-    }
-    if unknown > 0 && !moment.deleted {
-        notes.push(format!(
-            "{unknown} of the objects are not in the catalog, which may lag behind: they are taken as they are"
-        ));
-    }
-    found.refused.extend(listing.refused);
-    found.unmatched = listing.unmatched;
+    found.wanted.extend(unknown);
+    found.refused.extend(listing.refused.iter().cloned());
+    found.unmatched.clone_from(&listing.unmatched);
     found.unmatched.retain(|path| {
-        let is_at = |wanted: &Wanted| wanted.path.is_within(path);
-        let tree = &past.then.tree;
-        !found.wanted.iter().any(is_at) && !tree.keys().any(|known| known.is_within(path))
+        let is_at = |known: &RelPath| known.is_within(path);
+        let has = found.wanted.iter().any(|wanted| is_at(&wanted.path));
+        !has && !past.then.tree.keys().any(is_at)
     });
     found.settle();
     if let Some(at_ns) = moment.at_ns {
@@ -146,27 +155,14 @@ pub async fn find(
     })
 }
 
-/// Returns true if the catalog's tree has what an object is wanted for. A recorded link has another name than its object.
-fn finder_has(tree: &Tree, wanted: &Wanted) -> bool {
-    tree.contains_key(&wanted.path) || tree.values().any(|known| known.key == wanted.key && is_link(known))
-}
-
-fn is_link(known: &Known) -> bool {
-    known.mode == 0o777 && known.key.ends_with(".rclonelink")
-}
-
 /// Returns the paths that have an object and of which the catalog's last word is that the file is gone.
 async fn gone(
     chain: &Chain,
-    tree: &Tree,
-    listing: &Listing,
+    keys: &KeyMap,
+    unknown: &[Wanted],
 ) -> Result<BTreeSet<RelPath>, Trouble> {
-    let unknown: BTreeSet<RelPath> = listing
-        .wanted
-        .iter()
-        .filter(|wanted| !tree.contains_key(&wanted.path))
-        .map(|wanted| wanted.path.clone())
-        .collect();
+    let paths = unknown.iter().filter_map(|wanted| keys.path(&wanted.key));
+    let unknown: BTreeSet<RelPath> = paths.collect();
     if unknown.is_empty() {
         return Ok(unknown);
     }
@@ -257,10 +253,15 @@ impl<'a> Finder<'a> {
         }
         let asides = self.past.asides.get(path).into_iter().flatten();
         let mut asides: Vec<&Record> = asides
-            .filter(|aside| aside.sha256 == Some(known.sha256) || aside.etag.as_ref() == Some(&known.etag))
+            .filter(|aside| {
+                aside.sha256 == Some(known.sha256) || aside.etag.as_ref() == Some(&known.etag)
+            })
             .collect();
         asides.reverse();
-        for key in asides.into_iter().filter_map(|aside| aside.trash_key.as_ref()) {
+        for key in asides
+            .into_iter()
+            .filter_map(|aside| aside.trash_key.as_ref())
+        {
             candidates.push((key.clone(), Which::Current));
         }
         if let Some(key) = self.by_content.get(&known.sha256) {
@@ -317,7 +318,9 @@ async fn first_there(store: &dyn Store, lost: &Lost) -> store::Result<Option<Wan
     for (key, which) in &lost.candidates {
         let can_be = |object: &Object| {
             object.size == lost.known.size
-                && object.sha256().is_none_or(|sha256| sha256 == lost.known.sha256)
+                && object
+                    .sha256()
+                    .is_none_or(|sha256| sha256 == lost.known.sha256)
         };
         match store.head_of(key, which).await {
             Ok(object) if can_be(&object) => {
