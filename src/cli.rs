@@ -19,6 +19,7 @@ use crate::commands::demo::{self, DemoOptions};
 use crate::commands::explain::{self, ExplainOptions};
 use crate::commands::folder::{self, FolderCommand, FolderOptions};
 use crate::commands::held::{self, HeldCommand, HeldOptions};
+use crate::commands::history::{self, HistoryOptions};
 use crate::commands::init::{self, InitOptions};
 use crate::commands::reload::Reader;
 use crate::commands::restore::{self, RestoreOptions, source};
@@ -92,6 +93,20 @@ fn dispatch(cli: Cli, surroundings: &Surroundings) -> anyhow::Result<Exit> {
                 path: args.path,
                 json: args.json,
             })
+        }
+        Command::History(args) => {
+            let asked = source::Asked {
+                from: args.from,
+                config: args.config.config,
+                state_dir: args.state.state_dir,
+                s3: args.s3.into(),
+            };
+            let source = source::around(&asked, &args.path, surroundings)?;
+            drive(history::history(HistoryOptions {
+                source,
+                path: args.path,
+                json: args.json,
+            }))
         }
         Command::Held(args) => {
             let (of, what) = match args.what {

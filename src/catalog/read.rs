@@ -235,13 +235,13 @@ impl Chain {
         }
     }
 
-    /// Returns what has happened to the paths that `wants` is true of. Reads the whole chain.
-    pub async fn history(&self, wants: impl Fn(&RelPath) -> bool + Send) -> Result<History, Error> {
+    /// Returns what has happened, as far as `wants` is true of it, by path. Reads the whole chain.
+    pub async fn history(&self, wants: impl Fn(&Record) -> bool + Send) -> Result<History, Error> {
         let mut versions: BTreeMap<RelPath, Vec<Record>> = BTreeMap::new();
         let found = &mut versions;
         self.last().ok_or_else(|| self.none())?;
         let take = move |_: &Header, record: &Record| {
-            if wants(&record.path) {
+            if wants(record) {
                 let of_path = found.entry(record.path.clone()).or_default();
                 of_path.push(record.clone());
             }

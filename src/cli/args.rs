@@ -91,6 +91,8 @@ pub(in crate::cli) enum Command {
             tidewatch explain draft.odt --json"
     )]
     Explain(ExplainArgs),
+    /// Show the versions that a file has had
+    History(HistoryArgs),
 
     /// Show what a brake holds; let it go, or forget it
     #[command(
@@ -259,6 +261,34 @@ pub(in crate::cli) struct ExplainArgs {
     pub state: StateArg,
 
     /// Print one JSON object for each folder that holds the file
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_long_help = "Exit codes:\n  \
+    0  the versions are printed\n  \
+    2  there is no catalog, or it has never had that file\n  \
+    3  the catalog is damaged: something is not known\n  \
+    5  the bucket cannot be reached, or a right is missing")]
+pub(in crate::cli) struct HistoryArgs {
+    /// The file: where it is or was on this machine, or inside the folder
+    pub path: PathBuf,
+
+    /// A folder's name or path, or any `s3://BUCKET[/PREFIX]`
+    #[arg(long, value_name = "FOLDER")]
+    pub from: Option<String>,
+
+    #[command(flatten)]
+    pub config: ConfigArg,
+
+    #[command(flatten)]
+    pub state: StateArg,
+
+    #[command(flatten)]
+    pub s3: S3Args,
+
+    /// Print one JSON object for each version
     #[arg(long)]
     pub json: bool,
 }

@@ -9,6 +9,7 @@ pub mod features;
 pub mod folder;
 pub mod folders;
 pub mod held;
+pub mod history;
 pub mod init;
 pub mod lines;
 pub mod pages;

@@ -2,7 +2,6 @@
 
 mod damage;
 pub mod faults;
-mod faults;
 mod log;
 mod places;
 mod rows;

@@ -166,7 +166,9 @@ async fn gone(
     if unknown.is_empty() {
         return Ok(unknown);
     }
-    let history = chain.history(|path| unknown.contains(path)).await?;
+    let history = chain
+        .history(|record| unknown.contains(&record.path))
+        .await?;
     let is_gone = |records: &[Record]| {
         let last = records.iter().rfind(|record| record.op != Op::Aside);
         last.is_some_and(|record| record.op == Op::Gone)

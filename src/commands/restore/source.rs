@@ -97,6 +97,21 @@ pub fn find(asked: &Asked, surroundings: &Surroundings) -> Result<Source, Proble
     Ok(Source { folder, known })
 }
 
+/// Finds the folder that `asked` names, or else the innermost one that has `path`, a path of this machine.
+pub fn around(asked: &Asked, path: &Path, surroundings: &Surroundings) -> Result<Source, Problems> {
+    if asked.from.is_none()
+        && let Ok(path) = std::path::absolute(path)
+    {
+        let (known, _) = known(asked, surroundings)?;
+        let has = |folder: &&Folder| folder.path.is_absolute() && path.starts_with(&folder.path);
+        let depth = |folder: &&Folder| folder.path.components().count();
+        if let Some(folder) = known.iter().filter(has).max_by_key(depth).cloned() {
+            return Ok(Source { folder, known });
+        }
+    }
+    find(asked, surroundings)
+}
+
 fn missing(wanted: &str, lines: &[String]) -> String {
     let text = meant::missing(wanted, lines);
     let said = text

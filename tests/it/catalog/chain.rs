@@ -89,7 +89,10 @@ async fn a_path_has_its_versions_in_the_order_of_time() {
     // What was logged before the snapshot, and written behind it.
     scribe.delta(100, &[put("c", "c0", 5), put("c", "c2", 95)]);
     let chain = scribe.chain().await;
-    let history = chain.history(|path| path.as_bytes() != b"b").await.unwrap();
+    let history = chain
+        .history(|record| record.path.as_bytes() != b"b")
+        .await
+        .unwrap();
     let told = |name: &str| {
         let records = &history.versions[&super::path(name)];
         let word = |record: &tidewatch::catalog::Record| {
