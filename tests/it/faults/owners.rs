@@ -326,11 +326,11 @@ async fn f26_every_write_and_removal_carries_a_condition_and_a_lost_answer_is_se
 /// Writes a config with a guarded folder, and returns where.
 fn guarded_config(world: &World) -> String {
     let text = format!(
-        "[agent]\nstate_dir = {:?}\n[s3]\nendpoint_url = {:?}\n\
-         [[folder]]\npath = {:?}\nto = \"s3://tide/p\"\nguard = \"strict\"\n",
-        world.state(),
+        "[agent]\nstate_dir = \"{}\"\n[s3]\nendpoint_url = {:?}\n\
+         [[folder]]\npath = \"{}\"\nto = \"s3://tide/p\"\nguard = \"strict\"\n",
+        world.state().display(),
         world.endpoint.url(),
-        world.tree(""),
+        world.tree("").display(),
     );
     let config = world.dir.path().join("config.toml");
     fs::write(&config, text).unwrap();
