@@ -2,8 +2,9 @@
 //!
 //! One bucket of any name, without signatures. It speaks what an upload of small files needs: `PutObject`, `HeadObject`,
 //! `HeadBucket`, `CreateBucket`, and listings, which say that the bucket is empty, as it is at the start of every run.
-//! Anything else is answered 501, so that a client that wants more fails instead of being measured wrongly. ETags are true
-//! MD5s: rclone compares them.
+//! What is below `.tidewatch/` is kept, with conditions and removals, as a lease needs it; it counts as requests, not as
+//! files. Anything else is answered 501, so that a client that wants more fails instead of being measured wrongly. ETags
+//! are true MD5s: rclone compares them.
 //!
 //! It runs on one thread in a process of its own, so that its CPU time is nobody's. The latency is a timer for each
 //! request after its body has come; it blocks nothing.
@@ -20,8 +21,8 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, LAST_MODIFIED};
-use hyper::http::HeaderValue;
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH, LAST_MODIFIED};
+use hyper::http::{HeaderMap, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -46,7 +47,7 @@ pub struct Counts {
     pub connections: u64,
     /// The most requests that it was busy with at one moment.
     pub at_once: u64,
-    /// `PutObject` requests.
+    /// `PutObject` requests for files.
     pub puts: u64,
     /// Different keys among them.
     pub keys: u64,
@@ -61,6 +62,8 @@ struct Site {
     busy: RefCell<u64>,
     /// Length and ETag by path.
     objects: RefCell<BTreeMap<String, (u64, HeaderValue)>>,
+    /// What tidewatch keeps for itself.
+    own: RefCell<BTreeMap<String, (Bytes, HeaderValue)>>,
 }
 
 /// Serves until standard input ends. The first line on standard output is the port, the second what was counted.
@@ -152,11 +155,18 @@ async fn answer(
             .uri
             .query()
             .is_none_or(|query| query.starts_with("x-id="));
+    let is_own = is_plain && path.contains("/.tidewatch/");
     Ok(match (&head.method, is_object) {
+        (method, true) if is_own => own(site, method, path, &head.headers, body),
         (&Method::PUT, true) if is_plain => put(site, path, &body),
         (&Method::HEAD, true) => look(site, path),
         (&Method::PUT | &Method::HEAD, false) => plain(StatusCode::OK),
-        (&Method::GET, false) => {
+        (&Method::GET, false)
+            if head
+                .uri
+                .query()
+                .is_none_or(|query| !query.contains("uploads")) =>
+        {
             let mut response = Response::new(Full::from(EMPTY));
             let xml = HeaderValue::from_static("application/xml");
             response.headers_mut().insert(CONTENT_TYPE, xml);
@@ -166,17 +176,59 @@ async fn answer(
     })
 }
 
-fn put(site: &Site, path: &str, body: &Bytes) -> Response<Full<Bytes>> {
-    let md5 = md5::Md5::digest(body);
+/// Answers for an object that tidewatch keeps for itself.
+fn own(
+    site: &Site,
+    method: &Method,
+    path: &str,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Response<Full<Bytes>> {
+    let mut own = site.own.borrow_mut();
+    let there = own.get(path).map(|(_, etag)| etag.clone());
+    let wants = |name| headers.get(name).cloned();
+    let is_refused = (wants(IF_NONE_MATCH).is_some() && there.is_some())
+        || wants(IF_MATCH).is_some_and(|wanted| there != Some(wanted));
+    match (*method == Method::PUT, *method == Method::DELETE) {
+        _ if is_refused => said(StatusCode::PRECONDITION_FAILED, "PreconditionFailed"),
+        (true, _) => {
+            let Some(etag) = etag(&body) else {
+                return plain(StatusCode::INTERNAL_SERVER_ERROR);
+            };
+            own.insert(path.to_owned(), (body, etag.clone()));
+            let mut response = plain(StatusCode::OK);
+            response.headers_mut().insert(ETAG, etag);
+            response
+        }
+        (_, true) => {
+            own.remove(path);
+            plain(StatusCode::NO_CONTENT)
+        }
+        _ => match own.get(path) {
+            Some((bytes, etag)) => {
+                let mut response = Response::new(Full::from(bytes.clone()));
+                response.headers_mut().insert(ETAG, etag.clone());
+                response
+            }
+            None => said(StatusCode::NOT_FOUND, "NoSuchKey"),
+        },
+    }
+}
+
+fn etag(body: &Bytes) -> Option<HeaderValue> {
     let mut quoted = String::with_capacity(34);
     quoted.push('"');
-    for byte in md5 {
+    for byte in md5::Md5::digest(body) {
         for nibble in [byte >> 4, byte & 15] {
             quoted.extend(char::from_digit(u32::from(nibble), 16));
         }
     }
     quoted.push('"');
-    let Ok(etag) = HeaderValue::from_str(&quoted) else {
+    HeaderValue::from_str(&quoted).ok()
+}
+
+fn put(site: &Site, path: &str, body: &Bytes) -> Response<Full<Bytes>> {
+    let Some(etag) = etag(body) else {
         return plain(StatusCode::INTERNAL_SERVER_ERROR);
     };
     let len = body.len() as u64;
@@ -203,6 +255,13 @@ fn look(site: &Site, path: &str) -> Response<Full<Bytes>> {
     headers.insert(ETAG, etag.clone());
     let date = HeaderValue::from_static("Thu, 01 Jan 2026 00:00:00 GMT");
     headers.insert(LAST_MODIFIED, date);
+    response
+}
+
+/// An error in S3's words.
+fn said(status: StatusCode, code: &str) -> Response<Full<Bytes>> {
+    let mut response = plain(status);
+    *response.body_mut() = Full::from(format!("<Error><Code>{code}</Code></Error>"));
     response
 }
 

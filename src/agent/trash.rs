@@ -137,6 +137,9 @@ async fn empty(ctx: &Arc<Ctx>, keep: Duration, removed: &mut u64) -> store::Resu
     let prefix = ctx.keys.trash_prefix();
     let keep_ns = i64::try_from(keep.as_nanos()).unwrap_or(i64::MAX);
     let now_ns = ctx.clock.now().wall_ns;
+    // In the order of bytes the oldest comes first, and the first that may stay ends it.
+    let is_ordered = ctx.store.features().is_ordered;
+    let mut next: Option<i64> = None;
     let mut token = None;
     loop {
         let permit = ctx.limits.request(Lane::Backlog).await;
@@ -153,7 +156,11 @@ async fn empty(ctx: &Arc<Ctx>, keep: Duration, removed: &mut u64) -> store::Resu
             };
             let due_ns = aside_ns.saturating_add(keep_ns);
             if due_ns > now_ns {
-                return Ok(Some(due_ns));
+                if is_ordered {
+                    return Ok(Some(due_ns));
+                }
+                next = Some(next.map_or(due_ns, |before| before.min(due_ns)));
+                continue;
             }
             let _permit = ctx.limits.request(Lane::Backlog).await;
             ctx.store.delete(&object.key).await?;
@@ -161,7 +168,7 @@ async fn empty(ctx: &Arc<Ctx>, keep: Duration, removed: &mut u64) -> store::Resu
         }
         token = page.next;
         if token.is_none() {
-            return Ok(None);
+            return Ok(next);
         }
     }
 }

@@ -89,6 +89,7 @@ pub struct Asker {
 enum Age {
     Any,
     Believed,
+    None,
 }
 
 impl Asker {
@@ -106,6 +107,11 @@ impl Asker {
     /// [`Asker::keep_up`].
     pub async fn begin(&self, bucket: &Bucket, stop: &CancellationToken) {
         self.ask(bucket, Age::Any, SHORT, stop).await;
+    }
+
+    /// Asks by a short probe, whatever is known. Where that fails, what was known stays.
+    pub async fn again(&self, bucket: &Bucket, stop: &CancellationToken) {
+        self.ask(bucket, Age::None, SHORT, stop).await;
     }
 
     /// Asks again, until `stop`: every few minutes while it is not known what the store can do, and at once when that
@@ -161,7 +167,7 @@ impl Asker {
             if !bucket.store.features().is_known {
                 bucket.store.learn(features);
             }
-            if age == Age::Any || self.is_believed(at_ns) {
+            if age == Age::Any || (age == Age::Believed && self.is_believed(at_ns)) {
                 return true;
             }
         }

@@ -25,13 +25,12 @@ use crate::base::snapshot::{FolderSnapshot, Happening};
 use crate::base::terms::Terms;
 use crate::commands::features::{self, Asker, Bucket};
 use crate::commands::lines::Lines;
-use crate::commands::{Exit, settings};
+use crate::commands::{Exit, settings, unusable};
 use crate::config::{self, Config, S3};
 use crate::manifest::{FolderKey, FolderRow, Manifest, OpenError};
 use crate::report::out::note;
 use crate::store::key::KeyMap;
 use crate::store::s3::{S3Store, Settings, SetupError};
-use crate::store::{Store as _, guarded};
 use crate::sync::lease::{Manners, Owner};
 use crate::sync::meta::Labels;
 use crate::tree::filter::reason::BadRule;
@@ -42,12 +41,6 @@ use crate::tree::{HintReceiver, Tree, hints};
 
 /// Hints that wait for a folder's loop. Beyond it events count as lost, and a scan finds what they said.
 const HINTS: usize = 16_384;
-
-/// How soon a bucket is asked again that has to be known before anything is written there.
-const ASK_AGAIN: Duration = Duration::from_secs(30);
-/// What is said of one that could not be asked.
-pub const UNASKED: &str = "the bucket could not be asked whether it holds to conditions, without which `guard = \"strict\"` \
-    writes nothing; is it there, and may objects be written under the prefix?";
 
 /// What the folders of one process share.
 #[derive(Debug)]
@@ -169,21 +162,10 @@ impl Shared {
             store: store.clone(),
         };
         self.asker.begin(&bucket, &stop).await;
-        if start.folder.guard == Guarding::Strict {
-            // Nothing may be written before it is known that conditions are held to.
-            while !store.features().is_known {
-                if start.mode != Mode::Forever {
-                    return Left::Unasked;
-                }
-                tokio::select! {
-                    () = tokio::time::sleep(ASK_AGAIN) => {}
-                    () = stop.cancelled() => return Left::Stopped,
-                }
-                self.asker.begin(&bucket, &stop).await;
-            }
-            if let Some(why) = guarded::trouble(&store.features()) {
-                return Left::Unable(why);
-            }
+        if start.folder.guard == Guarding::Strict
+            && let Err(left) = unusable::strict(&self.asker, &bucket, &start, &stop).await
+        {
+            return left;
         }
         let folder = match self.assemble(start, store).await {
             Ok(folder) => folder,

@@ -19,6 +19,7 @@ pub mod settings;
 pub mod signals;
 pub mod status;
 pub mod sync;
+pub mod unusable;
 pub mod watch;
 
 use std::process::ExitCode;

@@ -1,7 +1,7 @@
 //! `tidewatch sync`: brings the bucket to what the folders hold, once, and exits.
 //!
 //! All folders run side by side; what goes wrong with one is that folder's, and the strongest exit of all is the
-//! command's. A folder that is level already costs no request.
+//! command's. A folder that is level already costs the requests of its lease, and no other.
 
 mod dry_run;
 mod retry;
@@ -20,8 +20,9 @@ use crate::agent::{Mode, Reason};
 use crate::base::clock::{Clock, rfc3339};
 use crate::base::snapshot::{FolderSnapshot, Happening};
 use crate::commands::Exit;
-use crate::commands::folders::{self, Eyes, Left, Shared, Start, Stores, first_snapshot, shown};
+use crate::commands::folders::{Eyes, Left, Shared, Start, Stores, first_snapshot, shown};
 use crate::commands::signals::{Asked, Signals};
+use crate::commands::unusable;
 use crate::config::{self, Config};
 use crate::report::lines::{Event, Level, Summary};
 use crate::report::out::{Out, note};
@@ -209,7 +210,7 @@ fn folder_exit(folder: &config::Folder, left: Option<&Left>, asked: Option<Asked
     let ended = match left {
         None | Some(Left::Stopped) => return stopped,
         Some(Left::Unable(why)) => return complain(why, Exit::Usage),
-        Some(Left::Unasked) => return complain(&folders::UNASKED, Exit::Unreachable),
+        Some(Left::Unasked) => return complain(&unusable::UNASKED, Exit::Unreachable),
         Some(Left::NoStore(error)) => return complain(error, Exit::Unreachable),
         Some(Left::Broken(why)) => {
             note(format_args!("tidewatch: could not {why}"));

@@ -20,9 +20,10 @@ use crate::base::offload::Offload;
 use crate::base::snapshot::{FolderSnapshot, Happening};
 use crate::commands::Exit;
 use crate::commands::control::{self, Door};
-use crate::commands::folders::{self, Eyes, Left, Shared, Start, Stores, first_snapshot, shown};
+use crate::commands::folders::{Eyes, Left, Shared, Start, Stores, first_snapshot, shown};
 use crate::commands::reload::{Reader, Reloads};
 use crate::commands::signals::Signals;
+use crate::commands::unusable;
 use crate::config::{self, Config};
 use crate::report::out::note;
 use crate::report::status_file::{self, FolderStatus, StatusFile};
@@ -282,7 +283,7 @@ impl Service {
                 self.exit = Exit::Usage;
                 return self.end();
             }
-            Ok(Left::Unasked) => folders::UNASKED.to_owned(),
+            Ok(Left::Unasked) => unusable::UNASKED.to_owned(),
             Ok(Left::Broken(why)) => format!("could not {why}"),
             Ok(Left::NoStore(error)) => error.to_string(),
             Err(error) => match error.try_into_panic() {
@@ -355,13 +356,7 @@ async fn keep(
         if told.as_ref() != Some(&why) {
             tracing::error!(folder = %folder.name, "the bucket cannot be used: {why}; it is tried again every minute");
         }
-        let now = Clock::Real.now();
-        snapshots.send_modify(|snapshot| {
-            // Looked after as well as it can be: the service has started.
-            snapshot.begun = true;
-            let since = snapshot.outage.as_ref().map_or(now.wall_ns, |(ns, _)| *ns);
-            snapshot.outage = Some((since, why.clone()));
-        });
+        unusable::show(&snapshots, &why);
         told = Some(why);
         tokio::select! {
             () = tokio::time::sleep(RETRY) => {}

@@ -187,6 +187,8 @@ pub struct Body {
     pub sha256: Option<Sha256>,
     /// What it goes out through; `None`: as fast as the line takes it.
     pub tap: Option<Arc<dyn Tap>>,
+    /// Other bytes that the checksum is made of: only to find out whether the store compares it.
+    pub claimed: Option<Bytes>,
 }
 
 impl Body {
@@ -197,6 +199,7 @@ impl Body {
             crc64,
             sha256,
             tap: None,
+            claimed: None,
         }
     }
 
@@ -204,6 +207,20 @@ impl Body {
     #[must_use]
     pub fn with_tap(self, tap: Option<Arc<dyn Tap>>) -> Self {
         Self { tap, ..self }
+    }
+
+    /// Makes a body whose checksum, of whatever kind, is that of other bytes.
+    pub fn claiming(bytes: Bytes, others: Bytes) -> Self {
+        Self {
+            crc64: Crc64::of(&others),
+            claimed: Some(others),
+            ..Self::of(bytes)
+        }
+    }
+
+    /// Returns what its checksum is made of.
+    pub fn claims(&self) -> &[u8] {
+        self.claimed.as_ref().unwrap_or(&self.bytes)
     }
 
     /// Makes a body, and its digests.

@@ -150,6 +150,13 @@ async fn what_the_agent_can_do_without_is_only_a_warning() {
     let left = endpoint.all_keys();
     assert_eq!(left.len(), 1, "nothing more is put that cannot be removed");
     assert!(line.contains(&left[0]), "{line}");
+    assert!(line.contains("was not asked"), "{line}");
+    let config = machine.at("config.toml");
+    let keeps = fs::read_to_string(&config).unwrap();
+    fs::write(&config, format!("{keeps}on_delete = \"trash\"\n")).unwrap();
+    let line = machine.one_line(5, "fail");
+    assert!(line.contains("allow s3:DeleteObject on"), "{line}");
+    fs::write(&config, keeps).unwrap();
     endpoint.clear();
     // A right that nothing needs: the listing answers for the bucket.
     endpoint.always("HeadBucket", Fault::Error(403, "AccessDenied"));

@@ -154,6 +154,15 @@ async fn store_on_real_servers() {
         ));
     }
     if !found.is_empty() {
+        let memory = findings(&MemStore::default(), "p/").await;
+        found.insert(0, ("memory".to_owned(), memory));
+        #[cfg(feature = "demo")]
+        {
+            use crate::support::endpoint::Endpoint;
+            let endpoint = Endpoint::start().await;
+            let demo = probe::endpoint::client(&endpoint).await;
+            found.insert(1, ("demo".to_owned(), findings(&demo, "p/").await));
+        }
         println!("{}", table(&found));
     }
 }

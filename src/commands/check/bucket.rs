@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::base::host;
 use crate::base::path::escaped;
-use crate::base::policy::Guarding;
+use crate::base::policy::{Guarding, History, OnDelete};
 use crate::base::terms::Terms;
 use crate::commands::check::{Finding, store};
 use crate::commands::{features, settings};
@@ -52,6 +52,7 @@ pub(super) async fn check(folder: &Folder) -> Vec<Finding> {
         prefix: &folder.to.prefix,
         terms: &folder.terms,
         guard: folder.guard,
+        removes: folder.on_delete != OnDelete::Keep || folder.history == History::Trash,
         found: Vec::new(),
     };
     let mut found = asked.everything().await;
@@ -81,6 +82,8 @@ struct Asked<'a> {
     prefix: &'a str,
     terms: &'a Terms,
     guard: Guarding,
+    /// Whether the agent removes objects of files, or what it has set aside.
+    removes: bool,
     found: Vec<Finding>,
 }
 
@@ -131,7 +134,12 @@ impl Asked<'_> {
         let random = fastrand::u64(..);
         let key = keys.reserved(&format!("check-{random:016x}"));
         let body = Body::of(Bytes::from_static(CONTENT));
-        let stored = match self.store.put(&key, body, &Meta::default()).await {
+        let meta = Meta {
+            // It is to be read and removed again: not out of an archive, and not after a retention.
+            is_own: self.terms.is_archive() || self.terms.lock.is_some(),
+            ..Meta::default()
+        };
+        let stored = match self.store.put(&key, body, &meta).await {
             Ok(stored) => stored,
             Err(error) => {
                 self.missing(&error, "s3:PutObject", "write");
@@ -188,8 +196,7 @@ impl Asked<'_> {
         }
     }
 
-    /// Removes what was put; returns whether it is gone. That it may not be is no trouble for the agent, which removes
-    /// nothing.
+    /// Removes what was put; returns whether it is gone. That it may not be is only trouble where the agent has to remove.
     async fn remove(&mut self, keys: &[&str]) -> bool {
         let mut left = Vec::new();
         let mut why = String::new();
@@ -202,10 +209,18 @@ impl Asked<'_> {
         let is_gone = left.is_empty();
         if !is_gone {
             let left = left.join(" and ");
-            self.found.push(Finding::warn(format!(
-                "the objects of this check could not be removed ({why}); the agent itself removes nothing, \
-                 remove {left} by hand"
-            )));
+            let said = format!(
+                "the objects of this check could not be removed ({why}): remove {left} by hand; what the store can do was \
+                 not asked"
+            );
+            self.found.push(if self.removes {
+                let resource = &self.resource;
+                Finding::there(format!(
+                    "{said}; `on_delete` or `history` need it: allow s3:DeleteObject on {resource}"
+                ))
+            } else {
+                Finding::warn(said)
+            });
         }
         is_gone
     }

@@ -54,13 +54,23 @@ impl Asking<'_> {
                 self.left
                     .retain(|_| each.next().is_none_or(|one| one.is_err()));
             }
-            let mut left = Vec::new();
-            for key in std::mem::take(&mut self.left) {
-                if self.store.delete(&key).await.is_err() {
-                    left.push(key);
-                }
+            let store = self.store;
+            let stays = async |key: Option<&String>| match key {
+                Some(key) => store.delete(key).await.is_err(),
+                None => false,
+            };
+            let keys = std::mem::take(&mut self.left);
+            // Whoever waits for the answers should not wait for each of these.
+            for four in keys.chunks(4) {
+                let (a, b, c, d) = tokio::join!(
+                    stays(four.first()),
+                    stays(four.get(1)),
+                    stays(four.get(2)),
+                    stays(four.get(3))
+                );
+                let kept = four.iter().zip([a, b, c, d]).filter(|(_, stays)| *stays);
+                self.left.extend(kept.map(|(key, _)| key.clone()));
             }
-            self.left = left;
             if self.left.is_empty() && self.uploads.is_empty() && !self.is_upload_lost {
                 return;
             }

@@ -279,7 +279,13 @@ pub(super) fn judge(trouble: Trouble, call: &Call<'_>, left: bool) -> Failure {
 }
 
 fn judge_answer(answer: Answer, call: &Call<'_>, mut failure: Failure) -> Failure {
-    let (kind, blip) = kind(&answer);
+    let (mut kind, mut blip) = kind(&answer);
+    // An answer that could have S3's words and has none is a proxy's, behind which nobody was: it says nothing of the
+    // object. (`NotFound` is what the SDK makes of an empty body.)
+    let is_wordless = matches!(answer.code.as_str(), "" | "NotFound");
+    if kind == ErrorKind::NotFound && is_wordless && !call.operation.starts_with("Head") {
+        (kind, blip) = (ErrorKind::Busy, Some(Blip::Server));
+    }
     let error = &mut failure.error;
     error.kind = kind;
     // 501 says that nobody even tried. A 200 with an error in it is a 5xx that came late.

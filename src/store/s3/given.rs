@@ -1,6 +1,7 @@
 //! What users set for each object, as requests say it: class, encryption, access, tags, retention, and who pays.
 //!
-//! An object of the agent's own gets the encryption only: it is rewritten, read and removed all the time.
+//! An object of the agent's own gets the encryption only, and the grant to the bucket's owner: it is rewritten, read and
+//! removed all the time.
 //!
 //! The two macros set it on every builder that has the fields, which the SDK gives no common trait.
 
@@ -21,6 +22,9 @@ use crate::base::offload::Offload;
 use crate::base::terms::{Encryption, LockMode, Terms};
 use crate::store::Meta;
 use crate::store::s3::connect::{Settings, SetupError};
+
+/// The access list that other accounts' buckets ask for.
+const FOR_THE_OWNER: &str = "bucket-owner-full-control";
 
 /// Sets on a request that makes an object what the object is stored with.
 macro_rules! stored_with {
@@ -141,8 +145,11 @@ impl Given {
         )
     }
 
+    /// An object of the agent's own is for its own eyes; but where the bucket is another account's, its policy may refuse
+    /// whatever does not come with the grant to its owner.
     pub fn acl(&self, meta: &Meta) -> Option<ObjectCannedAcl> {
-        let acl = self.terms.acl.as_deref().filter(|_| !meta.is_own)?;
+        let may = |acl: &&str| !meta.is_own || *acl == FOR_THE_OWNER;
+        let acl = self.terms.acl.as_deref().filter(may)?;
         Some(acl.into())
     }
 

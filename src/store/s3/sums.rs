@@ -34,8 +34,8 @@ impl Sum {
         let mut sum = Self::default();
         match kind {
             Checksum::Crc64 => sum.crc64 = Some(base64_64(body.crc64)),
-            Checksum::Crc32 => sum.crc32 = Some(base64_32(Crc32::of(&body.bytes))),
-            Checksum::Md5 => sum.md5 = Some(md5(&body.bytes)),
+            Checksum::Crc32 => sum.crc32 = Some(base64_32(Crc32::of(body.claims()))),
+            Checksum::Md5 => sum.md5 = Some(md5(body.claims())),
             Checksum::None => {}
         }
         sum
@@ -91,7 +91,7 @@ pub(super) fn same(
 ) -> std::result::Result<(), Trouble> {
     echoed(Some(&base64_64(body.crc64)), crc64)?;
     if crc32.is_some() {
-        echoed(Some(&base64_32(Crc32::of(&body.bytes))), crc32)?;
+        echoed(Some(&base64_32(Crc32::of(body.claims()))), crc32)?;
     }
     Ok(())
 }
@@ -191,6 +191,24 @@ impl Uploads {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_false_claim_is_false_in_every_kind() {
+        let bytes = |text: &'static [u8]| bytes::Bytes::from_static(text);
+        let (right, wrong) = (
+            Body::of(bytes(b"one")),
+            Body::claiming(bytes(b"one"), bytes(b"two")),
+        );
+        for kind in [Checksum::Crc64, Checksum::Crc32, Checksum::Md5] {
+            let values = |body| {
+                let sum = Sum::of(kind, body);
+                [sum.crc64, sum.crc32, sum.md5].into_iter().flatten().next()
+            };
+            assert!(values(&right).is_some());
+            assert_ne!(values(&right), values(&wrong), "{kind:?}");
+        }
+        assert_eq!(right.sha256, wrong.sha256, "the signature is not meant");
+    }
 
     #[test]
     fn one_kind_is_one_header() {

@@ -5,10 +5,10 @@
 use std::io;
 
 use crate::base::path::RelPath;
-use crate::base::policy::OnDelete;
+use crate::base::policy::{Guarding, OnDelete};
 use crate::base::stat::{Identity, Kind};
 use crate::manifest::{Change, Entry, Remote, State};
-use crate::store::{self, ErrorKind, Object};
+use crate::store::{self, ErrorKind, Object, When};
 use crate::sync::file::aside::is_certain;
 use crate::sync::file::guard::is_changed;
 use crate::sync::file::{Doubt, Outcome, Stop, Way};
@@ -22,6 +22,12 @@ impl Way {
             Err(error) if error.kind == ErrorKind::NotFound => None,
             Err(error) => return Err(Stop::Store(error)),
         };
+        // A HEAD has no words: a proxy without a server behind it says the same. So it is removed all the same, but where
+        // only what is known may be.
+        let when = match &object {
+            Some(object) => Some(self.removes(object)),
+            None => (self.ctx.policy.guard == Guarding::Off).then_some(When::Always),
+        };
         if let Some(object) = object {
             if !self.is_ours(&object) {
                 return Ok(self.left_alone(object));
@@ -30,6 +36,8 @@ impl Way {
             if self.ctx.policy.on_delete == OnDelete::Trash {
                 self.move_aside(&object).await?;
             }
+        }
+        if let Some(when) = when {
             // The last look, as late as can be: much may have happened since the one before the intent.
             let (tree, path) = (self.ctx.tree.clone(), self.task.job.path.clone());
             let look = move || {
@@ -38,7 +46,6 @@ impl Way {
                     && is_gone(&*tree, &path)
             };
             let (ctx, gate) = (self.ctx.clone(), self.gate());
-            let when = self.removes(&object);
             let removal = ctx.removals.remove(
                 &ctx.store,
                 &*gate,

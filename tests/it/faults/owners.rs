@@ -16,7 +16,7 @@ use tokio::process::Command;
 
 use crate::agent::{Bench, path};
 use crate::process::{Ended, World, complaints, end_of, ended, send};
-use crate::support::endpoint::Fault;
+use crate::support::endpoint::{Fault, Seen};
 use crate::support::faulty::{self, Odds};
 
 const LEASE: &str = "p/.tidewatch/lease.json";
@@ -321,6 +321,40 @@ async fn f26_every_write_and_removal_carries_a_condition_and_a_lost_answer_is_se
             .headers
             .contains_key("if-match")
     );
+}
+
+/// Writes a config with a guarded folder, and returns where.
+fn guarded_config(world: &World) -> String {
+    let text = format!(
+        "[agent]\nstate_dir = \"{}\"\n[s3]\nendpoint_url = {:?}\n\
+         [[folder]]\npath = \"{}\"\nto = \"s3://tide/p\"\nguard = \"strict\"\n",
+        world.state().display(),
+        world.endpoint.url(),
+        world.tree("").display(),
+    );
+    let config = world.dir.path().join("config.toml");
+    fs::write(&config, text).unwrap();
+    config.display().to_string()
+}
+
+#[tokio::test]
+async fn a_store_that_was_found_to_take_no_conditions_is_asked_anew_before_it_is_refused_again() {
+    let world = World::new().await;
+    world.write("a", b"a");
+    let config = guarded_config(&world);
+    world.endpoint.meet_probes();
+    let takes_none = |seen: &Seen| {
+        let has_one = seen.operation == "PutObject" && seen.headers.contains_key("if-match");
+        has_one.then_some(Fault::Error(501, "NotImplemented"))
+    };
+    world.endpoint.script(takes_none);
+    let refused = ended(&mut world.bare(["sync", "--config", &config])).await;
+    assert_eq!(refused.code, Some(2), "{}", refused.err);
+    assert_eq!(world.object("a"), None);
+    world.endpoint.clear();
+    let ended = ended(&mut world.bare(["sync", "--config", &config])).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    assert!(world.object("a").is_some());
 }
 
 #[tokio::test(start_paused = true)]

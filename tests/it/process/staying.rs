@@ -9,6 +9,7 @@ use tokio::net::UnixDatagram;
 use tokio::process::Child;
 
 use crate::process::{DEADLINE, World, end_of, ended, eventually, send};
+use crate::support::endpoint::Fault;
 
 /// A service manager's ear.
 struct Ear(UnixDatagram);
@@ -94,6 +95,43 @@ async fn files_in_new_nested_folders_are_never_missed() {
     }
     send(&child, Signal::TERM);
     assert_eq!(end_of(child).await.code, Some(0));
+}
+
+#[tokio::test]
+async fn a_guarded_folder_whose_bucket_cannot_be_asked_keeps_no_service_from_being_ready() {
+    let world = World::new().await;
+    world.write("a", b"a");
+    let config = world.dir.path().join("config.toml");
+    let text = format!(
+        "[agent]\nstate_dir = {:?}\n[s3]\nendpoint_url = {:?}\n[[folder]]\npath = {:?}\nto = \"s3://tide/p\"\n\
+         guard = \"strict\"\n",
+        world.state(),
+        world.endpoint.url(),
+        world.tree(""),
+    );
+    fs::write(&config, text).unwrap();
+    world.endpoint.meet_probes();
+    world
+        .endpoint
+        .always("PutObject", Fault::Error(403, "AccessDenied"));
+    let socket = world.dir.path().join("notify");
+    let ear = Ear::at(&socket);
+    let mut command = world.bare(["run", "--config", config.to_str().unwrap()]);
+    let child = command.env("NOTIFY_SOCKET", &socket).spawn().unwrap();
+    ear.hear("READY=1").await;
+    let is_told = || {
+        let status = status_file::read(&world.state()).unwrap();
+        status.is_some_and(|status| {
+            let trouble = status.folders[0].trouble.as_ref();
+            trouble.is_some_and(|why| why.contains("holds to conditions"))
+        })
+    };
+    eventually("a status that says why nothing is sent", is_told).await;
+    assert_eq!(world.object("a"), None);
+    send(&child, Signal::TERM);
+    let ended = end_of(child).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    assert!(ended.err.contains("holds to conditions"), "{}", ended.err);
 }
 
 #[tokio::test]

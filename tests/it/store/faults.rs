@@ -199,6 +199,26 @@ async fn a_head_has_no_words_and_is_understood() {
 }
 
 #[tokio::test]
+async fn a_page_of_a_proxy_that_found_no_server_says_nothing_of_the_object() {
+    const PAGE: &str = "<html><body>default backend - 404</body></html>";
+    for page in ["", PAGE] {
+        // Every answer is the same, however often it is asked within a request.
+        let server =
+            RawServer::start([Reply::Answer(404, "content-type: text/html\r\n", page)]).await;
+        let store = at(server.url()).await;
+        let part = store.put_part("k", "id", 1, body(b"x")).await;
+        for error in [
+            store.get("k", None).await.map(drop).expect_err("a read"),
+            store.delete("k").await.map(drop).expect_err("a delete"),
+            store.abort("k", "id").await.expect_err("an abort"),
+            part.map(drop).expect_err("a part"),
+        ] {
+            assert_eq!(error.kind, ErrorKind::Busy, "{error}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_is_to_go_and_is_not_there_has_gone() {
     for code in ["NoSuchKey", "NoSuchUpload"] {
         let body = format!("<Error><Code>{code}</Code></Error>").leak();

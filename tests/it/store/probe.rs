@@ -240,7 +240,7 @@ async fn who_may_not_write_cannot_ask() {
 }
 
 #[cfg(feature = "demo")]
-mod endpoint {
+pub mod endpoint {
     use tidewatch::store::s3::{Patience, S3Store, Settings};
 
     use super::*;

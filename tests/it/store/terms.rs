@@ -134,11 +134,14 @@ async fn what_is_set_goes_with_every_request_that_makes_an_object() {
     let seen = server.seen();
     let made = [PUT, CREATE, COPY];
     assert_eq!(with(&seen, "x-amz-storage-class", "STANDARD_IA"), made);
-    assert_eq!(with(&seen, "x-amz-acl", "bucket-owner-full-control"), made);
     assert_eq!(with(&seen, "x-amz-tagging", "team=a%20b%26c&%C3%BC="), made);
     assert_eq!(with(&seen, "x-amz-tagging-directive", "REPLACE"), [COPY]);
     assert_eq!(with(&seen, "x-amz-object-lock-mode", "GOVERNANCE"), made);
     let made_or_own = [PUT, OWN, CREATE, COPY];
+    assert_eq!(
+        with(&seen, "x-amz-acl", "bucket-owner-full-control"),
+        made_or_own
+    );
     assert_eq!(
         with(&seen, "x-amz-server-side-encryption", "aws:kms"),
         made_or_own
@@ -171,6 +174,18 @@ async fn what_is_set_goes_with_every_request_that_makes_an_object() {
         "{}",
         seen[BATCH].head
     );
+}
+
+#[tokio::test]
+async fn an_access_list_for_others_is_not_set_on_the_agents_own_objects() {
+    let server = RawServer::start([Reply::By(answer)]).await;
+    let terms = Terms {
+        acl: Some("public-read".to_owned()),
+        ..Terms::default()
+    };
+    everything(&settings(&server, terms)).await;
+    let seen = server.seen();
+    assert_eq!(with(&seen, "x-amz-acl", "public-read"), [PUT, CREATE, COPY]);
 }
 
 #[tokio::test]

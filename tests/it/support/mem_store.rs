@@ -323,12 +323,16 @@ impl Inner {
                 "InvalidArgument: Unsupported header 'x-amz-checksum'",
             );
         }
-        // Only this one of the kinds comes with the body, so that it can be wrong.
-        let is_checked = sent == Checksum::Crc64 && !self.habits.ignores_checksums;
-        if is_checked && Crc64::of(&body.bytes) != body.crc64 {
+        // Only the CRC64NVME comes with the body; of the others what is claimed tells whether they would be right.
+        let is_wrong = match sent {
+            Checksum::Crc64 => Crc64::of(&body.bytes) != body.crc64,
+            Checksum::Crc32 | Checksum::Md5 => body.claims() != &body.bytes[..],
+            Checksum::None => false,
+        };
+        if is_wrong && !self.habits.ignores_checksums {
             return no(
                 ErrorKind::Corrupt,
-                "BadDigest: the CRC64NVME is not the body's",
+                "BadDigest: the checksum is not the body's",
             );
         }
         if body
@@ -566,7 +570,7 @@ impl Store for MemStore {
                 delete_many: !habits.refuses_batches,
                 metadata: !habits.drops_metadata,
                 checksum: habits.checksum,
-                verifies: habits.checksum == Checksum::Crc64 && !habits.ignores_checksums,
+                verifies: habits.checksum != Checksum::None && !habits.ignores_checksums,
                 is_ordered: !habits.lists_oddly,
                 exact_keys: !habits.composes_keys,
                 tags: false,
