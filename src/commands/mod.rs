@@ -17,6 +17,7 @@ pub mod settings;
 pub mod signals;
 pub mod status;
 pub mod sync;
+pub mod verify;
 pub mod watch;
 
 use std::process::ExitCode;

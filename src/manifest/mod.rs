@@ -302,6 +302,19 @@ pub struct UploadPart {
     pub stored_at_ns: i64,
 }
 
+/// A row whose object is not what the row says, as somebody has found who looked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mend {
+    /// The path.
+    pub path: RelPath,
+    /// The content that the row claimed when that was found.
+    pub sha256: Sha256,
+    /// The object's ETag, as the row claimed it.
+    pub etag: String,
+    /// What somebody else has put under the key, which is set aside before it is written.
+    pub there: Option<Remote>,
+}
+
 /// One change of a folder's rows; a turn of the loop commits many at once.
 #[derive(Clone, PartialEq, Debug)]
 #[expect(clippy::large_enum_variant, reason = "nearly every change is a row")]
@@ -328,6 +341,9 @@ pub enum Change {
     RemoteFound(Vec<Remote>),
     /// Forgets an object of first contact: it was adopted, set aside or overwritten.
     RemoteTaken(String),
+    /// A row is believed no more and its file sent again. Nothing, if the row is not `Synced` any more, or claims something
+    /// else by now.
+    Mend(Box<Mend>),
     /// First contact is over.
     Contacted,
     /// Another agent may have changed what lies in the bucket: first contact is to be made anew.
