@@ -65,8 +65,10 @@ pub enum File {
     Rotten,
     /// It is not there.
     Gone,
-    /// It has changed, or may have.
-    Changed(&'static str),
+    /// It has changed since it was sent.
+    Changed,
+    /// It may be changing, or may have changed since it was read.
+    Unsure(&'static str),
     /// It could not be read.
     Failed(String),
 }
@@ -107,24 +109,22 @@ impl Disk {
             Err(error) if is_gone(&error) => return File::Gone,
             Err(error) => return File::Failed(error.to_string()),
             Ok(stat) if !known.same_content_as(&stat) => {
-                return File::Changed("it has changed since it was sent");
+                return File::Changed;
             }
             Ok(_) => {}
         }
         match self.hash(&row.path) {
-            Ok((stat, _, _)) if !known.same_content_as(&stat) => {
-                File::Changed("it has changed since it was sent")
-            }
+            Ok((stat, _, _)) if !known.same_content_as(&stat) => File::Changed,
             Ok((_, sha256, _)) if sha256 == content.sha256 => File::Good,
-            Ok((_, _, true)) => File::Changed("a writer may be at work: look again in a minute"),
+            Ok((_, _, true)) => File::Unsure("a writer may be at work: look again in a minute"),
             Ok(_) if content.doubtful || known.is_racy(content.read_at_ns) => {
-                File::Changed("it changed in the moment in which it was read: it is read again")
+                File::Unsure("it changed in the moment in which it was read: it is read again")
             }
             Ok(_) => File::Rotten,
             Err(ReadError::Gone) => File::Gone,
-            Err(ReadError::Kind(_)) => File::Changed("it is no regular file any more"),
+            Err(ReadError::Kind(_)) => File::Unsure("it is no regular file any more"),
             Err(ReadError::Moving | ReadError::Restless(_)) => {
-                File::Changed("somebody has it open for writing")
+                File::Unsure("somebody has it open for writing")
             }
             Err(ReadError::Io(error)) => File::Failed(error.to_string()),
         }
@@ -215,7 +215,7 @@ async fn read_file(look: Arc<Look>, disk: Arc<Disk>, row: Entry) -> Result<(), T
     let Some(found) = checked.await else {
         return Ok(());
     };
-    if !matches!(found, File::Gone | File::Failed(_) | File::Changed(_)) {
+    if matches!(found, File::Good | File::Rotten) {
         let mut teller = look.teller();
         teller.tally.files += 1;
         teller.tally.bytes += row.stored.as_ref().map_or(0, |content| content.stat.size);
@@ -225,7 +225,11 @@ async fn read_file(look: Arc<Look>, disk: Arc<Disk>, row: Entry) -> Result<(), T
         File::Failed(why) => (Kind::Failed, why),
         File::Rotten => (Kind::Rotten, ROTTEN.to_owned()),
         File::Gone => (Kind::Gone, "there is no such file".to_owned()),
-        File::Changed(why) => (Kind::NotLevel, why.to_owned()),
+        File::Changed => (
+            Kind::NotLevel,
+            "it has changed since it was sent".to_owned(),
+        ),
+        File::Unsure(why) => (Kind::NotLevel, why.to_owned()),
     };
     // What the agent has done meanwhile is no difference.
     if kind == Kind::Failed || look.entry(&row.path).await?.as_ref() == Some(&row) {

@@ -181,7 +181,8 @@ async fn unable(
     };
     Ok(match Offload::Pool.run(checked).await {
         // A changed file is sent for that reason; one that was only touched has still to be believed no more.
-        Some(File::Good | File::Changed(_)) => None,
+        Some(File::Good | File::Changed) => None,
+        Some(File::Unsure(why)) => Some(format!("its file cannot be believed now: {why}")),
         Some(File::Rotten) => Some("the file here has other bytes too: restore it".to_owned()),
         Some(File::Gone) => Some("its file is gone: there is nothing to send".to_owned()),
         Some(File::Failed(why)) => Some(format!("its file cannot be read: {why}")),
