@@ -54,10 +54,12 @@ const RENUMBERED: &str = "UPDATE files SET dev = CASE dev WHEN ?2 THEN ?3 ELSE ?
 const UNPARK: &str = "UPDATE files SET parked_until_ns = NULL, parked_seen = NULL
     WHERE folder_id = ?1 AND last_error IS NOT NULL AND parked_until_ns IS NOT NULL";
 const CONFIG: &str = "UPDATE folders SET config = ?2 WHERE id = ?1";
+const LEASE_COUNT: &str = "INSERT INTO meta (k, v) VALUES ('lease_count:' || ?1, ?2)
+    ON CONFLICT (k) DO UPDATE SET v = excluded.v";
 const MOUNTS: &str = "UPDATE folders SET mounts = ?2 WHERE id = ?1";
 
 /// Every statement of this file.
-pub(super) const ALL: [&str; 20] = [
+pub(super) const ALL: [&str; 21] = [
     PUT,
     INTEND,
     FORGET,
@@ -78,6 +80,7 @@ pub(super) const ALL: [&str; 20] = [
     MOUNTS,
     UNPARK,
     CONFIG,
+    LEASE_COUNT,
 ];
 
 impl Manifest {
@@ -151,6 +154,10 @@ fn apply(connection: &Connection, folder: FolderId, change: &Change) -> rusqlite
         }
         Change::Unpark => run(UNPARK, params![folder.0]).map(drop),
         Change::Config(word) => run(CONFIG, params![folder.0, word]).and_then(the_folder),
+        Change::LeaseCount(count) => {
+            // The same bits, signed.
+            run(LEASE_COUNT, params![folder.0, count.cast_signed()]).map(drop)
+        }
         Change::Scanned(began_ns) => run(SCANNED, params![folder.0, began_ns]).and_then(the_folder),
     }
 }

@@ -49,7 +49,8 @@
 //!   reported as damage; but a wrong time, size or hash is only noticed as a difference, and the file is read again.
 //! - Flipped bits in the log after a crash: the log is taken to end there, and later commits are not seen.
 //! - A disk that acknowledges an fsync without doing it.
-//! - An older copy of the database put back by hand: it is a valid manifest.
+//! - An older copy of the database put back by hand: it is a valid manifest. The lease in the bucket tells
+//!   ([`Change::LeaseCount`]), but for what was changed in the seconds before a crash, since the last renewal.
 //! - A state folder on a network filesystem where locks or shared memory do not work; opening refuses it if it can
 //!   tell.
 
@@ -373,6 +374,8 @@ pub enum Change {
     DropHeld,
     /// Everything that is parked is to be tried again.
     Unpark,
+    /// So many notes have been written into the lease, or are about to be.
+    LeaseCount(u64),
     /// What the config says of the folder, as one word: when it changes, what failed for good may work.
     Config(String),
 }

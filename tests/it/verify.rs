@@ -12,6 +12,7 @@
 mod contents;
 mod differences;
 mod live;
+mod old_state;
 mod repair;
 
 use std::fs;
