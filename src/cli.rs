@@ -233,7 +233,13 @@ fn verify_options(
         Ok(config) => Some(config),
         Err(problems) if named.is_some() => return Err(problems),
         // Folders that were synced without a config must not depend on one that nobody has named.
-        Err(_) => None,
+        Err(problems) => {
+            let first = problems.iter().next();
+            if let (Ok(_), Some(why)) = (config::find(None, surroundings), first) {
+                note(format_args!("tidewatch: the config is left aside: {why}"));
+            }
+            None
+        }
     };
     Ok(VerifyOptions {
         states: states::find(named, args.state.state_dir, surroundings)?,

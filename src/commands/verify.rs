@@ -108,10 +108,16 @@ async fn run(options: &VerifyOptions, stop: &CancellationToken) -> anyhow::Resul
         lock(&teller).begin(name, &to);
         let work = Folder::new(options, &place.dir, &place.row);
         let looked = work.look(&teller, &stores, stop).await?;
-        let tally = lock(&teller).end();
+        let is_cut = looked != Exit::Level || stop.is_cancelled();
+        let tally = {
+            let mut teller = lock(&teller);
+            teller.tally.is_cut = is_cut;
+            teller.end()
+        };
         exit = exit.strongest(looked).strongest(exit_of(&tally));
         hint(&work, &tally, options);
         if stop.is_cancelled() {
+            lock(&teller).sum.is_cut = true;
             break;
         }
     }

@@ -88,9 +88,14 @@ pub async fn said_by(command: &mut Command) -> Said {
 
 /// Writes a config that names the world's folder, and returns where it is.
 pub fn config(world: &World) -> PathBuf {
+    config_with(world, "")
+}
+
+/// Writes a config with these lines for the folder.
+pub fn config_with(world: &World, more: &str) -> PathBuf {
     let text = format!(
         "[agent]\nstate_dir = \"{}\"\n[s3]\nendpoint_url = \"{}\"\n\
-         [[folder]]\nname = \"photos\"\npath = \"{}\"\nto = \"s3://tide/p\"\nsettle = \"100ms\"\n",
+         [[folder]]\nname = \"photos\"\npath = \"{}\"\nto = \"s3://tide/p\"\nsettle = \"100ms\"\n{more}\n",
         world.state().display(),
         world.endpoint.url(),
         world.tree("").display(),

@@ -40,7 +40,7 @@ const PIECE: u64 = 1 << 20;
 /// What one request reads of an object, bytes.
 const RANGE: u64 = 4 << 20;
 /// Ranges in memory, over all objects: 96 MiB.
-const RANGES: usize = 24;
+pub const RANGES: usize = 24;
 /// Ranges of one object that are asked for ahead.
 const AHEAD: usize = 4;
 /// What is being done, for people.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Mode, Reason};
@@ -20,8 +21,9 @@ use crate::base::path::RelPath;
 use crate::commands::Exit;
 use crate::commands::control::{DecideError, ask_to_mend};
 use crate::commands::folders::{Eyes, Left, Shared, Start, Stores, first_snapshot};
-use crate::commands::verify::contents::{Back, Disk, File, back};
-use crate::commands::verify::look::{CLOCK, Look, MENDS_MOST, Trouble, Verdict};
+use crate::commands::verify::compare::joined;
+use crate::commands::verify::contents::{Back, Disk, File, RANGES, back};
+use crate::commands::verify::look::{CLOCK, Look, MENDS_MOST, REQUESTS, Trouble, Verdict};
 use crate::commands::verify::tell::Kind;
 use crate::config::{self, Config};
 use crate::manifest::{self, Change, Entry, Manifest, Mend, OpenError, Remote, State};
@@ -322,17 +324,27 @@ fn exit_of(look: &Look, left: &Left) -> Exit {
 
 /// Looks once more at what was sent again; objects that were damaged are read.
 async fn confirm(look: &Arc<Look>, able: Vec<Broken>) -> Result<(), Trouble> {
-    let ranges = Arc::new(Semaphore::new(1));
+    let ranges = Arc::new(Semaphore::new(RANGES));
+    let mut looks = JoinSet::new();
     for broken in able {
-        let why = not_mended(look, &ranges, &broken).await?;
-        match why {
-            None => look.say(
-                Kind::Mended,
-                &broken.path,
-                "it was sent again, and is there",
-            ),
-            Some(why) => look.say(Kind::NotMended, &broken.path, &why),
+        while looks.len() >= REQUESTS {
+            joined(looks.join_next().await)?;
         }
+        let (look, ranges) = (look.clone(), ranges.clone());
+        looks.spawn(async move {
+            match not_mended(&look, &ranges, &broken).await? {
+                None => look.say(
+                    Kind::Mended,
+                    &broken.path,
+                    "it was sent again, and is there",
+                ),
+                Some(why) => look.say(Kind::NotMended, &broken.path, &why),
+            }
+            Ok(())
+        });
+    }
+    while let Some(ended) = looks.join_next().await {
+        joined(Some(ended))?;
     }
     Ok(())
 }

@@ -87,6 +87,8 @@ pub struct Tally {
     pub objects: u64,
     /// Bytes of both.
     pub bytes: u64,
+    /// Whether something of a folder was not looked at for another reason than one file's.
+    pub is_cut: bool,
 }
 
 impl Tally {
@@ -100,11 +102,22 @@ impl Tally {
         DIFFERENCES.iter().map(|kind| self.of(*kind)).sum()
     }
 
+    /// Returns whether nothing differs any more, as far as anybody looked.
+    fn is_level(&self) -> bool {
+        self.differences() == self.of(Kind::Mended)
+    }
+
+    /// Returns whether everything was looked at.
+    fn is_whole(&self) -> bool {
+        !self.is_cut && self.of(Kind::Failed) == 0
+    }
+
     fn says(&self, took: Duration) -> Summary {
         let of = |kind| self.of(kind);
         Summary {
             event: "summary",
-            level: self.differences() == of(Kind::Mended) && of(Kind::Failed) == 0,
+            level: self.is_level() && self.is_whole(),
+            whole: self.is_whole(),
             compared: self.compared,
             files_read: self.files,
             objects_read: self.objects,
@@ -129,14 +142,16 @@ impl Tally {
             .filter(|kind| self.of(*kind) > 0)
             .map(|kind| format!("{} {}", self.of(kind), kind.word().replace('_', " ")))
             .collect();
-        let head = if found.is_empty() {
-            found.push("nothing differs".to_owned());
-            "all there"
-        } else if self.says(took).level {
-            "all there now"
-        } else {
-            "different"
+        let head = match (self.is_level(), self.is_whole()) {
+            (false, true) => "different",
+            (false, false) => "different, and not all was looked at",
+            (true, false) => "not all was looked at",
+            (true, true) if found.is_empty() => "all there",
+            (true, true) => "all there now",
         };
+        if found.is_empty() {
+            found.push("nothing differs".to_owned());
+        }
         let mut looked = vec![format!("{} objects compared", self.compared)];
         let read = [(self.files, "files"), (self.objects, "objects")];
         for (count, what) in read.into_iter().filter(|(count, _)| *count > 0) {
@@ -162,6 +177,7 @@ impl Tally {
 struct Summary {
     event: &'static str,
     level: bool,
+    whole: bool,
     compared: u64,
     files_read: u64,
     objects_read: u64,
@@ -262,6 +278,7 @@ impl Teller {
         self.sum.files += tally.files;
         self.sum.objects += tally.objects;
         self.sum.bytes += tally.bytes;
+        self.sum.is_cut |= tally.is_cut;
         tally
     }
 
@@ -380,6 +397,16 @@ mod tests {
         assert!(tally.line(took).starts_with("all there now: "));
         tally.kinds[Kind::Failed as usize] = 1;
         assert!(!tally.says(took).level);
+        assert!(tally.line(took).starts_with("not all was looked at: "));
+        let cut = Tally {
+            is_cut: true,
+            ..Tally::default()
+        };
+        assert!(!cut.says(took).level);
+        assert_eq!(
+            cut.line(took),
+            "not all was looked at: nothing differs; 0 objects compared in 0.2s"
+        );
     }
 
     #[test]

@@ -234,7 +234,11 @@ async fn a_bucket_that_cannot_be_asked_exits_5_and_nothing_is_said_of_files() {
             "{case}: {}",
             ended.err
         );
-        assert!(!ended.out.contains("missing"), "{case}: {}", ended.out);
+        assert!(
+            ended.out.starts_with("not all was looked at: "),
+            "{case}: {}",
+            ended.out
+        );
     }
 }
 
@@ -280,6 +284,18 @@ async fn wrong_usage_exits_2_and_names_the_folders_that_there_are() {
     for folder in ["tree", world.tree("").to_str().unwrap(), "s3://tide/p"] {
         assert_eq!(verify(&world, &[folder]).await.code, Some(0), "{folder}");
     }
+    // A config that nobody has named is left aside when it is broken, and that is said.
+    let broken = world.dir.path().join(".config/tidewatch");
+    fs::create_dir_all(&broken).unwrap();
+    fs::write(broken.join("config.toml"), "bogus = 1\n").unwrap();
+    let aside = verify(&world, &[]).await;
+    assert_eq!(aside.code, Some(0), "{}", aside.err);
+    assert!(
+        aside.err.contains("the config is left aside: "),
+        "{}",
+        aside.err
+    );
+    fs::remove_file(broken.join("config.toml")).unwrap();
     for (more, named) in [
         (&["--sample", "5%"][..], "--local"),
         (&["--deep", "--sample", "0%"], "above 0%"),
@@ -307,5 +323,10 @@ async fn a_signal_ends_it_and_is_its_exit() {
         send(&child, signal);
         let ended = end_of(child).await;
         assert_eq!(ended.code, Some(code), "{}", ended.err);
+        assert!(
+            ended.out.starts_with("not all was looked at: "),
+            "{}",
+            ended.out
+        );
     }
 }

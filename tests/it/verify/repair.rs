@@ -6,7 +6,9 @@ use tidewatch::base::clock::Clock;
 use tidewatch::manifest::Manifest;
 
 use crate::process::{World, complaints, ended};
-use crate::verify::{config, damage, lose, put, rot, row, said, said_by, trash, verify};
+use crate::verify::{
+    config, config_with, damage, lose, put, rot, row, said, said_by, trash, verify,
+};
 
 #[tokio::test]
 async fn what_is_missing_changed_or_damaged_is_sent_again_and_nothing_of_others_is_lost() {
@@ -91,6 +93,25 @@ async fn what_was_all_mended_exits_0() {
         mended.out
     );
     assert_eq!(world.object("a").unwrap(), b"a");
+}
+
+#[tokio::test]
+async fn a_guarded_object_of_somebody_else_is_set_aside_because_a_person_says_so() {
+    let world = World::new().await;
+    world.write("missing", "missing");
+    world.write("changed", "changed");
+    let config = config_with(&world, "guard = \"strict\"");
+    assert_eq!(ended_of(&world, &["sync"], &config).await.code, Some(0));
+    lose(&world, "missing").await;
+    put(&world, "changed", "somebody else's").await;
+    let mended = ended_of(&world, &["verify", "--repair"], &config).await;
+    assert_eq!(mended.code, Some(0), "{}{}", mended.out, mended.err);
+    assert_eq!(world.object("missing").unwrap(), b"missing");
+    assert_eq!(world.object("changed").unwrap(), b"changed");
+    assert_eq!(
+        trash(&world),
+        [("changed".to_owned(), b"somebody else's".to_vec())]
+    );
 }
 
 #[tokio::test]
