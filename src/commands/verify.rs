@@ -2,7 +2,7 @@
 //!
 //! Compares what the manifest claims with what the bucket lists, and, if asked, with the bytes of the files and of the
 //! objects. Only reads: it takes no lock, and the agent may go on working; what the agent changes meanwhile is never told
-//! as a difference. `--repair` is the one part that has something changed ([`mend`]).
+//! as a difference. `--repair` is the one part that has something changed (`mend`).
 //!
 //! Files of which the manifest has never heard are not its matter: what a sync would send, `sync --dry-run` says. A file
 //! whose content has changed under unchanged stamps is named and left alone. The agent does not read such a file, as nothing
