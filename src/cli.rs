@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 
 use crate::cli::args::restore::RestoreArgs;
+use crate::cli::args::verify::VerifyArgs;
 use crate::cli::args::{Cli, Command, FolderVerb, HeldVerb, SyncArgs};
 use crate::commands::check::{self, CheckOptions};
 #[cfg(feature = "demo")]
@@ -25,9 +26,10 @@ use crate::commands::reload::Reader;
 use crate::commands::restore::{self, RestoreOptions, source};
 use crate::commands::status::{self, StatusOptions, states};
 use crate::commands::sync::{self, SyncOptions};
+use crate::commands::verify::{self, VerifyOptions};
 use crate::commands::watch::{self, WatchOptions};
 use crate::commands::{Exit, pages};
-use crate::config::{self, Config, Options, Problem, Problems, Surroundings};
+use crate::config::{self, Config, Options, Problem, Problems, S3Options, Surroundings};
 use crate::report::log;
 use crate::report::out::{Out, note};
 
@@ -108,6 +110,7 @@ fn dispatch(cli: Cli, surroundings: &Surroundings) -> anyhow::Result<Exit> {
                 json: args.json,
             }))
         }
+        Command::Verify(args) => drive(verify::verify(verify_options(args, quiet, surroundings)?)),
         Command::Held(args) => {
             let (of, what) = match args.what {
                 HeldVerb::List { of, json } => (of, HeldCommand::List { json }),
@@ -259,6 +262,44 @@ fn restore_options(
         json: args.json,
         quiet,
         concurrency: args.concurrency,
+    })
+}
+
+fn verify_options(
+    args: VerifyArgs,
+    quiet: bool,
+    surroundings: &Surroundings,
+) -> Result<VerifyOptions, Problems> {
+    let named = args.config.config.as_deref();
+    let s3: S3Options = args.s3.into();
+    let options = Options {
+        state_dir: args.state.state_dir.clone(),
+        s3: s3.clone(),
+        ..Options::default()
+    };
+    let config = match load(named, &options, surroundings) {
+        Ok(config) => Some(config),
+        Err(problems) if named.is_some() => return Err(problems),
+        // Folders that were synced without a config must not depend on one that nobody has named.
+        Err(problems) => {
+            let first = problems.iter().next();
+            if let (Ok(_), Some(why)) = (config::find(None, surroundings), first) {
+                note(format_args!("tidewatch: the config is left aside: {why}"));
+            }
+            None
+        }
+    };
+    Ok(VerifyOptions {
+        states: states::find(named, args.state.state_dir, surroundings)?,
+        folder: args.folder,
+        config,
+        s3,
+        local: args.local,
+        deep: args.deep,
+        sample: args.sample,
+        repair: args.repair,
+        json: args.json,
+        quiet,
     })
 }
 

@@ -22,6 +22,9 @@
 //! A file that is missing takes a longer road before it is a path like any other: two listings, what was known by then
 //! worked on first, the brake ([`agent`], `deletes`). What a person decides comes in as an event of the loop too.
 //!
+//! Whether the rows are true is asked from outside: [`commands::verify`] compares them with the bucket, the files and the
+//! objects, beside a running agent, and has the loop send again what is wrong.
+//!
 //! The modules in reading order: [`base`] has the words everybody uses; [`tree`] is what the disk has, [`store`] the
 //! bucket, [`manifest`] what we have seen synced, [`catalog`] the same in the bucket, with its history; [`sync`] is the
 //! way of one file; [`agent`] the loop of one folder; [`restore`] is the way back; [`commands`] what the command line runs

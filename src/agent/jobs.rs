@@ -139,6 +139,11 @@ impl Loop {
                 // An asker that has gone away needs no answer.
                 Then::Answer(noted) => drop(noted.send(())),
                 Then::Decided(answer, count) => drop(answer.send(Ok(count))),
+                Then::Mended(answer, paths) => {
+                    let count = paths.len() as u64;
+                    self.mended(paths, now);
+                    drop(answer.send(Ok(count)));
+                }
                 Then::Contacted => self.has_contact(),
                 Then::Unparked => self.unparked(now),
             }

@@ -118,6 +118,7 @@ enum Then {
     Finish(Box<Done>),
     Answer(tokio::sync::oneshot::Sender<()>),
     Decided(tokio::sync::oneshot::Sender<Answer>, u64),
+    Mended(tokio::sync::oneshot::Sender<Answer>, Vec<RelPath>),
     Contacted,
     Unparked,
 }

@@ -1,6 +1,7 @@
 //! What can be asked for on the command line, as clap reads it.
 
 pub(in crate::cli) mod restore;
+pub(in crate::cli) mod verify;
 
 use std::ffi::OsString;
 use std::io;
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::base::policy::OnDelete;
 use crate::cli::args::restore::RestoreArgs;
+use crate::cli::args::verify::VerifyArgs;
 use crate::config::{self, Bandwidth, Concurrency, Options, PathStyle, S3Options};
 use crate::report::log::Loudness;
 
@@ -112,6 +114,13 @@ pub(in crate::cli) enum Command {
         tidewatch folder list\n  \
         tidewatch folder set photos --accept-root")]
     Folder(FolderArgs),
+
+    /// Is it all there? Compare what is known with what the bucket has
+    #[command(after_long_help = "Examples:\n  \
+        tidewatch verify\n  \
+        tidewatch verify photos --local --deep --sample 1%\n  \
+        tidewatch verify photos --repair")]
+    Verify(VerifyArgs),
 
     /// Check config, rights, endpoint and kernel limits, and say what to fix
     #[command(

@@ -20,6 +20,7 @@ pub mod signals;
 pub mod status;
 pub mod sync;
 pub mod unusable;
+pub mod verify;
 pub mod watch;
 
 use std::process::ExitCode;

@@ -7,7 +7,7 @@ use crate::base::path::{RelPath, escaped};
 use crate::base::stat::{Identity, Kind};
 use crate::manifest::connections::Manifest;
 use crate::manifest::error::Error;
-use crate::manifest::{Change, Entry, FolderId, Remote, log, uploads};
+use crate::manifest::{Change, Entry, FolderId, Mend, Remote, log, uploads};
 
 const PUT: &str = "INSERT INTO files (folder_id, path, state, ambiguous_until_ns, size, mtime_ns, ctime_ns, dev, ino,
       mode, uid, gid, nlink, read_at_ns, sha256, etag, version_id, synced_at_ns, want_sha256, attempts, last_error,
@@ -31,6 +31,8 @@ const FORGET: &str = "DELETE FROM files WHERE folder_id = ?1 AND path = ?2";
 const REMOTE_FOUND: &str =
     "INSERT OR REPLACE INTO remote (folder_id, key, size, etag) VALUES (?1, ?2, ?3, ?4)";
 const REMOTE_TAKEN: &str = "DELETE FROM remote WHERE folder_id = ?1 AND key = ?2";
+const MEND: &str = "UPDATE files SET state = 'unsent', parked_until_ns = NULL, parked_seen = NULL
+    WHERE folder_id = ?1 AND path = ?2 AND state = 'synced' AND sha256 = ?3 AND etag = ?4";
 const CONTACTED: &str = "UPDATE folders SET contacted = 1 WHERE id = ?1";
 const RECONTACT: &str = "UPDATE folders SET contacted = 0 WHERE id = ?1";
 const SCANNED: &str = "UPDATE folders SET last_scan_ns = ?2 WHERE id = ?1";
@@ -55,15 +57,18 @@ const RENUMBERED: &str = "UPDATE files SET dev = CASE dev WHEN ?2 THEN ?3 ELSE ?
 const UNPARK: &str = "UPDATE files SET parked_until_ns = NULL, parked_seen = NULL
     WHERE folder_id = ?1 AND last_error IS NOT NULL AND parked_until_ns IS NOT NULL";
 const CONFIG: &str = "UPDATE folders SET config = ?2 WHERE id = ?1";
+const LEASE_COUNT: &str = "INSERT INTO meta (k, v) VALUES ('lease_count:' || ?1, ?2)
+    ON CONFLICT (k) DO UPDATE SET v = excluded.v";
 const MOUNTS: &str = "UPDATE folders SET mounts = ?2 WHERE id = ?1";
 
 /// Every statement of this file.
-pub(super) const ALL: [&str; 19] = [
+pub(super) const ALL: [&str; 21] = [
     PUT,
     INTEND,
     FORGET,
     REMOTE_FOUND,
     REMOTE_TAKEN,
+    MEND,
     CONTACTED,
     RECONTACT,
     SCANNED,
@@ -78,6 +83,7 @@ pub(super) const ALL: [&str; 19] = [
     MOUNTS,
     UNPARK,
     CONFIG,
+    LEASE_COUNT,
 ];
 
 impl Manifest {
@@ -152,12 +158,10 @@ fn apply(connection: &Connection, folder: FolderId, change: &Change) -> rusqlite
             uploads::part_stored(connection, folder, upload, part)
         }
         Change::UploadEnded(id) => uploads::ended(connection, folder, id),
-        Change::RemoteFound(found) => found.iter().try_for_each(|Remote { key, size, etag }| {
-            sql_length(*size)
-                .and_then(|size| run(REMOTE_FOUND, params![folder.0, key, size, etag]))
-                .map(drop)
-                .map_err(naming(key.as_bytes()))
-        }),
+        Change::RemoteFound(found) => found
+            .iter()
+            .try_for_each(|found| remote_found(connection, folder, found)),
+        Change::Mend(mend) => mended(connection, folder, mend),
         Change::RemoteTaken(key) => run(REMOTE_TAKEN, params![folder.0, key]).map(drop),
         Change::Contacted => run(CONTACTED, params![folder.0]).and_then(the_folder),
         Change::Recontact => run(RECONTACT, params![folder.0]).and_then(the_folder),
@@ -191,7 +195,41 @@ fn apply(connection: &Connection, folder: FolderId, change: &Change) -> rusqlite
         }
         Change::Unpark => run(UNPARK, params![folder.0]).map(drop),
         Change::Config(word) => run(CONFIG, params![folder.0, word]).and_then(the_folder),
+        Change::LeaseCount(count) => {
+            // The same bits, signed.
+            run(LEASE_COUNT, params![folder.0, count.cast_signed()]).map(drop)
+        }
         Change::Scanned(began_ns) => run(SCANNED, params![folder.0, began_ns]).and_then(the_folder),
+    }
+}
+
+fn remote_found(connection: &Connection, folder: FolderId, found: &Remote) -> rusqlite::Result<()> {
+    let Remote { key, size, etag } = found;
+    let insert = |size| {
+        let mut statement = connection.prepare_cached(REMOTE_FOUND)?;
+        statement.execute(params![folder.0, key, size, etag])
+    };
+    let inserted = sql_length(*size).and_then(insert);
+    inserted.map(drop).map_err(naming(key.as_bytes()))
+}
+
+/// Takes a row's claim back, if it is still the one that was found wrong.
+fn mended(connection: &Connection, folder: FolderId, mend: &Mend) -> rusqlite::Result<()> {
+    let Mend {
+        path,
+        sha256,
+        etag,
+        there,
+    } = mend;
+    let changed = connection.prepare_cached(MEND)?.execute(params![
+        folder.0,
+        path.as_bytes(),
+        sha256.0,
+        etag
+    ])?;
+    match there.as_ref().filter(|_| changed > 0) {
+        Some(there) => remote_found(connection, folder, there),
+        None => Ok(()),
     }
 }
 

@@ -31,4 +31,5 @@ mod status;
 mod store;
 mod tidy;
 mod tree;
+mod verify;
 mod watching;
