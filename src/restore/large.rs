@@ -23,8 +23,8 @@ use crate::store::{self, Which};
 /// The length of a range, in bytes; a shorter file is fetched whole.
 pub const RANGE: u64 = 8 << 20;
 
-/// Ranges of one file on their way or waiting for their turn.
-const AT_ONCE: usize = 16;
+/// Ranges of one file on their way or waiting for their turn: more only take memory, and the caches with it.
+const AT_ONCE: usize = 8;
 
 /// Fetches a file in ranges and puts it in its place.
 pub async fn fetch(
