@@ -29,8 +29,10 @@ const RECORDS_BETWEEN: u64 = 100_000;
 const LINKS_BETWEEN: u64 = 1_000;
 /// One more of them for so many files: a snapshot of many costs more than links that are read.
 const FILES_A_LINK: u64 = 500;
-/// How often the files are counted that both depend on, in links.
+/// How often the files are counted that both depend on, in links; behind a large one always.
 const COUNT_EVERY: u64 = 16;
+/// How many records make a large link: counting a million files takes less than sending it.
+const LARGE: u64 = 10_000;
 
 /// What writes links.
 #[derive(Default)]
@@ -296,7 +298,9 @@ async fn note(ctx: &Arc<Ctx>, mut is: Progress) -> Result<(), Failure> {
     let noting = ctx.clone();
     let noted = ctx.offload.run(move || {
         let may_be_due = is.records > RECORDS_BETWEEN || is.links > LINKS_BETWEEN;
-        if may_be_due && !is.is_due && is.links.is_multiple_of(COUNT_EVERY) {
+        let before = noting.manifest.progress(noting.folder)?.records;
+        let is_large = is.records.saturating_sub(before) >= LARGE;
+        if may_be_due && !is.is_due && (is_large || is.links.is_multiple_of(COUNT_EVERY)) {
             let files = noting.manifest.count_live(noting.folder)?;
             is.is_due = is.records > RECORDS_BETWEEN.max(2 * files)
                 || is.links > LINKS_BETWEEN.max(files / FILES_A_LINK);
