@@ -507,6 +507,8 @@ mod tests {
             user: Vec::new(),
             modified_ns: Some(5 * SECOND_NS),
             date_ns: Some(4 * SECOND_NS),
+            crc64: None,
+            sum: None,
         };
         assert_eq!(Seen::of(&object, b"{").age, Some(Duration::ZERO));
     }

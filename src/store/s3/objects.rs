@@ -4,12 +4,13 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use aws_sdk_s3::types::MetadataDirective;
+use aws_sdk_s3::types::{ChecksumMode, ChecksumType, MetadataDirective};
 use bytes::{Bytes, BytesMut};
 
 use crate::store::s3::S3Store;
 use crate::store::s3::attempt::{Call, Pace};
 use crate::store::s3::classify::{Failure, Trouble, trouble};
+use crate::store::s3::sums::{whole, whole64};
 use crate::store::s3::wire::{
     absent, bytes_range, etag as tag, is, length, nanoseconds, quoted, returned, source, stored,
 };
@@ -65,6 +66,8 @@ impl S3Store {
                 user: returned(answer.metadata()),
                 modified_ns: answer.last_modified().and_then(nanoseconds),
                 date_ns: flight.date_ns(),
+                crc64: whole64(answer.checksum_crc64_nvme()),
+                sum: None,
             };
             Ok((object, bytes.freeze()))
         })
@@ -78,11 +81,14 @@ impl S3Store {
             let answer = asked_with!(self.client().head_object(), self.given)
                 .bucket(&self.bucket)
                 .key(key)
+                .checksum_mode(ChecksumMode::Enabled)
                 .customize()
                 .interceptor(watch)
                 .send()
                 .await
                 .map_err(trouble)?;
+            // A sum of the parts' sums says nothing that could be compared with a file.
+            let is_whole = answer.checksum_type() != Some(&ChecksumType::Composite);
             Ok(Object {
                 size: length(answer.content_length())?,
                 etag: tag(answer.e_tag())?,
@@ -90,6 +96,12 @@ impl S3Store {
                 user: returned(answer.metadata()),
                 modified_ns: answer.last_modified().and_then(nanoseconds),
                 date_ns: flight.date_ns(),
+                crc64: whole64(answer.checksum_crc64_nvme().filter(|_| is_whole)),
+                sum: whole(
+                    answer.checksum_crc32().filter(|_| is_whole),
+                    answer.checksum_crc32_c().filter(|_| is_whole),
+                    answer.checksum_sha256().filter(|_| is_whole),
+                ),
             })
         })
         .await

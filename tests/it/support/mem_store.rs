@@ -374,6 +374,8 @@ impl Inner {
             user: object.user.clone(),
             modified_ns: object.modified_ns,
             date_ns: self.date_ns(),
+            crc64: None,
+            sum: None,
         };
         Ok((seen, object.bytes.clone()))
     }
