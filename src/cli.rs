@@ -68,6 +68,7 @@ fn dispatch(cli: Cli, surroundings: &Surroundings) -> anyhow::Result<Exit> {
             }))
         }
         Command::Sync(args) => drive(sync::sync(sync_options(args, quiet, surroundings)?)),
+        Command::Adopt(args) => drive(sync::adopt(sync_options(args, quiet, surroundings)?)),
         Command::Status(args) => status::status(&StatusOptions {
             states: states::find(
                 args.config.config.as_deref(),

@@ -67,6 +67,21 @@ pub(in crate::cli) enum Command {
     )]
     Sync(SyncArgs),
 
+    /// Take over a prefix that another tool wrote, and send only what differs
+    #[command(
+        long_about = "Take over a prefix that another tool wrote, and send only what differs.\n\n\
+            Says first what that comes to, and then does it, as `sync` does. A file whose object \
+            is proven to have the same content (by a SHA-256, an MD5 or a checksum of the whole, \
+            or the ETag of its parts) is not sent again. An object that differs is set aside \
+            into trash before the file is sent; what no file has stays. With --dry-run it only \
+            says so, and writes nothing. Works on what rclone, the AWS CLI, s5cmd and mc leave.",
+        after_long_help = "Examples:\n  \
+            tidewatch adopt ~/Photos s3://my-backups/photos --dry-run\n  \
+            tidewatch adopt ~/Photos s3://my-backups/photos\n  \
+            tidewatch adopt --config config.toml"
+    )]
+    Adopt(SyncArgs),
+
     /// Show how far each folder is: lag, queue, failures
     #[command(after_long_help = "Examples:\n  \
         tidewatch status\n  \
