@@ -12,6 +12,7 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUploa
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use md5::{Digest as _, Md5};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tidewatch::base::digest::Sha256;
 use tidewatch::base::path::RelPath;
@@ -19,8 +20,8 @@ use tidewatch::base::proof::Adopted;
 use tidewatch::store::{Body, Meta, Store as _};
 
 use crate::agent::{Bench, slow};
-use crate::process::{Ended, World, ended};
-use crate::support::endpoint::BUCKET;
+use crate::process::{Ended, World, end_of, ended, send};
+use crate::support::endpoint::{BUCKET, Endpoint};
 
 const MIB: usize = 1 << 20;
 
@@ -215,7 +216,6 @@ fn sent(world: &World) -> usize {
         "UploadPart",
         "CopyObject",
         "DeleteObject",
-        "DeleteObjects",
     ];
     writes.iter().map(|what| world.endpoint.count(what)).sum()
 }
@@ -287,11 +287,11 @@ async fn what_differs_is_sent_and_what_was_there_lies_in_trash() {
     assert_eq!(
         ended.out.lines().take(5).collect::<Vec<_>>(),
         [
-            "7 files (77.0 MiB) of the same size as the object there: compared by content, and sent only if it differs",
+            "7 files (87.0 MiB) of the same size as the object there: compared by content, and sent only if it differs",
             "1 file (17.0 MiB) of another size than the object there: that is set aside into trash, the file is sent",
             "1 file (3 B) only here: sent",
             "1 object (18.0 MiB) only there: they stay",
-            "so 2 files (17.0 MiB) to send with about 18 requests; 9 files (94.0 MiB) with 51 if nothing is equal",
+            "so 2 files (17.0 MiB) to send with about 16 requests; 9 files (104.0 MiB) with 46 if nothing is equal",
         ]
     );
     assert!(
@@ -394,25 +394,32 @@ async fn a_dry_sync_tells_what_is_compared_from_what_is_sent() {
 async fn a_bucket_that_cannot_be_reached_or_is_not_ours_is_not_adopted() {
     let world = World::new().await;
     world.write("a", b"a");
-    let mut other = world.command("sync", &["--state-dir", "elsewhere"]);
-    // Another agent that still runs has the prefix.
-    world
-        .endpoint
-        .latency(std::time::Duration::from_millis(100));
-    let child = other.spawn().unwrap();
-    let has_lease = |endpoint: &crate::support::endpoint::Endpoint| {
+    let watch = world.command("watch", &[]).spawn().unwrap();
+    let has_lease = |endpoint: &Endpoint| {
         let keys = endpoint.all_keys();
         keys.iter().any(|key| key == "p/.tidewatch/lease.json")
     };
     world.endpoint.until("a lease", has_lease).await;
-    let taken = adopt(&world, &["--dry-run"]).await;
-    drop(crate::process::end_of(child).await);
-    assert_eq!(taken.code, Some(6), "{}{}", taken.out, taken.err);
-    let mut absent = world.bare(["adopt"]);
-    absent
-        .arg(world.tree(""))
-        .args(["s3://nosuch/p", "--endpoint-url", &world.endpoint.url()]);
-    let absent = ended(&mut absent).await;
+    let elsewhere = |bucket: &str| {
+        let mut command = world.bare(["adopt"]);
+        let to = format!("s3://{bucket}/p");
+        command
+            .arg(world.tree(""))
+            .args([&to, "--endpoint-url", &world.endpoint.url()]);
+        command
+    };
+    for more in ["--dry-run", "--json"] {
+        let taken = ended(elsewhere(BUCKET).arg(more)).await;
+        assert_eq!(taken.code, Some(6), "{}{}", taken.out, taken.err);
+        assert!(
+            taken.err.contains("another agent owns the prefix"),
+            "{}",
+            taken.err
+        );
+    }
+    send(&watch, Signal::KILL);
+    assert_eq!(end_of(watch).await.code, None);
+    let absent = ended(&mut elsewhere("nosuch")).await;
     assert_eq!(absent.code, Some(5), "{}", absent.err);
     assert_eq!(adopt(&world, &["--no-such-option"]).await.code, Some(2));
 }
