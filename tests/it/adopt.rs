@@ -484,3 +484,19 @@ async fn where_a_store_keeps_no_checksums_the_parts_are_made_again() {
     assert!(bench.object("other").unwrap() == other);
     assert!(bench.object("odd").unwrap() == equal);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_adoption_that_takes_longer_than_the_patience_of_a_sync_goes_on() {
+    let bench = Bench::new(slow(20_000));
+    for number in 0..40 {
+        let name = format!("f{number}");
+        bench.bucket.plant(&format!("p/{name}"), name.as_bytes());
+        let path = RelPath::root().join(name.as_bytes());
+        bench.tree.write(&path, name.as_bytes());
+    }
+    let began = tokio::time::Instant::now();
+    let ended = bench.sync().await;
+    assert!(ended.last.level, "{:?}", ended.reason);
+    assert_eq!(ended.last.tally.adopted.etag, 40);
+    assert!(began.elapsed() > std::time::Duration::from_secs(120));
+}

@@ -87,20 +87,25 @@ impl S3Store {
                 .send()
                 .await
                 .map_err(trouble)?;
-            // A sum of the parts' sums says nothing that could be compared with a file.
-            let is_whole = answer.checksum_type() != Some(&ChecksumType::Composite);
+            let etag = tag(answer.e_tag())?;
+            // A sum of the parts' sums says nothing that could be compared with a file. CRC64NVME is never one; of
+            // another, some stores do not say what it is.
+            let kind = answer.checksum_type();
+            let is_whole = kind != Some(&ChecksumType::Composite);
+            let is_told = kind.is_some() || !etag.contains('-');
+            let is_sum = is_whole && is_told;
             Ok(Object {
                 size: length(answer.content_length())?,
-                etag: tag(answer.e_tag())?,
+                etag,
                 version_id: answer.version_id().map(str::to_owned),
                 user: returned(answer.metadata()),
                 modified_ns: answer.last_modified().and_then(nanoseconds),
                 date_ns: flight.date_ns(),
                 crc64: whole64(answer.checksum_crc64_nvme().filter(|_| is_whole)),
                 sum: whole(
-                    answer.checksum_crc32().filter(|_| is_whole),
-                    answer.checksum_crc32_c().filter(|_| is_whole),
-                    answer.checksum_sha256().filter(|_| is_whole),
+                    answer.checksum_crc32().filter(|_| is_sum),
+                    answer.checksum_crc32_c().filter(|_| is_sum),
+                    answer.checksum_sha256().filter(|_| is_sum),
                 ),
             })
         })
