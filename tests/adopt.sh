@@ -121,7 +121,8 @@ PY
 check_tool() {
     local tool=$1 before summary
     cp -p "$tree/docs/small.bin" "$work/small.bin"
-    "$tool" "$tool"
+    # What is to be shown is the adoption: a tool that loses an answer on a busy machine may go on where it stopped.
+    "$tool" "$tool" || "$tool" "$tool"
     before=$(objects "$tool")
     [ "$(wc -l <<<"$before")" -eq "$files" ] || die "$server: $tool has not written $files objects: $before"
     # Times are whole seconds: what is written again now would have another one.
