@@ -129,7 +129,10 @@ fn dispatch(cli: Cli, surroundings: &Surroundings) -> anyhow::Result<Exit> {
             let config = load(args.config.config.as_deref(), &options, surroundings)?;
             drive(check::check(CheckOptions { config }))
         }
-        Command::Init(args) => init::init(&InitOptions { file: args.file }, &mut out),
+        Command::Init(args) => {
+            let (file, from) = (args.file, args.from);
+            init::init(&InitOptions { file, from }, &mut out)
+        }
         #[cfg(feature = "demo")]
         Command::Demo(args) => drive(demo::demo(DemoOptions {
             dir: args.dir,

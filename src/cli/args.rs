@@ -134,7 +134,8 @@ pub(in crate::cli) enum Command {
     /// Write a commented config to start from
     #[command(after_long_help = "Examples:\n  \
         tidewatch init\n  \
-        sudo tidewatch init /etc/tidewatch/config.toml")]
+        sudo tidewatch init /etc/tidewatch/config.toml\n  \
+        tidewatch init --from \"mc mirror --watch ~/Photos minio/my-backups/photos\"")]
     Init(InitArgs),
 
     /// Try it: a folder and an S3 endpoint inside the program
@@ -348,6 +349,10 @@ pub(in crate::cli) struct InitArgs {
     /// The file to write; it must not be there yet
     #[arg(default_value = "config.toml")]
     pub file: PathBuf,
+
+    /// Do what this line of rclone, aws, s5cmd or mc does
+    #[arg(long, value_name = "LINE")]
+    pub from: Option<String>,
 }
 
 #[cfg(feature = "demo")]
