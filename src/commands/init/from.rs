@@ -331,7 +331,9 @@ impl Asked {
             "# Made by `tidewatch init --from`. `tidewatch init OTHER-FILE` writes all keys with what they mean.\n",
         );
         for what in &self.left_out {
-            text += &format!("# Not taken over: {what}\n");
+            text += "# Not taken over: ";
+            text += what;
+            text += "\n";
         }
         text += "# Credentials come from the standard AWS places (AWS_ACCESS_KEY_ID, ~/.aws, roles), never from here.\n";
         let mut section = |head: &str, keys: &[(&str, Option<String>)]| {
@@ -340,7 +342,10 @@ impl Asked {
                 .filter_map(|(key, value)| Some(format!("{key} = {}\n", value.as_ref()?)))
                 .collect();
             if !keys.is_empty() {
-                text += &format!("\n{head}\n{}", keys.concat());
+                text += "\n";
+                text += head;
+                text += "\n";
+                text += &keys.concat();
             }
         };
         let word = |value: Option<String>| value.map(|value| quoted(&value));

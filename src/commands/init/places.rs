@@ -4,10 +4,13 @@
 
 use std::path::{Path, PathBuf};
 
+/// What is known by name.
+type Answers<Name> = Box<dyn Fn(&Name) -> Option<String>>;
+
 /// How the surroundings are asked, so that a test can answer.
 pub struct Places {
-    env: Box<dyn Fn(&str) -> Option<String>>,
-    read: Box<dyn Fn(&Path) -> Option<String>>,
+    env: Answers<str>,
+    read: Answers<Path>,
     working_dir: PathBuf,
 }
 
@@ -92,7 +95,7 @@ impl Places {
         };
         let text = (self.read)(&place).unwrap_or_default();
         let of_environment = |key: &str| {
-            let name = format!("RCLONE_CONFIG_{}_{}", name, key).to_ascii_uppercase();
+            let name = format!("RCLONE_CONFIG_{name}_{key}").to_ascii_uppercase();
             (self.env)(&name.replace('-', "_"))
         };
         let of_all = |key: &str| (self.env)(&format!("RCLONE_S3_{}", key.to_ascii_uppercase()));
