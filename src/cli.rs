@@ -78,6 +78,7 @@ fn dispatch(cli: Cli, surroundings: &Surroundings) -> anyhow::Result<Exit> {
             quiet,
             surroundings,
         )?)),
+        Command::Adopt(args) => drive(sync::adopt(sync_options(args, quiet, surroundings)?)),
         Command::Status(args) => status::status(&StatusOptions {
             states: states::find(
                 args.config.config.as_deref(),
@@ -153,7 +154,10 @@ fn dispatch(cli: Cli, surroundings: &Surroundings) -> anyhow::Result<Exit> {
             let config = load(args.config.config.as_deref(), &options, surroundings)?;
             drive(check::check(CheckOptions { config }))
         }
-        Command::Init(args) => init::init(&InitOptions { file: args.file }, &mut out),
+        Command::Init(args) => {
+            let (file, from) = (args.file, args.from);
+            init::init(&InitOptions { file, from }, &mut out)
+        }
         #[cfg(feature = "demo")]
         Command::Demo(args) => drive(demo::demo(DemoOptions {
             dir: args.dir,

@@ -24,6 +24,9 @@
 //!
 //! Whether the rows are true is asked from outside: [`commands::verify`] compares them with the bucket, the files and the
 //! objects, beside a running agent, and has the loop send again what is wrong.
+//! The first contact with a prefix that is not empty lists it once; what others left there is adopted where its content is
+//! proven equal ([`sync::foreign`]), and set aside into trash before its key is written where it is not. `adopt` is that
+//! with a plan before it.
 //!
 //! The modules in reading order: [`base`] has the words everybody uses; [`tree`] is what the disk has, [`store`] the
 //! bucket, [`manifest`] what we have seen synced, [`catalog`] the same in the bucket, with its history; [`sync`] is the

@@ -74,6 +74,20 @@ pub(in crate::cli) enum Command {
 
     /// Bring files back from the bucket
     Restore(RestoreArgs),
+    /// Take over a prefix that another tool wrote, and send only what differs
+    #[command(
+        long_about = "Take over a prefix that another tool wrote, and send only what differs.\n\n\
+            Says first what that comes to, and then does it, as `sync` does. A file whose object \
+            is proven to have the same content (by a SHA-256, an MD5 or a checksum of the whole, \
+            or the ETag of its parts) is not sent again. An object that differs is set aside \
+            into trash before the file is sent; what no file has stays. With --dry-run it only \
+            says so, and writes nothing. Works on what rclone, the AWS CLI, s5cmd and mc leave.",
+        after_long_help = "Examples:\n  \
+            tidewatch adopt ~/Photos s3://my-backups/photos --dry-run\n  \
+            tidewatch adopt ~/Photos s3://my-backups/photos\n  \
+            tidewatch adopt --config config.toml"
+    )]
+    Adopt(SyncArgs),
 
     /// Show how far each folder is: lag, queue, failures
     #[command(after_long_help = "Examples:\n  \
@@ -136,7 +150,8 @@ pub(in crate::cli) enum Command {
     /// Write a commented config to start from
     #[command(after_long_help = "Examples:\n  \
         tidewatch init\n  \
-        sudo tidewatch init /etc/tidewatch/config.toml")]
+        sudo tidewatch init /etc/tidewatch/config.toml\n  \
+        tidewatch init --from \"mc mirror --watch ~/Photos minio/my-backups/photos\"")]
     Init(InitArgs),
 
     /// Try it: a folder and an S3 endpoint inside the program
@@ -378,6 +393,10 @@ pub(in crate::cli) struct InitArgs {
     /// The file to write; it must not be there yet
     #[arg(default_value = "config.toml")]
     pub file: PathBuf,
+
+    /// Do what this line of rclone, aws, s5cmd or mc does
+    #[arg(long, value_name = "LINE")]
+    pub from: Option<String>,
 }
 
 #[cfg(feature = "demo")]

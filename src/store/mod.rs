@@ -19,7 +19,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::base::digest::{Crc64, Sha256};
+use crate::base::digest::{Crc32, Crc32c, Crc64, Sha256};
 use crate::store::features::Features;
 
 pub use crate::store::tap::{Flow, Tap};
@@ -292,6 +292,19 @@ pub struct Object {
     pub modified_ns: Option<i64>,
     /// When it was asked, by the store's clock, nanoseconds since the epoch (whole seconds); `None` where it is not told.
     pub date_ns: Option<i64>,
+    /// A checksum of another kind of the whole object, where the store keeps one and tells it.
+    pub sum: Option<Sum>,
+}
+
+/// A checksum of a whole object, of another kind than CRC64NVME. One that is made of the sums of parts is none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sum {
+    /// CRC32, as zip has it.
+    Crc32(Crc32),
+    /// CRC32C.
+    Crc32c(Crc32c),
+    /// SHA-256.
+    Sha256(Sha256),
 }
 
 impl Object {

@@ -570,6 +570,7 @@ mod tests {
             is_keyed: false,
             modified_ns: Some(5 * SECOND_NS),
             date_ns: Some(4 * SECOND_NS),
+            sum: None,
         };
         assert_eq!(Seen::of(&object, b"{").age, Some(Duration::ZERO));
     }

@@ -820,6 +820,45 @@ fn init_writes_the_example_for_its_owner_and_never_over_a_file() {
 }
 
 #[test]
+fn init_draws_a_config_from_another_tools_line_that_is_in_order_and_holds_no_secret() {
+    let machine = Machine::new();
+    let line = "mc mirror --watch --remove --exclude '*.tmp' --limit-upload 10MiB --magic SECRET photos m/bucket/p";
+    let mut program = machine.program(&["init", "--from", line]);
+    program.env("MC_HOST_m", "https://ACCESS:SECRET@minio.example.com:9000");
+    let ran = Ran::from(program.output().expect("the program runs"));
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert_eq!(ran.err, "tidewatch: not taken over: `--magic`\n");
+    assert_eq!(
+        ran.out,
+        "wrote config.toml: look through it, then run `tidewatch check --config config.toml`\n"
+    );
+    let text = fs::read_to_string(machine.at("config.toml")).expect("a file");
+    assert!(
+        !text.contains("SECRET") && !text.contains("ACCESS:"),
+        "{text}"
+    );
+    assert!(text.contains("# Not taken over: `--magic`\n"), "{text}");
+    let config = machine.load(&text).expect(&text);
+    let folder = &config.folders[0];
+    assert_eq!(folder.path, machine.at("photos"));
+    assert_eq!(folder.to.to_string(), "s3://bucket/p/");
+    assert_eq!(folder.exclude, ["*.tmp"]);
+    assert_eq!(folder.on_delete, OnDelete::Delete);
+    let endpoint = folder.s3.endpoint_url.as_deref();
+    assert_eq!(endpoint, Some("https://minio.example.com:9000"));
+    assert_eq!(
+        config.upload.bandwidth,
+        config::Bandwidth::parse("10MiB/s").expect("a limit")
+    );
+    // Never over a file, and nothing is written of a line that is none.
+    let ran = machine.run(&["init", "--from", "aws s3 sync photos s3://bucket"]);
+    assert_eq!(ran.code, Some(2), "{}", ran.err);
+    let ran = machine.run(&["init", "other.toml", "--from", "rsync -a photos host:"]);
+    assert_eq!(ran.code, Some(2), "{}", ran.err);
+    assert!(!machine.at("other.toml").exists());
+}
+
+#[test]
 fn completions_and_the_manual_name_every_command() {
     let machine = Machine::new();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {

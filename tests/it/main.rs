@@ -7,6 +7,7 @@
 
 mod support;
 
+mod adopt;
 mod agent;
 mod bandwidth;
 mod catalog;

@@ -11,6 +11,7 @@ use crate::base::digest::Crc64;
 use crate::store::s3::S3Store;
 use crate::store::s3::attempt::{Call, Pace};
 use crate::store::s3::classify::{Failure, Trouble, trouble};
+use crate::store::s3::sums::{whole, whole64};
 use crate::store::s3::wire::{
     absent, bytes_range, etag as tag, is, length, nanoseconds, quoted, returned, source, stored,
 };
@@ -100,6 +101,7 @@ impl S3Store {
                 ),
                 modified_ns: answer.last_modified().and_then(nanoseconds),
                 date_ns: flight.date_ns(),
+                sum: None,
             };
             Ok((object, bytes.freeze()))
         });
@@ -122,18 +124,30 @@ impl S3Store {
                 .send()
                 .await
                 .map_err(trouble)?;
+            let etag = tag(answer.e_tag())?;
+            // A sum of the parts' sums says nothing that could be compared with a file. CRC64NVME is never one; of
+            // another, some stores do not say what it is.
+            let kind = answer.checksum_type();
+            let is_whole = kind != Some(&ChecksumType::Composite);
+            let is_told = kind.is_some() || !etag.contains('-');
+            let is_sum = is_whole && is_told;
             Ok(Object {
                 size: length(answer.content_length())?,
-                etag: tag(answer.e_tag())?,
+                etag,
                 version_id: answer.version_id().map(str::to_owned),
                 user: returned(answer.metadata()),
-                crc64: whole_crc64(answer.checksum_crc64_nvme(), answer.checksum_type()),
+                crc64: whole64(answer.checksum_crc64_nvme().filter(|_| is_whole)),
                 is_keyed: is_keyed(
                     answer.server_side_encryption(),
                     answer.sse_customer_algorithm(),
                 ),
                 modified_ns: answer.last_modified().and_then(nanoseconds),
                 date_ns: flight.date_ns(),
+                sum: whole(
+                    answer.checksum_crc32().filter(|_| is_sum),
+                    answer.checksum_crc32_c().filter(|_| is_sum),
+                    answer.checksum_sha256().filter(|_| is_sum),
+                ),
             })
         });
         let object = looked.await.map_err(|failure| failure.error)?;

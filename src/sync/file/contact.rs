@@ -1,13 +1,18 @@
 //! Looking at a key before it is written: after doubt, and at first contact with what others left there.
 
+use bytes::Bytes;
+
 use crate::base::clock::rfc3339_millis;
 use crate::base::digest::Sha256;
 use crate::base::policy::Guarding;
+use crate::base::proof::Proof;
 use crate::manifest::{Aside, Change, Content, Entry, Facts, State};
 use crate::store::{ErrorKind, Meta, Object};
 use crate::sync::file::{Stop, Way};
+use crate::sync::foreign::Claims;
 use crate::sync::plan;
 use crate::sync::upload::copies::{self, Original};
+use crate::sync::upload::part_size_bytes;
 
 impl Way {
     /// After the horizon of an earlier request: one look at the key tells whether it is what the row says.
@@ -36,52 +41,74 @@ impl Way {
         Ok(())
     }
 
-    /// First contact with a key that somebody else wrote: returns true if its object is equal and was adopted; otherwise
-    /// the object has been set aside into trash and the key may be written.
-    pub(in crate::sync::file) async fn contact(
-        &mut self,
-        sha256: Sha256,
-        size: u64,
-        md5: impl FnOnce() -> String,
-    ) -> Result<bool, Stop> {
-        let Some(remote) = self.task.remote.take() else {
-            return Ok(false);
+    /// First contact with a key: looks at the object that somebody else wrote there; `None` if there is none any more.
+    pub(in crate::sync::file) async fn theirs(&mut self) -> Result<Option<Object>, Stop> {
+        let Some(remote) = &self.task.remote else {
+            return Ok(None);
         };
-        let object = match self.gate().head(&self.task.key).await {
-            Ok(object) => object,
+        match self.gate().sums(&self.task.key).await {
+            Ok(object) => Ok(Some(object)),
             Err(error) if error.kind == ErrorKind::NotFound => {
-                self.changes.push(Change::RemoteTaken(remote.key));
+                self.changes.push(Change::RemoteTaken(remote.key.clone()));
+                self.task.remote = None;
                 self.old_is_safe = true;
-                return Ok(false);
+                Ok(None)
             }
-            Err(error) => return Err(Stop::Store(error)),
-        };
-        let is_equal = object.size == size
-            && match object.sha256() {
-                Some(declared) => declared == sha256,
-                None => object.etag.len() == 32 && object.etag.eq_ignore_ascii_case(&md5()),
-            };
-        if is_equal {
-            self.changes.push(Change::RemoteTaken(remote.key));
-            let content = Content {
-                stat: self.task.stat,
-                read_at_ns: 0,
-                sha256,
-                etag: object.etag,
-                version_id: object.version_id,
-                synced_at_ns: self.started.wall_ns,
-                doubtful: false,
-            };
-            let mut row = self.blank(State::Synced);
-            row.stored = Some(content);
-            self.known = Some(row);
-            return Ok(true);
+            Err(error) => Err(Stop::Store(error)),
         }
+    }
+
+    /// Takes somebody else's object that has been proven to have this content for ours.
+    pub(in crate::sync::file) fn adopt(&mut self, object: Object, sha256: Sha256, proof: Proof) {
+        self.changes
+            .extend(self.task.remote.take().map(|r| Change::RemoteTaken(r.key)));
+        tracing::debug!(key = %self.task.key, "adopted an object that was there before us, by its {}", proof.words());
+        let content = Content {
+            stat: self.task.stat,
+            read_at_ns: 0,
+            sha256,
+            etag: object.etag,
+            version_id: object.version_id,
+            synced_at_ns: self.started.wall_ns,
+            doubtful: false,
+        };
+        let mut row = self.blank(State::Synced);
+        row.stored = Some(content);
+        self.known = Some(row);
+        self.adopted = Some(proof);
+    }
+
+    /// Moves somebody else's object into trash: the key may be written then.
+    pub(in crate::sync::file) async fn set_theirs_aside(
+        &mut self,
+        object: Object,
+    ) -> Result<(), Stop> {
         self.move_aside(&object).await?;
         tracing::info!(key = %self.task.key, "set an object aside that was there before us");
         (self.set_aside, self.old_is_safe) = (true, true);
-        self.taken(remote.key, object);
-        Ok(false)
+        if let Some(remote) = self.task.remote.take() {
+            self.taken(remote.key, object);
+        }
+        Ok(())
+    }
+
+    /// Compares a content that is in memory with somebody else's object.
+    pub(in crate::sync::file) async fn compare(
+        &self,
+        object: &Object,
+        bytes: Bytes,
+        sha256: Sha256,
+    ) -> Option<Proof> {
+        let claims = Claims::of(object, part_size_bytes(object.size));
+        if !claims.is_of_size(bytes.len() as u64) {
+            return None;
+        }
+        let compare = move || {
+            let mut sums = claims.sums();
+            sums.update(&bytes);
+            claims.judge(sums, sha256)
+        };
+        self.ctx.offload.run(compare).await
     }
 
     pub(in crate::sync::file) async fn move_aside(&mut self, object: &Object) -> Result<(), Stop> {

@@ -13,10 +13,11 @@ use crate::base::digest::Crc64;
 use crate::base::offload::Offload;
 use crate::base::path::RelPath;
 use crate::base::policy::{Guarding, History, OnDelete};
+use crate::base::proof::Proof;
 use crate::base::stat::{Identity, Kind, Stat};
 use crate::manifest::{self, Change, Entry, FolderId, Manifest, Remote, UploadPart};
 use crate::store::key::KeyMap;
-use crate::store::{self, ErrorKind, Object, Part, Store, Tap};
+use crate::store::{self, ErrorKind, Object, Part, Store, Tap, Which};
 use crate::sync::brake::Verdict;
 use crate::sync::dedupe::{Claim, Dedupe, First};
 use crate::sync::limits::{self, Limits, Permit};
@@ -380,6 +381,8 @@ pub enum How {
     Copied,
     /// They were there already.
     Noted,
+    /// They were there already, in an object that somebody else wrote.
+    Adopted(Proof),
 }
 
 /// What a job asks for, on behalf of its path.
@@ -393,6 +396,12 @@ pub(in crate::sync::file) struct JobGate {
 impl JobGate {
     pub async fn head(&self, key: &str) -> store::Result<Object> {
         upload::Gate::send(self, 0, self.ctx.store.head(key)).await
+    }
+
+    /// Looks at an object, and asks for the checksums that the store keeps of it.
+    pub async fn sums(&self, key: &str) -> store::Result<Object> {
+        let look = self.ctx.store.head_of(key, &Which::Current);
+        upload::Gate::send(self, 0, look).await
     }
 }
 

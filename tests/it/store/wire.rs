@@ -1,8 +1,8 @@
 //! What goes over the wire, byte by byte, and what is read from it.
 
-use tidewatch::base::digest::{Crc64, Sha256};
+use tidewatch::base::digest::{Crc32, Crc32c, Crc64, Sha256};
 use tidewatch::store::s3::{Addressing, S3Store, Settings, SetupError};
-use tidewatch::store::{Effect, ErrorKind, Meta, Store, Which};
+use tidewatch::store::{Effect, ErrorKind, Meta, Store, Sum, Which};
 
 use crate::store::faults::{OK, at, body, part, xml};
 use crate::support::raw_server::{RawServer, Reply};
@@ -140,6 +140,63 @@ async fn a_range_names_the_size_of_the_whole() {
         store.get("k", Some(2..5)).await.is_err(),
         "the range was ignored"
     );
+}
+
+#[tokio::test]
+async fn a_look_asks_for_checksums_and_takes_those_of_the_whole_only() {
+    // The sums of "123456789".
+    let (crc64, crc32, crc32c) = (
+        Crc64::of(b"123456789"),
+        Crc32::of(b"123456789"),
+        Crc32c::of(b"123456789"),
+    );
+    let look = |headers| Reply::Answer(200, headers, "");
+    let table = [
+        (look("etag: \"e\"\r\n"), None, None),
+        (
+            look("etag: \"e-2\"\r\nx-amz-checksum-crc64nvme: rosUhgp5mIg=\r\n"),
+            Some(crc64),
+            None,
+        ),
+        (
+            look("etag: \"e\"\r\nx-amz-checksum-crc32: y/Q5Jg==\r\n"),
+            None,
+            Some(Sum::Crc32(crc32)),
+        ),
+        (
+            look(
+                "etag: \"e-2\"\r\nx-amz-checksum-crc32c: 4waSgw==\r\nx-amz-checksum-type: FULL_OBJECT\r\n",
+            ),
+            None,
+            Some(Sum::Crc32c(crc32c)),
+        ),
+        // Sums of sums: one says so, one shows it, one may be anything.
+        (
+            look(
+                "etag: \"e-2\"\r\nx-amz-checksum-crc32: y/Q5Jg==\r\nx-amz-checksum-type: COMPOSITE\r\n",
+            ),
+            None,
+            None,
+        ),
+        (
+            look("etag: \"e-2\"\r\nx-amz-checksum-crc64nvme: rosUhgp5mIg=-2\r\n"),
+            None,
+            None,
+        ),
+        (
+            look("etag: \"e-2\"\r\nx-amz-checksum-crc32: y/Q5Jg==\r\n"),
+            None,
+            None,
+        ),
+    ];
+    let server = RawServer::start(table.clone().map(|(reply, ..)| reply)).await;
+    let store = at(server.url()).await;
+    for (at, (_, crc64, sum)) in table.iter().enumerate() {
+        let object = store.head_of("k", &Which::Current).await.expect("a look");
+        assert_eq!((&object.crc64, &object.sum), (crc64, sum), "row {at}");
+    }
+    let asked = &server.seen()[0];
+    assert_eq!(asked.header("x-amz-checksum-mode"), Some("ENABLED"));
 }
 
 #[tokio::test]
