@@ -13,7 +13,7 @@ use clap::{CommandFactory as _, Parser as _};
 
 use crate::cli::args::restore::RestoreArgs;
 use crate::cli::args::verify::VerifyArgs;
-use crate::cli::args::{Cli, Command, FolderVerb, HeldVerb, SyncArgs};
+use crate::cli::args::{Cli, Command, FolderVerb, HeldVerb, HistoryArgs, SyncArgs};
 use crate::commands::check::{self, CheckOptions};
 #[cfg(feature = "demo")]
 use crate::commands::demo::{self, DemoOptions};
@@ -97,20 +97,7 @@ fn dispatch(cli: Cli, surroundings: &Surroundings) -> anyhow::Result<Exit> {
                 json: args.json,
             })
         }
-        Command::History(args) => {
-            let asked = source::Asked {
-                from: args.from,
-                config: args.config.config,
-                state_dir: args.state.state_dir,
-                s3: args.s3.into(),
-            };
-            let source = source::around(&asked, &args.path, surroundings)?;
-            drive(history::history(HistoryOptions {
-                source,
-                path: args.path,
-                json: args.json,
-            }))
-        }
+        Command::History(args) => drive(history::history(history_options(args, surroundings)?)),
         Command::Verify(args) => drive(verify::verify(verify_options(args, quiet, surroundings)?)),
         Command::Held(args) => {
             let (of, what) = match args.what {
@@ -240,6 +227,23 @@ fn sync_options(
         retry_failed: args.retry_failed,
         json: args.json,
         quiet,
+    })
+}
+
+fn history_options(
+    args: HistoryArgs,
+    surroundings: &Surroundings,
+) -> Result<HistoryOptions, Problems> {
+    let asked = source::Asked {
+        from: args.from,
+        config: args.config.config,
+        state_dir: args.state.state_dir,
+        s3: args.s3.into(),
+    };
+    Ok(HistoryOptions {
+        source: source::around(&asked, &args.path, surroundings)?,
+        path: args.path,
+        json: args.json,
     })
 }
 

@@ -12,6 +12,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
 
 use crate::base::clock::rfc3339_millis;
+use crate::base::digest::Sha256;
 use crate::base::path::RelPath;
 use crate::base::units::show_bytes;
 use crate::catalog::{self, Chain, Op, Record};
@@ -43,6 +44,7 @@ pub struct HistoryOptions {
 
 /// One content that the file had.
 #[derive(Clone, Debug, Serialize)]
+#[expect(clippy::struct_field_names, reason = "the contract names them")]
 struct Version {
     /// The name that it had then, escaped for people.
     path: String,
@@ -117,7 +119,7 @@ pub async fn history(options: HistoryOptions) -> anyhow::Result<Exit> {
         } else {
             let is_renamed = before.as_ref().is_some_and(|path| *path != version.path);
             if (before.is_none() && version.path != path) || is_renamed {
-                out.line(&format!("as {}:", version.path))
+                out.line(format!("as {}:", version.path))
                     .context("write the results")?;
             }
             before = Some(version.path.clone());
@@ -255,7 +257,7 @@ async fn tell(store: &dyn Store, version: &Found) -> Version {
         time: rfc3339_millis(put.time_ns),
         size: put.size.unwrap_or_default(),
         mtime: put.mtime_ns.map(rfc3339_millis),
-        sha256: put.sha256.map(|sha256| sha256.to_hex()).unwrap_or_default(),
+        sha256: put.sha256.as_ref().map(Sha256::to_hex).unwrap_or_default(),
         ended: version.end.map(|(how, _)| how),
         until: version.end.map(|(_, ns)| rfc3339_millis(ns)),
         kept,

@@ -110,6 +110,7 @@ mod tests {
             version_id: None,
             user: Vec::new(),
             crc64: None,
+            sum: None,
             is_keyed: false,
             modified_ns: None,
             date_ns: None,

@@ -168,6 +168,7 @@ mod tests {
             version_id: None,
             user: user.map(|(a, b)| (a.to_owned(), b.to_owned())).to_vec(),
             crc64: None,
+            sum: None,
             is_keyed: false,
             modified_ns: None,
             date_ns: None,

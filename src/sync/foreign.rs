@@ -276,6 +276,7 @@ mod tests {
     fn object(size: usize, etag: &str, user: &[(&str, &str)]) -> Object {
         let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         Object {
+            is_keyed: false,
             size: size as u64,
             etag: etag.to_owned(),
             version_id: None,

@@ -26,6 +26,10 @@ use crate::config::{self, Concurrency};
         3  something could not be verified, or its key is no path\n  \
         5  the bucket cannot be reached, or a right is missing"
 )]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the command line"
+)]
 pub(in crate::cli) struct RestoreArgs {
     /// A folder's name, its path, or any `s3://BUCKET[/PREFIX]`
     #[arg(value_name = "FOLDER")]

@@ -332,9 +332,9 @@ async fn first_there(store: &dyn Store, lost: &Lost) -> store::Result<Option<Wan
                     ..found
                 }));
             }
-            Ok(_) => {}
             Err(error) if error.is_everyones() => return Err(error),
-            Err(_) => {}
+            // Another one, or none: the next.
+            Ok(_) | Err(_) => {}
         }
     }
     Ok(None)
