@@ -11,9 +11,11 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 
+use crate::cli::args::held::HeldVerb;
+use crate::cli::args::history::HistoryArgs;
 use crate::cli::args::restore::RestoreArgs;
 use crate::cli::args::verify::VerifyArgs;
-use crate::cli::args::{Cli, Command, FolderVerb, HeldVerb, HistoryArgs, SyncArgs};
+use crate::cli::args::{Cli, Command, FolderVerb, SyncArgs};
 use crate::commands::check::{self, CheckOptions};
 #[cfg(feature = "demo")]
 use crate::commands::demo::{self, DemoOptions};

@@ -1,5 +1,7 @@
 //! What can be asked for on the command line, as clap reads it.
 
+pub(in crate::cli) mod held;
+pub(in crate::cli) mod history;
 pub(in crate::cli) mod restore;
 pub(in crate::cli) mod verify;
 
@@ -11,6 +13,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::base::policy::OnDelete;
+use crate::cli::args::held::HeldArgs;
+use crate::cli::args::history::HistoryArgs;
 use crate::cli::args::restore::RestoreArgs;
 use crate::cli::args::verify::VerifyArgs;
 use crate::config::{self, Bandwidth, Concurrency, Options, PathStyle, S3Options};
@@ -287,66 +291,6 @@ pub(in crate::cli) struct ExplainArgs {
     /// Print one JSON object for each folder that holds the file
     #[arg(long)]
     pub json: bool,
-}
-
-#[derive(Args, Debug)]
-#[command(after_long_help = "Exit codes:\n  \
-    0  the versions are printed\n  \
-    2  there is no catalog, or it has never had that file\n  \
-    3  the catalog is damaged: something is not known\n  \
-    5  the bucket cannot be reached, or a right is missing")]
-pub(in crate::cli) struct HistoryArgs {
-    /// The file: where it is or was on this machine, or inside the folder
-    pub path: PathBuf,
-
-    /// A folder's name or path, or any `s3://BUCKET[/PREFIX]`
-    #[arg(long, value_name = "FOLDER")]
-    pub from: Option<String>,
-
-    #[command(flatten)]
-    pub config: ConfigArg,
-
-    #[command(flatten)]
-    pub state: StateArg,
-
-    #[command(flatten)]
-    pub s3: S3Args,
-
-    /// Print one JSON object for each version
-    #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(Args, Debug)]
-pub(in crate::cli) struct HeldArgs {
-    #[command(subcommand)]
-    pub what: HeldVerb,
-}
-
-#[derive(Subcommand, Debug)]
-pub(in crate::cli) enum HeldVerb {
-    /// Show what is held
-    List {
-        #[command(flatten)]
-        of: HeldOf,
-        /// Print one JSON object for each path
-        #[arg(long)]
-        json: bool,
-    },
-    /// Do what is held after all
-    Release(HeldOf),
-    /// Forget what is held; the objects stay as they are
-    Drop(HeldOf),
-}
-
-#[derive(Args, Debug)]
-pub(in crate::cli) struct HeldOf {
-    /// A folder's name, its path, or its s3:// URL; all of them if not given
-    pub folder: Option<String>,
-    #[command(flatten)]
-    pub config: ConfigArg,
-    #[command(flatten)]
-    pub state: StateArg,
 }
 
 #[derive(Args, Debug)]

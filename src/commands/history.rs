@@ -257,7 +257,7 @@ async fn tell(store: &dyn Store, version: &Found) -> Version {
         time: rfc3339_millis(put.time_ns),
         size: put.size.unwrap_or_default(),
         mtime: put.mtime_ns.map(rfc3339_millis),
-        sha256: put.sha256.as_ref().map(Sha256::to_hex).unwrap_or_default(),
+        sha256: put.sha256.map(Sha256::to_hex).unwrap_or_default(),
         ended: version.end.map(|(how, _)| how),
         until: version.end.map(|(_, ns)| rfc3339_millis(ns)),
         kept,
