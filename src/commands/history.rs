@@ -269,7 +269,7 @@ async fn tell(store: &dyn Store, version: &Found) -> Version {
 /// One line for people.
 fn text(version: &Version) -> String {
     let since = version.time.get(..19).unwrap_or_default().replace('T', " ");
-    let hash = version.sha256.get(..12).unwrap_or_default();
+    let hash = version.sha256.get(..7).unwrap_or_default();
     let until = version.until.as_deref().and_then(|until| until.get(..19));
     let ended = match (version.ended, until) {
         (Some(how), Some(until)) => format!("{how} {}", until.replace('T', " ")),
@@ -277,10 +277,10 @@ fn text(version: &Version) -> String {
     };
     let kept = match version.kept {
         "bucket" => "",
-        "version" => "  (a version)",
-        "trash" => "  (in trash)",
-        _ => "  (not kept)",
+        "version" => "  (version)",
+        "trash" => "  (trash)",
+        _ => "  (lost)",
     };
     let size = show_bytes(version.size);
-    format!("{since}  {size:>10}  {hash}  {ended}{kept}")
+    format!("{since}  {size:>9}  {hash}  {ended}{kept}")
 }

@@ -11,6 +11,7 @@
 mod conflicts;
 mod faults;
 mod hostile;
+mod past;
 mod round;
 
 use std::collections::BTreeMap;

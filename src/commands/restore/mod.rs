@@ -3,7 +3,7 @@
 //! Needs nothing but the bucket: works on a machine that has no config and no state. Never writes to the bucket, takes no
 //! lease, and needs no right but to list and to read.
 
-mod past;
+pub mod past;
 pub mod source;
 mod teller;
 

@@ -7,12 +7,12 @@ use crate::base::digest::Sha256;
 use crate::base::policy::Guarding;
 use crate::base::proof::Proof;
 use crate::manifest::{Aside, Change, Content, Entry, Facts, State};
-use crate::store::{ErrorKind, Meta, Object};
+use crate::store::{ErrorKind, Meta, Object, Which};
 use crate::sync::file::{Stop, Way};
 use crate::sync::foreign::Claims;
 use crate::sync::plan;
 use crate::sync::upload::copies::{self, Original};
-use crate::sync::upload::part_size_bytes;
+use crate::sync::upload::{Gate as _, part_size_bytes};
 
 impl Way {
     /// After the horizon of an earlier request: one look at the key tells whether it is what the row says.
@@ -46,7 +46,9 @@ impl Way {
         let Some(remote) = &self.task.remote else {
             return Ok(None);
         };
-        match self.gate().sums(&self.task.key).await {
+        // With the checksums that the store keeps of it, which may prove what it holds.
+        let look = self.ctx.store.head_of(&self.task.key, &Which::Current);
+        match self.gate().send(0, look).await {
             Ok(object) => Ok(Some(object)),
             Err(error) if error.kind == ErrorKind::NotFound => {
                 self.changes.push(Change::RemoteTaken(remote.key.clone()));

@@ -17,7 +17,7 @@ use crate::base::proof::Proof;
 use crate::base::stat::{Identity, Kind, Stat};
 use crate::manifest::{self, Change, Entry, FolderId, Manifest, Remote, UploadPart};
 use crate::store::key::KeyMap;
-use crate::store::{self, ErrorKind, Object, Part, Store, Tap, Which};
+use crate::store::{self, ErrorKind, Object, Part, Store, Tap};
 use crate::sync::brake::Verdict;
 use crate::sync::dedupe::{Claim, Dedupe, First};
 use crate::sync::limits::{self, Limits, Permit};
@@ -396,12 +396,6 @@ pub(in crate::sync::file) struct JobGate {
 impl JobGate {
     pub async fn head(&self, key: &str) -> store::Result<Object> {
         upload::Gate::send(self, 0, self.ctx.store.head(key)).await
-    }
-
-    /// Looks at an object, and asks for the checksums that the store keeps of it.
-    pub async fn sums(&self, key: &str) -> store::Result<Object> {
-        let look = self.ctx.store.head_of(key, &Which::Current);
-        upload::Gate::send(self, 0, look).await
     }
 }
 

@@ -433,7 +433,6 @@ impl Inner {
             is_keyed: false,
             modified_ns: object.modified_ns,
             date_ns: self.date_ns(),
-            crc64: None,
             sum: None,
         };
         Ok((seen, object.bytes.clone()))
