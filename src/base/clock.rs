@@ -127,9 +127,19 @@ pub fn parse_rfc3339_nanos(text: &str) -> Option<i64> {
 }
 
 /// Reads a time as people write it: RFC 3339 with a zone, or `2026-11-20 10:00[:30]` or `2026-11-20` by the clocks of this
-/// machine's time zone. Nanoseconds since the epoch.
+/// machine's time zone. Nanoseconds since the epoch; the last one that is written so: of `10:00` and `10:00:00` the last of
+/// that second, of `10:00:00.123` the last of that millisecond.
 pub fn parse_moment(text: &str) -> Option<i64> {
-    moment_in(text.trim(), TimeZone::system())
+    let text = text.trim();
+    let begins_ns = moment_in(text, TimeZone::system())?;
+    let fraction = text.split_once('.').map_or("", |(_, rest)| rest);
+    let digits = fraction
+        .bytes()
+        .take_while(u8::is_ascii_digit)
+        .count()
+        .min(9);
+    let left = 10_i64.pow(9 - digits as u32) - 1;
+    Some(begins_ns.saturating_add(left))
 }
 
 fn moment_in(text: &str, zone: TimeZone) -> Option<i64> {
@@ -161,6 +171,15 @@ mod tests {
             ("2026-11-20T10:00:00+01:00", "2026-11-20T09:00:00Z"),
         ] {
             assert_eq!(of(text).as_deref(), Some(expected), "{text}");
+        }
+        for (text, expected) in [
+            ("2026-11-20T10:00:00Z", 999_999_999),
+            ("2026-11-20T10:00:00.5Z", 599_999_999),
+            ("2026-11-20T10:00:00.123Z", 123_999_999),
+            ("2026-11-20T10:00:00.123456789+00:00", 123_456_789),
+        ] {
+            let ns = parse_moment(text).map(|ns| ns.rem_euclid(1_000_000_000));
+            assert_eq!(ns, Some(expected), "{text}");
         }
         for text in [
             "",
