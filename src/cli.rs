@@ -12,13 +12,14 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 
 use crate::cli::args::held::HeldVerb;
-use crate::cli::args::history::HistoryArgs;
+use crate::cli::args::history::{DrillArgs, HistoryArgs};
 use crate::cli::args::restore::RestoreArgs;
 use crate::cli::args::verify::VerifyArgs;
 use crate::cli::args::{Cli, Command, FolderVerb, SyncArgs};
 use crate::commands::check::{self, CheckOptions};
 #[cfg(feature = "demo")]
 use crate::commands::demo::{self, DemoOptions};
+use crate::commands::drill::{self, DrillOptions};
 use crate::commands::explain::{self, ExplainOptions};
 use crate::commands::folder::{self, FolderCommand, FolderOptions};
 use crate::commands::held::{self, HeldCommand, HeldOptions};
@@ -100,6 +101,7 @@ fn dispatch(cli: Cli, surroundings: &Surroundings) -> anyhow::Result<Exit> {
             })
         }
         Command::History(args) => drive(history::history(history_options(args, surroundings)?)),
+        Command::Drill(args) => drive(drill::drill(drill_options(args, surroundings)?)),
         Command::Verify(args) => drive(verify::verify(verify_options(args, quiet, surroundings)?)),
         Command::Held(args) => {
             let (of, what) = match args.what {
@@ -229,6 +231,19 @@ fn sync_options(
         retry_failed: args.retry_failed,
         json: args.json,
         quiet,
+    })
+}
+
+fn drill_options(args: DrillArgs, surroundings: &Surroundings) -> Result<DrillOptions, Problems> {
+    let asked = source::Asked {
+        from: args.folder,
+        config: args.config.config,
+        state_dir: args.state.state_dir,
+        s3: args.s3.into(),
+    };
+    Ok(DrillOptions {
+        folders: source::places(&asked, surroundings)?,
+        json: args.json,
     })
 }
 

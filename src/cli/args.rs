@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::base::policy::OnDelete;
 use crate::cli::args::held::HeldArgs;
-use crate::cli::args::history::HistoryArgs;
+use crate::cli::args::history::{DrillArgs, HistoryArgs};
 use crate::cli::args::restore::RestoreArgs;
 use crate::cli::args::verify::VerifyArgs;
 use crate::config::{self, Bandwidth, Concurrency, Options, PathStyle, S3Options};
@@ -113,6 +113,8 @@ pub(in crate::cli) enum Command {
     Explain(ExplainArgs),
     /// Show the versions that a file has had
     History(HistoryArgs),
+    /// Restore a sample to a scratch place, and compare it
+    Drill(DrillArgs),
 
     /// Show what a brake holds; let it go, or forget it
     #[command(

@@ -4,6 +4,7 @@ pub mod check;
 pub mod control;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod drill;
 pub mod explain;
 pub mod features;
 pub mod folder;

@@ -60,7 +60,7 @@ pub struct Happening<'a> {
 }
 
 /// Who is told what happens, as it happens.
-pub type Tell<'a> = &'a mut (dyn FnMut(&Happening<'_>) + Send);
+pub type Tell<'a> = &'a mut (dyn FnMut(&Happening<'_>) + Send + Sync);
 
 /// What a restore has done.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

@@ -136,6 +136,7 @@ fn the_smallest_config_has_the_defaults() {
             trash_keep: Duration::from_secs(30 * 24 * 3600),
             symlinks: Symlinks::Skip,
             watch: WatchMode::Auto,
+            drill: None,
             max_size: None,
             min_size: None,
             min_age: None,
@@ -205,7 +206,7 @@ fn what_a_folder_wants_done_arrives() {
     let text = format!(
         "{SMALLEST}on_delete = \"trash\"\ndelete_brake = \"off\"\n\
          overwrite_brake = {{ files = 500, window = \"1h\" }}\nhistory = \"trash\"\nguard = \"strict\"\ntrash_keep = \"7d\"\n\
-         symlinks = \"record\"\nwatch = \"poll\"\nmax_size = \"10GiB\"\nmin_size = \"1\"\nmin_age = \"5m\"\n\
+         symlinks = \"record\"\nwatch = \"poll\"\ndrill = \"7d\"\nmax_size = \"10GiB\"\nmin_size = \"1\"\nmin_age = \"5m\"\n\
          max_age = \"300d\"\nexclude_caches = false\n"
     );
     let config = machine.load(&text).expect("a good config");
@@ -234,6 +235,7 @@ fn what_a_folder_wants_done_arrives() {
     assert_eq!(folder.overwrite_brake, Some(overwrites));
     assert_eq!(folder.trash_keep, hours(7 * 24));
     assert_eq!(folder.watch, WatchMode::Poll);
+    assert_eq!(folder.drill, Some(Duration::from_secs(7 * 24 * 3600)));
     assert_eq!(
         (folder.max_size, folder.min_size),
         (Some(10 << 30), Some(1))
@@ -332,6 +334,10 @@ const WRONG: &[(&str, &str)] = &[
     (
         "+settle = \"2000 years\"",
         "config.toml:4: `settle`: expected at most \"365 days\", got \"2000 years\"",
+    ),
+    (
+        "+drill = \"10m\"",
+        "config.toml:4: `drill`: expected at least \"1h\", got \"10m\"",
     ),
     (
         "+rescan = \"0s\"",

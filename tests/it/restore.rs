@@ -9,6 +9,7 @@
 )]
 
 mod conflicts;
+mod drill;
 mod faults;
 mod hostile;
 mod past;

@@ -1,4 +1,4 @@
-//! What `tidewatch history` can be asked.
+//! What `tidewatch history` and `tidewatch drill` can be asked.
 
 use std::path::PathBuf;
 
@@ -30,6 +30,30 @@ pub(in crate::cli) struct HistoryArgs {
     pub s3: S3Args,
 
     /// Print one JSON object for each version
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_long_help = "Exit codes:\n  \
+    0  all that was tried came back right\n  \
+    2  wrong usage, or there is nothing in the bucket yet\n  \
+    3  something did not come back, or came back wrong\n  \
+    5  the bucket cannot be reached, or a right is missing")]
+pub(in crate::cli) struct DrillArgs {
+    /// A folder's name, its path, or its s3:// URL; all of them if not given
+    pub folder: Option<String>,
+
+    #[command(flatten)]
+    pub config: ConfigArg,
+
+    #[command(flatten)]
+    pub state: StateArg,
+
+    #[command(flatten)]
+    pub s3: S3Args,
+
+    /// Print one JSON object for each folder
     #[arg(long)]
     pub json: bool,
 }

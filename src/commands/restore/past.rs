@@ -40,6 +40,8 @@ pub struct Found {
     pub notes: Vec<String>,
     /// Whether something is not known because of damage.
     pub is_damaged: bool,
+    /// Files whose content is nowhere any more; they are among what the listing refuses.
+    pub lost: Vec<RelPath>,
 }
 
 /// Why nothing can be restored.
@@ -74,6 +76,7 @@ pub async fn find(
         listing,
         notes,
         is_damaged,
+        lost: Vec::new(),
     };
     let chain = match Chain::list(store.clone(), keys.clone()).await {
         Ok(chain) => chain,
@@ -135,7 +138,7 @@ pub async fn find(
     }
     let mut finder = Finder::new(store, keys, &past, &listing);
     finder.gather(only, moment);
-    let mut found = finder.settle().await?;
+    let (mut found, lost) = finder.settle().await?;
     found.wanted.extend(unknown);
     found.refused.extend(listing.refused.iter().cloned());
     found.unmatched.clone_from(&listing.unmatched);
@@ -152,6 +155,7 @@ pub async fn find(
         listing: found,
         notes,
         is_damaged,
+        lost,
     })
 }
 
@@ -277,7 +281,8 @@ impl<'a> Finder<'a> {
     }
 
     /// Looks at the candidates, and refuses what has none.
-    async fn settle(mut self) -> Result<Listing, Trouble> {
+    async fn settle(mut self) -> Result<(Listing, Vec<RelPath>), Trouble> {
+        let mut nowhere = Vec::new();
         let mut looks: JoinSet<(Lost, store::Result<Option<Wanted>>)> = JoinSet::new();
         let mut lost = std::mem::take(&mut self.lost).into_iter();
         loop {
@@ -291,7 +296,7 @@ impl<'a> Finder<'a> {
                 });
             }
             let Some(looked) = looks.join_next().await else {
-                return Ok(self.found);
+                return Ok((self.found, nowhere));
             };
             let (lost, found) = match looked {
                 Ok(looked) => looked,
@@ -300,16 +305,18 @@ impl<'a> Finder<'a> {
                     Err(_) => continue,
                 },
             };
-            match found? {
-                Some(wanted) => self.found.wanted.push(wanted),
-                None => self.found.refused.push(Refused {
-                    key: lost.known.key,
+            if let Some(wanted) = found? {
+                self.found.wanted.push(wanted);
+            } else {
+                self.found.refused.push(Refused {
+                    key: lost.known.key.clone(),
                     why: format!(
                         "the content that `{}` had from {} on is not in the bucket any more",
                         lost.path,
                         rfc3339(lost.known.time_ns)
                     ),
-                }),
+                });
+                nowhere.push(lost.path);
             }
         }
     }

@@ -97,6 +97,51 @@ pub fn find(asked: &Asked, surroundings: &Surroundings) -> Result<Source, Proble
     Ok(Source { folder, known })
 }
 
+/// Finds the folders that are synced from here, or the one that `asked` names, and the state folder of each.
+pub fn places(
+    asked: &Asked,
+    surroundings: &Surroundings,
+) -> Result<Vec<(Folder, PathBuf)>, Problems> {
+    let named = asked.config.as_deref();
+    let mut places = Vec::new();
+    match config::find(named, surroundings) {
+        Ok(place) => {
+            let config = from_config(&place, asked, surroundings)?;
+            let folders = config.folders.into_iter();
+            places.extend(folders.map(|folder| (folder, config.state_dir.clone())));
+        }
+        Err(problem) if named.is_some() => return Err(problem.into()),
+        Err(_) => {}
+    }
+    for dir in states::find(named, asked.state_dir.clone(), surroundings)? {
+        for folder in from_state(&dir, asked) {
+            let is_known = |(other, _): &(Folder, PathBuf)| {
+                other.to == folder.to && same_endpoint(other, &folder)
+            };
+            if !places.iter().any(is_known) {
+                places.push((folder, dir.clone()));
+            }
+        }
+    }
+    let lines: Vec<String> = places.iter().map(|(folder, _)| line(folder)).collect();
+    if let Some(wanted) = &asked.from {
+        let meant = Meant::of(wanted);
+        places.retain(|(folder, _)| {
+            meant.is(&folder.name, &shown(&folder.path), &folder.to.to_string())
+        });
+        if places.is_empty() {
+            let text = meant::missing(wanted, &lines);
+            let said = text.strip_prefix("tidewatch: ").unwrap_or(&text);
+            let said = said.strip_prefix("could not ").unwrap_or(said);
+            return Err(Problem::new(said.to_owned()).into());
+        }
+    }
+    if places.is_empty() {
+        return Err(Problem::new("nothing is synced from here yet").into());
+    }
+    Ok(places)
+}
+
 /// Finds the folder that `asked` names, or else the innermost one that has `path`, a path of this machine.
 pub fn around(asked: &Asked, path: &Path, surroundings: &Surroundings) -> Result<Source, Problems> {
     if asked.from.is_none()
@@ -130,7 +175,7 @@ fn line(folder: &Folder) -> String {
 fn known(asked: &Asked, surroundings: &Surroundings) -> Result<(Vec<Folder>, usize), Problems> {
     let named = asked.config.as_deref();
     let mut known = match config::find(named, surroundings) {
-        Ok(place) => from_config(&place, asked, surroundings)?,
+        Ok(place) => from_config(&place, asked, surroundings)?.folders,
         Err(problem) if named.is_some() => return Err(problem.into()),
         Err(_) => Vec::new(),
     };
@@ -156,13 +201,13 @@ fn from_config(
     place: &Path,
     asked: &Asked,
     surroundings: &Surroundings,
-) -> Result<Vec<Folder>, Problems> {
+) -> Result<Config, Problems> {
     let options = Options {
         state_dir: asked.state_dir.clone(),
         s3: asked.s3.clone(),
         ..Options::default()
     };
-    Ok(Config::load(&config::text_of(place)?, place, &options, surroundings)?.folders)
+    Config::load(&config::text_of(place)?, place, &options, surroundings)
 }
 
 /// Returns the folders of a state; none of one that cannot be read, which may be another user's or damaged: a URL always
