@@ -22,6 +22,7 @@ use tidewatch::store::{Body, Meta, Store as _};
 use crate::agent::{Bench, slow};
 use crate::process::{Ended, World, end_of, ended, send};
 use crate::support::endpoint::{BUCKET, Endpoint};
+use crate::support::mem_store::Habits;
 
 const MIB: usize = 1 << 20;
 
@@ -444,7 +445,11 @@ async fn after_a_lost_state_nothing_is_sent_that_is_there() {
 
 #[tokio::test(start_paused = true)]
 async fn where_a_store_keeps_no_checksums_the_parts_are_made_again() {
-    let bench = Bench::new(slow(5));
+    let habits = Habits {
+        ignores_checksums: true,
+        ..Habits::default()
+    };
+    let bench = Bench::with_habits(slow(5), habits);
     let path = |name: &str| RelPath::root().join(name.as_bytes());
     let (equal, other) = (content(1, 20 * MIB), content(2, 20 * MIB));
     for (name, part_bytes) in [
