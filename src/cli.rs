@@ -11,20 +11,28 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 
-use crate::cli::args::{Cli, Command, FolderVerb, HeldVerb, SyncArgs};
+use crate::cli::args::held::HeldVerb;
+use crate::cli::args::history::{DrillArgs, HistoryArgs};
+use crate::cli::args::restore::RestoreArgs;
+use crate::cli::args::verify::VerifyArgs;
+use crate::cli::args::{Cli, Command, FolderVerb, SyncArgs};
 use crate::commands::check::{self, CheckOptions};
 #[cfg(feature = "demo")]
 use crate::commands::demo::{self, DemoOptions};
+use crate::commands::drill::{self, DrillOptions};
 use crate::commands::explain::{self, ExplainOptions};
 use crate::commands::folder::{self, FolderCommand, FolderOptions};
 use crate::commands::held::{self, HeldCommand, HeldOptions};
+use crate::commands::history::{self, HistoryOptions};
 use crate::commands::init::{self, InitOptions};
 use crate::commands::reload::Reader;
+use crate::commands::restore::{self, RestoreOptions, source};
 use crate::commands::status::{self, StatusOptions, states};
 use crate::commands::sync::{self, SyncOptions};
+use crate::commands::verify::{self, VerifyOptions};
 use crate::commands::watch::{self, WatchOptions};
 use crate::commands::{Exit, pages};
-use crate::config::{self, Config, Options, Problem, Problems, Surroundings};
+use crate::config::{self, Config, Options, Problem, Problems, S3Options, Surroundings};
 use crate::report::log;
 use crate::report::out::{Out, note};
 
@@ -68,6 +76,12 @@ fn dispatch(cli: Cli, surroundings: &Surroundings) -> anyhow::Result<Exit> {
             }))
         }
         Command::Sync(args) => drive(sync::sync(sync_options(args, quiet, surroundings)?)),
+        Command::Restore(args) => drive(restore::restore(restore_options(
+            args,
+            quiet,
+            surroundings,
+        )?)),
+        Command::Adopt(args) => drive(sync::adopt(sync_options(args, quiet, surroundings)?)),
         Command::Status(args) => status::status(&StatusOptions {
             states: states::find(
                 args.config.config.as_deref(),
@@ -86,6 +100,9 @@ fn dispatch(cli: Cli, surroundings: &Surroundings) -> anyhow::Result<Exit> {
                 json: args.json,
             })
         }
+        Command::History(args) => drive(history::history(history_options(args, surroundings)?)),
+        Command::Drill(args) => drive(drill::drill(drill_options(args, surroundings)?)),
+        Command::Verify(args) => drive(verify::verify(verify_options(args, quiet, surroundings)?)),
         Command::Held(args) => {
             let (of, what) = match args.what {
                 HeldVerb::List { of, json } => (of, HeldCommand::List { json }),
@@ -128,7 +145,10 @@ fn dispatch(cli: Cli, surroundings: &Surroundings) -> anyhow::Result<Exit> {
             let config = load(args.config.config.as_deref(), &options, surroundings)?;
             drive(check::check(CheckOptions { config }))
         }
-        Command::Init(args) => init::init(&InitOptions { file: args.file }, &mut out),
+        Command::Init(args) => {
+            let (file, from) = (args.file, args.from);
+            init::init(&InitOptions { file, from }, &mut out)
+        }
         #[cfg(feature = "demo")]
         Command::Demo(args) => drive(demo::demo(DemoOptions {
             dir: args.dir,
@@ -209,6 +229,100 @@ fn sync_options(
         timeout: args.timeout,
         dry_run: args.dry_run,
         retry_failed: args.retry_failed,
+        json: args.json,
+        quiet,
+    })
+}
+
+fn drill_options(args: DrillArgs, surroundings: &Surroundings) -> Result<DrillOptions, Problems> {
+    let asked = source::Asked {
+        from: args.folder,
+        config: args.config.config,
+        state_dir: args.state.state_dir,
+        s3: args.s3.into(),
+    };
+    Ok(DrillOptions {
+        folders: source::places(&asked, surroundings)?,
+        json: args.json,
+    })
+}
+
+fn history_options(
+    args: HistoryArgs,
+    surroundings: &Surroundings,
+) -> Result<HistoryOptions, Problems> {
+    let asked = source::Asked {
+        from: args.from,
+        config: args.config.config,
+        state_dir: args.state.state_dir,
+        s3: args.s3.into(),
+    };
+    Ok(HistoryOptions {
+        source: source::around(&asked, &args.path, surroundings)?,
+        path: args.path,
+        json: args.json,
+    })
+}
+
+fn restore_options(
+    args: RestoreArgs,
+    quiet: bool,
+    surroundings: &Surroundings,
+) -> Result<RestoreOptions, Problems> {
+    let asked = source::Asked {
+        from: args.from,
+        config: args.config.config,
+        state_dir: args.state.state_dir,
+        s3: args.s3.into(),
+    };
+    Ok(RestoreOptions {
+        source: source::find(&asked, surroundings)?,
+        paths: args.paths,
+        to: args.to,
+        on_conflict: args.on_conflict,
+        at_ns: args.at,
+        deleted: args.deleted,
+        owner: args.owner,
+        dry_run: args.dry_run,
+        json: args.json,
+        quiet,
+        concurrency: args.concurrency,
+    })
+}
+
+fn verify_options(
+    args: VerifyArgs,
+    quiet: bool,
+    surroundings: &Surroundings,
+) -> Result<VerifyOptions, Problems> {
+    let named = args.config.config.as_deref();
+    let s3: S3Options = args.s3.into();
+    let options = Options {
+        state_dir: args.state.state_dir.clone(),
+        s3: s3.clone(),
+        ..Options::default()
+    };
+    let config = match load(named, &options, surroundings) {
+        Ok(config) => Some(config),
+        Err(problems) if named.is_some() => return Err(problems),
+        // Folders that were synced without a config must not depend on one that nobody has named.
+        Err(problems) => {
+            let first = problems.iter().next();
+            if let (Ok(_), Some(why)) = (config::find(None, surroundings), first) {
+                note(format_args!("tidewatch: the config is left aside: {why}"));
+            }
+            None
+        }
+    };
+    Ok(VerifyOptions {
+        states: states::find(named, args.state.state_dir, surroundings)?,
+        folder: args.folder,
+        config,
+        s3,
+        local: args.local,
+        deep: args.deep,
+        sample: args.sample,
+        repair: args.repair,
         json: args.json,
         quiet,
     })

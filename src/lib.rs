@@ -22,18 +22,27 @@
 //! A file that is missing takes a longer road before it is a path like any other: two listings, what was known by then
 //! worked on first, the brake ([`agent`], `deletes`). What a person decides comes in as an event of the loop too.
 //!
+//! Whether the rows are true is asked from outside: [`commands::verify`] compares them with the bucket, the files and the
+//! objects, beside a running agent, and has the loop send again what is wrong.
+//! The first contact with a prefix that is not empty lists it once; what others left there is adopted where its content is
+//! proven equal ([`sync::foreign`]), and set aside into trash before its key is written where it is not. `adopt` is that
+//! with a plan before it.
+//!
 //! The modules in reading order: [`base`] has the words everybody uses; [`tree`] is what the disk has, [`store`] the
-//! bucket, [`manifest`] what we have seen synced; [`sync`] is the way of one file; [`agent`] the loop of one folder;
-//! [`commands`] what the command line runs besides the agent; [`report`] what people see; [`config`] and [`cli`] what
+//! bucket, [`manifest`] what we have seen synced, [`catalog`] the same in the bucket, with its history; [`sync`] is the
+//! way of one file; [`agent`] the loop of one folder; [`restore`] is the way back; [`commands`] what the command line runs
+//! besides the agent; [`report`] what people see; [`config`] and [`cli`] what
 //! they write. `tests/it/tidy.rs` holds who may know whom.
 
 pub mod agent;
 pub mod base;
+pub mod catalog;
 pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod manifest;
 pub mod report;
+pub mod restore;
 pub mod store;
 pub mod sync;
 pub mod tree;

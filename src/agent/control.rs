@@ -8,7 +8,8 @@ use crate::agent::root::renumbered;
 use crate::agent::{Loop, Pending, Then};
 use crate::base::clock::Now;
 use crate::base::path::RelPath;
-use crate::manifest::Change;
+use crate::manifest::{Change, Mend};
+use crate::tree::Touch;
 
 /// A request and where its answer goes.
 #[derive(Debug)]
@@ -20,7 +21,7 @@ pub struct Control {
 }
 
 /// What can be asked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Request {
     /// Lets everything go that the brakes hold.
     Release,
@@ -30,6 +31,8 @@ pub enum Request {
     AcceptRoot,
     /// Tries again what failed for good.
     RetryFailed,
+    /// Sends these files again: their objects are not what the rows say.
+    Mend(Vec<Mend>),
 }
 
 /// How it went: how many paths it was about, or why it did not work.
@@ -49,6 +52,15 @@ impl Loop {
                 self.unpark();
                 Ok((Vec::new(), self.failing.len() as u64))
             }
+            Request::Mend(mends) => {
+                let paths = mends.iter().map(|mend| mend.path.clone()).collect();
+                let changes = mends.into_iter().map(|mend| Change::Mend(Box::new(mend)));
+                self.pending.push_back(Pending {
+                    changes: changes.collect(),
+                    then: Then::Mended(answer, paths),
+                });
+                return;
+            }
         };
         match result {
             Ok((changes, count)) => {
@@ -59,6 +71,15 @@ impl Loop {
             }
             // An asker that has gone away needs no answer.
             Err(why) => drop(answer.send(Err(why))),
+        }
+    }
+
+    /// Rows are believed no more, durably: their files are looked at.
+    pub(super) fn mended(&mut self, paths: Vec<RelPath>, now: Now) {
+        for path in paths {
+            if !self.queue.touch(path, Touch::Scan, 0, now) {
+                self.scans.lost(now);
+            }
         }
     }
 

@@ -239,6 +239,13 @@ impl Loop {
                 self.tally().unchanged += 1;
                 What::Noted
             }
+            How::Adopted(proof) => {
+                let tally = self.tally();
+                tally.unchanged += 1;
+                tally.adopted.count(proof);
+                tally.adopted_bytes += size;
+                What::Adopted
+            }
         };
         tracing::debug!(folder = %self.teller.name(), %path, size, "{what:?}");
         self.teller.tell(what, path, Some(key), size, None);

@@ -46,6 +46,11 @@ impl Loop {
         self.turns.spawn(work);
     }
 
+    /// Returns true while a commit or a job is under way, or due.
+    pub(super) fn has_work_in_hand(&self) -> bool {
+        !self.turns.is_empty() || !self.jobs.is_empty() || !self.pending.is_empty()
+    }
+
     fn take_due(&mut self, now: Now) -> Vec<queue::Job> {
         let is_away = !self.is_root_there();
         if self.stopping.is_some()
@@ -103,6 +108,7 @@ impl Loop {
             held,
             result,
         } = turned;
+        self.catalog.logged(*result.as_ref().unwrap_or(&0), now);
         if let Err(error) = result {
             self.deletes.turn_failed();
             self.manifest_failures += 1;
@@ -133,6 +139,11 @@ impl Loop {
                 // An asker that has gone away needs no answer.
                 Then::Answer(noted) => drop(noted.send(())),
                 Then::Decided(answer, count) => drop(answer.send(Ok(count))),
+                Then::Mended(answer, paths) => {
+                    let count = paths.len() as u64;
+                    self.mended(paths, now);
+                    drop(answer.send(Ok(count)));
+                }
                 Then::Contacted => self.has_contact(),
                 Then::Unparked => self.unparked(now),
             }

@@ -333,7 +333,7 @@ impl Loop {
             return;
         };
         let folder = self.teller.name();
-        let follows = on.claim.follows();
+        let (follows, is_behind) = (on.claim.follows(), on.claim.is_behind());
         on.claim.looks_again();
         on.is_shut = (on.is_shut || follows) && !self.jobs.is_empty();
         if on.is_shut {
@@ -358,7 +358,14 @@ impl Loop {
         (on.held, on.failures, on.trouble) = (Some(held), 0, None);
         on.is_lost = false;
         on.not_before = now.mono;
-        if follows && self.contact.again() {
+        let looks_again = follows && self.contact.again();
+        if is_behind {
+            tracing::warn!(
+                folder,
+                "the state folder is older than the bucket, an old copy was put back or a copy of it is at work somewhere else: \
+                 everything in the bucket is looked at again"
+            );
+        } else if looks_again {
             tracing::info!(
                 folder,
                 "another agent had the prefix: everything in the bucket is looked at again"

@@ -3,9 +3,8 @@
 //! - Overview: hints, scans and jobs come in as one closed enum of events; handling one is synchronous. Each turn makes one
 //!   transaction of what has ended and of the intents of what is about to start; jobs start only after it has committed;
 //!   at most one commit is in flight, and touches are taken meanwhile.
-//! - Order: intent, bytes, row. Live before backlog, deletes last: after all that was known when their files were proven
-//!   gone. A waiter of the dedupe map is told only when the row it copies from is
-//!   durable.
+//! - Order: intent, bytes, row, catalog. Live before backlog, deletes last: after all that was known when their files were
+//!   proven gone. A waiter of the dedupe map is told only when the row it copies from is durable.
 //! - Errors and retries: a file's failure is data, held by the queue for its backoff. Trouble that is everyone's (endpoint,
 //!   bucket, credentials) is confirmed by one question to the bucket and then probed with one job at a time. If the
 //!   manifest cannot be written nothing new is sent until it can.
@@ -15,6 +14,7 @@
 //!   horizon. Multipart uploads are gone on with, or given up.
 //! - Two agents on one prefix: only the one that holds the lease sends what changes anything.
 
+mod catalog;
 mod contact;
 mod control;
 mod deletes;
@@ -66,6 +66,7 @@ pub use rows::ManifestRows;
 pub use control::{Answer, Control, Request};
 pub use folder::{Ended, Folder, Mode, Reason, Settings};
 
+use catalog::Catalog;
 use contact::Contact;
 use deletes::Deletes;
 use events::{control, hint};
@@ -99,6 +100,7 @@ enum Event {
     Probed(crate::store::Result<()>),
     Emptied(trash::Report),
     Cleaned(janitor::Report),
+    Catalogued(Box<catalog::Report>),
     Leased(Box<lease::Report>),
     Control(Control),
     Told,
@@ -116,6 +118,7 @@ enum Then {
     Finish(Box<Done>),
     Answer(tokio::sync::oneshot::Sender<()>),
     Decided(tokio::sync::oneshot::Sender<Answer>, u64),
+    Mended(tokio::sync::oneshot::Sender<Answer>, Vec<RelPath>),
     Contacted,
     Unparked,
 }
@@ -145,6 +148,7 @@ struct Loop {
     may_overwrite: BTreeSet<RelPath>,
     trash: Trash,
     janitor: Janitor,
+    catalog: Catalog,
     lease: Lease,
     /// The folder that the root was when it was last trusted.
     root: Option<Identity>,
@@ -242,6 +246,7 @@ impl Loop {
             may_overwrite: BTreeSet::new(),
             trash: Trash::new(row.trash_due_ns),
             janitor: Janitor::default(),
+            catalog: Catalog::new(),
             lease,
             root: row.root,
             mounts: row.mounts.into_iter().collect(),
@@ -323,6 +328,7 @@ impl Loop {
             self.start_emptying(now);
             self.start_cleaning(now);
         }
+        self.start_cataloguing(now);
         self.start_turn(now);
         let reason = self.ending(now);
         self.publish(now);
@@ -330,9 +336,9 @@ impl Loop {
     }
 
     fn ending(&self, now: Now) -> Option<Reason> {
-        let working = !self.turns.is_empty() || !self.jobs.is_empty() || !self.pending.is_empty();
         if self.stopping.is_some() {
-            return (!working).then_some(Reason::Stopped(!self.dropped));
+            let is_over = !self.has_work_in_hand() && !self.is_cataloguing(now);
+            return is_over.then_some(Reason::Stopped(!self.dropped));
         }
         let Mode::Once { timeout } = self.mode else {
             return None;
@@ -355,15 +361,11 @@ impl Loop {
         if now.mono.saturating_duration_since(self.last_move) >= timeout {
             return Some(Reason::Store(self.silence(timeout)));
         }
-        let level = !working
-            && self.queue.is_empty()
-            && self.scans.is_done()
-            && !self.contact.is_running()
-            && self.deletes.is_done()
-            && !self.trash.is_running()
-            && !self.is_cleaning(now)
-            && self.lease.is_settled();
-        level.then_some(Reason::Finished)
+        let is_over = self.is_level_but_for_the_catalog(now) && !self.is_cataloguing(now);
+        is_over.then(|| {
+            self.catalog_trouble()
+                .map_or(Reason::Finished, Reason::Store)
+        })
     }
 
     async fn next_event(&mut self, now: Now) -> Event {
@@ -383,6 +385,7 @@ impl Loop {
             Some(probed) = self.outage.probes.join_next() => joined(probed).map_or(Event::Tick, Event::Probed),
             Some(emptied) = self.trash.tasks.join_next() => joined(emptied).map_or(Event::Tick, Event::Emptied),
             Some(cleaned) = self.janitor.tasks.join_next() => joined(cleaned).map_or(Event::Tick, Event::Cleaned),
+            Some(catalogued) = self.catalog.tasks.join_next() => joined(catalogued).map_or(Event::Tick, |report| Event::Catalogued(Box::new(report))),
             Some(leased) = self.lease.tasks.join_next() => joined(leased).map_or(Event::Tick, |leased| Event::Leased(Box::new(leased))),
             asked = control(&mut self.control), if takes_scans => Event::Control(asked),
             () = self.teller.told(), if self.teller.has_news() => Event::Told,
@@ -409,10 +412,12 @@ impl Loop {
                 self.contact.stop();
                 self.trash.stop();
                 self.janitor.stop();
+                self.catalog.hurry();
             }
             Event::GraceOver => {
-                self.dropped |= !self.jobs.is_empty();
+                self.dropped |= !self.jobs.is_empty() || !self.catalog.tasks.is_empty();
                 self.jobs.abort_all();
+                self.catalog.give_up();
                 // What cannot be written now is found again at the next start.
                 self.stopping = Some(now.mono + self.settings.shutdown_grace);
                 if self.manifest_failures > 0 {
@@ -428,6 +433,7 @@ impl Loop {
             Event::Probed(answer) => self.probed(answer, now),
             Event::Emptied(report) => self.emptied(report, now),
             Event::Cleaned(report) => self.cleaned(&report, now),
+            Event::Catalogued(report) => self.catalogued(*report, now),
             Event::Leased(report) => self.leased(*report, now),
             Event::Control(asked) => self.asked(asked, now),
             Event::Told | Event::Tick => {}
@@ -436,8 +442,9 @@ impl Loop {
 
     async fn finish(mut self, reason: Reason) -> Ended {
         // A loop that ends in trouble drops what still runs; the open intents remember it.
-        let is_cut = self.dropped || !self.jobs.is_empty();
+        let is_cut = self.dropped || !self.jobs.is_empty() || !self.catalog.tasks.is_empty();
         self.jobs.shutdown().await;
+        self.catalog.tasks.shutdown().await;
         while let Some(turned) = self.turns.join_next().await {
             let now = self.ctx.clock.now();
             if let Some(turned) = joined(turned) {

@@ -1,4 +1,4 @@
-//! What a former run left undone: open intents, keys in doubt, multipart uploads.
+//! What a former run left undone: open intents, keys in doubt, multipart uploads, rows of the log.
 
 use std::time::Duration;
 
@@ -23,9 +23,11 @@ impl Loop {
                 rows.extend(certain.map(|row| (row.path.clone(), plan::doubt_until(&row))));
             }
             let has_rows = manifest.has_below(folder, &RelPath::root())?;
-            Ok::<_, crate::manifest::Error>((rows, manifest.uploads(folder)?, has_rows))
+            let waiting = manifest.waiting(folder)?;
+            Ok::<_, crate::manifest::Error>((rows, manifest.uploads(folder)?, has_rows, waiting))
         });
-        let (rows, uploads, has_rows) = read.await?;
+        let (rows, uploads, has_rows, waiting) = read.await?;
+        self.catalog.recall(waiting, now);
         if has_rows && !self.contact.is_done() {
             self.contact.wants_rows();
         }

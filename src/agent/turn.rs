@@ -56,7 +56,8 @@ pub(super) struct Turned {
     pub also: Vec<RelPath>,
     /// How many rows a brake holds, if that was to be counted.
     pub held: Option<u64>,
-    pub result: Result<(), manifest::Error>,
+    /// How many rows of the log were made, or why nothing was committed.
+    pub result: Result<usize, manifest::Error>,
 }
 
 /// What the looks of a turn share.
@@ -123,7 +124,7 @@ impl Turn {
             weighed: Weighed::default(),
             also: Vec::new(),
             held: None,
-            result: Ok(()),
+            result: Ok(0),
         };
         let known = match self.ctx.manifest.entries(self.ctx.folder, &paths) {
             Ok(known) => known,
@@ -172,10 +173,12 @@ impl Turn {
         }
         turned.weighed = weigh::weigh(&self.ctx, weigh, &mut notes);
         turned.also = std::mem::take(&mut notes.also);
-        turned.result = match notes.error {
-            Some(error) => Err(error),
-            None if notes.changes.is_empty() => Ok(()),
-            None => self.ctx.manifest.commit(self.ctx.folder, &notes.changes),
+        turned.result = if let Some(error) = notes.error {
+            Err(error)
+        } else {
+            let (folder, now_ns) = (self.ctx.folder, now.wall_ns);
+            let manifest = &self.ctx.manifest;
+            manifest.commit_at(folder, &notes.changes, now_ns)
         };
         if turned.result.is_ok() {
             if count_held {
@@ -260,6 +263,7 @@ impl Turn {
                     (entry.state, entry.failure, entry.held) = (State::Synced, None, None);
                     if let Some(content) = &mut entry.stored {
                         content.stat = stat;
+                        content.synced_at_ns = notes.now.wall_ns;
                     }
                     notes.changes.push(Change::Put(entry));
                 }

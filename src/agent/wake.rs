@@ -15,6 +15,7 @@ impl Loop {
         let mut wake = now.mono + Duration::from_secs(24 * 3600);
         let mut sooner = |at: Option<Instant>| wake = at.map_or(wake, |at| wake.min(at));
         sooner(self.lease_due(now));
+        sooner(self.catalog_wake(now));
         if let Some(until) = self.stopping {
             sooner(Some(until));
             sooner(

@@ -113,9 +113,101 @@ pub fn parse_rfc3339(text: &str) -> Option<i64> {
     i64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_nanos()).ok()
 }
 
+/// Returns a stamp as RFC 3339 in UTC with all nine digits, also before 1970.
+pub fn rfc3339_nanos(ns: i64) -> String {
+    // Every number of nanoseconds lies between 1677 and 2262, which the calendar knows.
+    let time = Timestamp::from_nanosecond(ns.into()).unwrap_or_default();
+    format!("{time:.9}")
+}
+
+/// Reads what [`rfc3339_nanos`] writes, or any other RFC 3339 time, as nanoseconds since the epoch.
+pub fn parse_rfc3339_nanos(text: &str) -> Option<i64> {
+    let time: Timestamp = text.parse().ok()?;
+    i64::try_from(time.as_nanosecond()).ok()
+}
+
+/// Reads a time as people write it: RFC 3339 with a zone, or `2026-11-20 10:00[:30]` or `2026-11-20` by the clocks of this
+/// machine's time zone. Nanoseconds since the epoch; the last one that is written so: of `10:00` and `10:00:00` the last of
+/// that second, of `10:00:00.123` the last of that millisecond.
+pub fn parse_moment(text: &str) -> Option<i64> {
+    let text = text.trim();
+    let begins_ns = moment_in(text, TimeZone::system())?;
+    let fraction = text.split_once('.').map_or("", |(_, rest)| rest);
+    let digits = fraction
+        .bytes()
+        .take_while(u8::is_ascii_digit)
+        .count()
+        .min(9);
+    let left = 10_i64.pow(9 - digits as u32) - 1;
+    Some(begins_ns.saturating_add(left))
+}
+
+fn moment_in(text: &str, zone: TimeZone) -> Option<i64> {
+    if let Some(ns) = parse_rfc3339_nanos(text) {
+        return Some(ns);
+    }
+    let local: jiff::civil::DateTime = text.parse().ok()?;
+    // What follows the moment and is no zone would be passed over.
+    let is_plain = text
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || b"-:. T".contains(&byte));
+    let time = local.to_zoned(zone).ok().filter(|_| is_plain)?;
+    i64::try_from(time.timestamp().as_nanosecond()).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_moment_is_read_as_people_write_it() {
+        let zone = TimeZone::fixed(jiff::tz::offset(2));
+        let of = |text: &str| moment_in(text, zone.clone()).map(rfc3339);
+        for (text, expected) in [
+            ("2026-11-20 10:00", "2026-11-20T08:00:00Z"),
+            ("2026-11-20T10:00:30", "2026-11-20T08:00:30Z"),
+            ("2026-11-20", "2026-11-19T22:00:00Z"),
+            ("2026-11-20T10:00:00Z", "2026-11-20T10:00:00Z"),
+            ("2026-11-20T10:00:00+01:00", "2026-11-20T09:00:00Z"),
+        ] {
+            assert_eq!(of(text).as_deref(), Some(expected), "{text}");
+        }
+        for (text, expected) in [
+            ("2026-11-20T10:00:00Z", 999_999_999),
+            ("2026-11-20T10:00:00.5Z", 599_999_999),
+            ("2026-11-20T10:00:00.123Z", 123_999_999),
+            ("2026-11-20T10:00:00.123456789+00:00", 123_456_789),
+        ] {
+            let ns = parse_moment(text).map(|ns| ns.rem_euclid(1_000_000_000));
+            assert_eq!(ns, Some(expected), "{text}");
+        }
+        for text in [
+            "",
+            "yesterday",
+            "10:00",
+            "2026-13-01",
+            "2026-11-20 25:00",
+            "20.11.2026",
+        ] {
+            assert_eq!(of(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn every_stamp_of_a_file_goes_there_and_back_to_the_nanosecond() {
+        for (ns, text) in [
+            (1_764_000_000_123_456_789, "2025-11-24T16:00:00.123456789Z"),
+            (0, "1970-01-01T00:00:00.000000000Z"),
+            (-1, "1969-12-31T23:59:59.999999999Z"),
+            (i64::MIN, "1677-09-21T00:12:43.145224192Z"),
+            (i64::MAX, "2262-04-11T23:47:16.854775807Z"),
+        ] {
+            assert_eq!(rfc3339_nanos(ns), text);
+            assert_eq!(parse_rfc3339_nanos(text), Some(ns));
+        }
+        assert_eq!(parse_rfc3339_nanos("9999-01-01T00:00:00Z"), None);
+        assert_eq!(parse_rfc3339_nanos("yesterday"), None);
+    }
 
     #[test]
     fn the_wall_skips_and_repeats_an_hour_when_the_clocks_change() {

@@ -21,15 +21,7 @@ impl Sha256 {
 
     /// Takes 64 hexadecimal digits of either case, as an object's metadata holds them.
     pub fn from_hex(text: &str) -> Option<Self> {
-        if text.len() != 64 || !text.is_ascii() {
-            return None;
-        }
-        let mut bytes = [0; 32];
-        for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            let digit = |c: u8| char::from(c).to_digit(16);
-            *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
-        }
-        Some(Self(bytes))
+        unhex(text).map(Self)
     }
 
     /// Returns 64 lower-case hexadecimal digits.
@@ -45,6 +37,19 @@ pub fn hex(bytes: &[u8]) -> String {
         .iter()
         .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
         .collect()
+}
+
+/// Takes `2 * N` hexadecimal digits of either case.
+pub fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    if text.len() != 2 * N || !text.is_ascii() {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+        let digit = |c: u8| char::from(c).to_digit(16);
+        *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
+    }
+    Some(bytes)
 }
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
@@ -117,6 +122,30 @@ impl Crc32 {
     }
 }
 
+/// The CRC32C (Castagnoli) of a whole object, which some tools have S3 keep.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Crc32c(pub u32);
+
+impl Crc32c {
+    /// Returns the checksum of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes);
+        Self(crc as u32)
+    }
+
+    /// Returns the checksum of this content followed by one of `next_len` bytes whose checksum is `next`.
+    #[must_use]
+    pub fn followed_by(self, next: Self, next_len: u64) -> Self {
+        let crc = crc_fast::checksum_combine(
+            crc_fast::CrcAlgorithm::Crc32Iscsi,
+            self.0.into(),
+            next.0.into(),
+            next_len,
+        );
+        Self(crc as u32)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,6 +180,12 @@ mod tests {
         );
         // The check value of CRC-32, as zip and PNG use it.
         assert_eq!(Crc32::of(b"123456789").0, 0xcbf4_3926);
+        assert_eq!(
+            Crc32c::of(b"hello").followed_by(Crc32c::of(b", tide"), 6),
+            Crc32c::of(b"hello, tide")
+        );
+        // The check value of CRC-32C, as iSCSI uses it.
+        assert_eq!(Crc32c::of(b"123456789").0, 0xe306_9283);
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod host;
 pub mod offload;
 pub mod path;
 pub mod policy;
+pub mod proof;
 pub mod snapshot;
 pub mod stat;
 pub mod terms;

@@ -1,6 +1,7 @@
 //! What the agent says of itself: plain data that commands and report read.
 
 use crate::base::path::RelPath;
+use crate::base::proof::Adopted;
 
 /// Something that ended for one path.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,7 +35,9 @@ pub enum What {
     Failed,
     /// It is not for the bucket: no possible key, or not a regular file.
     Skipped,
-    /// Same content, other times or mode; or an equal object was there already: only the manifest changed.
+    /// An object that somebody else wrote had the same content: only the manifest changed.
+    Adopted,
+    /// Same content, other times or mode: only the manifest changed.
     Noted,
 }
 
@@ -48,6 +51,7 @@ impl What {
             Self::Held => Some("held"),
             Self::Failed => Some("failed"),
             Self::Skipped => Some("skipped"),
+            Self::Adopted => Some("adopted"),
             Self::Noted => None,
         }
     }
@@ -70,6 +74,10 @@ pub struct Tally {
     pub set_aside: u64,
     /// Bytes sent.
     pub bytes: u64,
+    /// Those of `unchanged` whose object somebody else wrote, by what proves that it is equal.
+    pub adopted: Adopted,
+    /// Bytes of content that were adopted.
+    pub adopted_bytes: u64,
 }
 
 /// A folder at one moment.

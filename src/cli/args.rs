@@ -1,5 +1,10 @@
 //! What can be asked for on the command line, as clap reads it.
 
+pub(in crate::cli) mod held;
+pub(in crate::cli) mod history;
+pub(in crate::cli) mod restore;
+pub(in crate::cli) mod verify;
+
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
@@ -8,6 +13,10 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::base::policy::OnDelete;
+use crate::cli::args::held::HeldArgs;
+use crate::cli::args::history::{DrillArgs, HistoryArgs};
+use crate::cli::args::restore::RestoreArgs;
+use crate::cli::args::verify::VerifyArgs;
 use crate::config::{self, Bandwidth, Concurrency, Options, PathStyle, S3Options};
 use crate::report::log::Loudness;
 
@@ -67,6 +76,23 @@ pub(in crate::cli) enum Command {
     )]
     Sync(SyncArgs),
 
+    /// Bring files back from the bucket
+    Restore(RestoreArgs),
+    /// Take over a prefix that another tool wrote, and send only what differs
+    #[command(
+        long_about = "Take over a prefix that another tool wrote, and send only what differs.\n\n\
+            Says first what that comes to, and then does it, as `sync` does. A file whose object \
+            is proven to have the same content (by a SHA-256, an MD5 or a checksum of the whole, \
+            or the ETag of its parts) is not sent again. An object that differs is set aside \
+            into trash before the file is sent; what no file has stays. With --dry-run it only \
+            says so, and writes nothing. Works on what rclone, the AWS CLI, s5cmd and mc leave.",
+        after_long_help = "Examples:\n  \
+            tidewatch adopt ~/Photos s3://my-backups/photos --dry-run\n  \
+            tidewatch adopt ~/Photos s3://my-backups/photos\n  \
+            tidewatch adopt --config config.toml"
+    )]
+    Adopt(SyncArgs),
+
     /// Show how far each folder is: lag, queue, failures
     #[command(after_long_help = "Examples:\n  \
         tidewatch status\n  \
@@ -85,6 +111,10 @@ pub(in crate::cli) enum Command {
             tidewatch explain draft.odt --json"
     )]
     Explain(ExplainArgs),
+    /// Show the versions that a file has had
+    History(HistoryArgs),
+    /// Restore a sample to a scratch place, and compare it
+    Drill(DrillArgs),
 
     /// Show what a brake holds; let it go, or forget it
     #[command(
@@ -105,6 +135,13 @@ pub(in crate::cli) enum Command {
         tidewatch folder set photos --accept-root")]
     Folder(FolderArgs),
 
+    /// Is it all there? Compare what is known with what the bucket has
+    #[command(after_long_help = "Examples:\n  \
+        tidewatch verify\n  \
+        tidewatch verify photos --local --deep --sample 1%\n  \
+        tidewatch verify photos --repair")]
+    Verify(VerifyArgs),
+
     /// Check config, rights, endpoint and kernel limits, and say what to fix
     #[command(
         long_about = "Check config, rights, endpoint and kernel limits, and say what to fix.\n\n\
@@ -119,7 +156,8 @@ pub(in crate::cli) enum Command {
     /// Write a commented config to start from
     #[command(after_long_help = "Examples:\n  \
         tidewatch init\n  \
-        sudo tidewatch init /etc/tidewatch/config.toml")]
+        sudo tidewatch init /etc/tidewatch/config.toml\n  \
+        tidewatch init --from \"mc mirror --watch ~/Photos minio/my-backups/photos\"")]
     Init(InitArgs),
 
     /// Try it: a folder and an S3 endpoint inside the program
@@ -258,38 +296,6 @@ pub(in crate::cli) struct ExplainArgs {
 }
 
 #[derive(Args, Debug)]
-pub(in crate::cli) struct HeldArgs {
-    #[command(subcommand)]
-    pub what: HeldVerb,
-}
-
-#[derive(Subcommand, Debug)]
-pub(in crate::cli) enum HeldVerb {
-    /// Show what is held
-    List {
-        #[command(flatten)]
-        of: HeldOf,
-        /// Print one JSON object for each path
-        #[arg(long)]
-        json: bool,
-    },
-    /// Do what is held after all
-    Release(HeldOf),
-    /// Forget what is held; the objects stay as they are
-    Drop(HeldOf),
-}
-
-#[derive(Args, Debug)]
-pub(in crate::cli) struct HeldOf {
-    /// A folder's name, its path, or its s3:// URL; all of them if not given
-    pub folder: Option<String>,
-    #[command(flatten)]
-    pub config: ConfigArg,
-    #[command(flatten)]
-    pub state: StateArg,
-}
-
-#[derive(Args, Debug)]
 pub(in crate::cli) struct FolderArgs {
     #[command(subcommand)]
     pub what: FolderVerb,
@@ -333,6 +339,10 @@ pub(in crate::cli) struct InitArgs {
     /// The file to write; it must not be there yet
     #[arg(default_value = "config.toml")]
     pub file: PathBuf,
+
+    /// Do what this line of rclone, aws, s5cmd or mc does
+    #[arg(long, value_name = "LINE")]
+    pub from: Option<String>,
 }
 
 #[cfg(feature = "demo")]

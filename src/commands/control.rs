@@ -11,6 +11,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
@@ -19,8 +21,10 @@ use tokio::task::JoinSet;
 
 use crate::agent::{Control, Request};
 use crate::base::clock::Clock;
+use crate::base::digest::Sha256;
+use crate::base::path::RelPath;
 use crate::commands::folders;
-use crate::manifest::{Change, FolderRow, Manifest, OpenError};
+use crate::manifest::{Change, FolderRow, Manifest, Mend, OpenError, Remote};
 use crate::tree::Tree as _;
 use crate::tree::real::RealTree;
 
@@ -46,14 +50,60 @@ pub struct Door {
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Line {
-    request: Verb,
+    request: Word,
     path: String,
     to: String,
+    /// What is to be sent again, if that is asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    mends: Vec<Wrong>,
 }
 
 /// What can be asked, in the words of the line.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+enum Word {
+    Release,
+    Drop,
+    AcceptRoot,
+    RetryFailed,
+    Mend,
+}
+
+/// A file to be sent again: its path in base64, and what its row claims; the object that somebody else has put there.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Wrong {
+    path: String,
+    sha256: String,
+    etag: String,
+    there: Option<(String, u64, String)>,
+}
+
+impl Wrong {
+    fn of(mend: &Mend) -> Self {
+        let there = mend.there.clone();
+        Self {
+            path: BASE64_STANDARD.encode(mend.path.as_bytes()),
+            sha256: mend.sha256.to_hex(),
+            etag: mend.etag.clone(),
+            there: there.map(|Remote { key, size, etag }| (key, size, etag)),
+        }
+    }
+
+    /// Takes it back; `None` if it is not what [`Wrong::of`] makes.
+    fn mend(self) -> Option<Mend> {
+        Some(Mend {
+            path: RelPath::new(&BASE64_STANDARD.decode(self.path).ok()?)?,
+            sha256: Sha256::from_hex(&self.sha256)?,
+            etag: self.etag,
+            there: self
+                .there
+                .map(|(key, size, etag)| Remote { key, size, etag }),
+        })
+    }
+}
+
+/// A person's decision about a folder.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verb {
     /// Let go what a brake holds.
     Release,
@@ -65,7 +115,7 @@ pub enum Verb {
     RetryFailed,
 }
 
-impl From<Verb> for Request {
+impl From<Verb> for Word {
     fn from(verb: Verb) -> Self {
         match verb {
             Verb::Release => Self::Release,
@@ -73,6 +123,21 @@ impl From<Verb> for Request {
             Verb::AcceptRoot => Self::AcceptRoot,
             Verb::RetryFailed => Self::RetryFailed,
         }
+    }
+}
+
+impl Line {
+    fn request(self) -> Option<Request> {
+        Some(match self.request {
+            Word::Release => Request::Release,
+            Word::Drop => Request::Drop,
+            Word::AcceptRoot => Request::AcceptRoot,
+            Word::RetryFailed => Request::RetryFailed,
+            Word::Mend => {
+                let mends = self.mends.into_iter().map(Wrong::mend);
+                Request::Mend(mends.collect::<Option<_>>()?)
+            }
+        })
     }
 }
 
@@ -152,10 +217,9 @@ async fn pass_on(line: Line, doors: &[Door]) -> Result<u64, String> {
         .find(|door| door.path == line.path && door.to == line.to);
     let door = door.ok_or("find that folder: this agent does not look after it")?;
     let (answer, told) = oneshot::channel();
-    let asked = Control {
-        request: line.request.into(),
-        answer,
-    };
+    let request = line.request();
+    let request = request.ok_or("understand the request: what is to be sent again")?;
+    let asked = Control { request, answer };
     let gone = |_| "reach the folder's loop: it is stopping".to_owned();
     door.asks
         .send(asked)
@@ -218,10 +282,44 @@ pub fn decide(state_dir: &Path, row: &FolderRow, verb: Verb) -> Result<u64, Deci
 
 /// Asks the agent; `None` if none listens. Blocks.
 pub fn ask(state_dir: &Path, row: &FolderRow, verb: Verb) -> Option<Result<u64, DecideError>> {
+    tell(state_dir, row, verb.into(), Vec::new())
+}
+
+/// Asks the agent to send files again; returns how many it has taken, `None` if none listens. Blocks.
+pub fn ask_to_mend(
+    state_dir: &Path,
+    row: &FolderRow,
+    mends: &[Mend],
+) -> Option<Result<u64, DecideError>> {
+    let mut count = 0;
+    let (mut some, mut bytes) = (Vec::new(), 0);
+    for (at, mend) in mends.iter().enumerate() {
+        let wrong = Wrong::of(mend);
+        bytes += serde_json::to_vec(&wrong).map_or(LINE_MOST as usize, |text| text.len() + 1);
+        some.push(wrong);
+        // A key has at most 1,024 bytes, and so the next one fits too.
+        if bytes < LINE_MOST as usize / 2 && at + 1 < mends.len() {
+            continue;
+        }
+        bytes = 0;
+        match tell(state_dir, row, Word::Mend, std::mem::take(&mut some))? {
+            Ok(taken) => count += taken,
+            Err(error) => return Some(Err(error)),
+        }
+    }
+    Some(Ok(count))
+}
+
+fn tell(
+    state_dir: &Path,
+    row: &FolderRow,
+    word: Word,
+    mends: Vec<Wrong>,
+) -> Option<Result<u64, DecideError>> {
     let dir = File::open(state_dir).ok()?;
     let stream = UnixStream::connect(address(&dir)).ok()?;
     Some(
-        converse(stream, row, verb)
+        converse(stream, row, word, mends)
             .map_err(|error| format!("ask the agent: {error}"))
             .and_then(|reply| match reply {
                 Reply {
@@ -235,14 +333,20 @@ pub fn ask(state_dir: &Path, row: &FolderRow, verb: Verb) -> Option<Result<u64, 
     )
 }
 
-fn converse(mut stream: UnixStream, row: &FolderRow, verb: Verb) -> io::Result<Reply> {
+fn converse(
+    mut stream: UnixStream,
+    row: &FolderRow,
+    request: Word,
+    mends: Vec<Wrong>,
+) -> io::Result<Reply> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let path = crate::base::path::escaped(&row.key.path);
     let line = Line {
-        request: verb,
+        request,
         path,
         to: crate::commands::status::target(row),
+        mends,
     };
     let mut text = serde_json::to_vec(&line)?;
     text.push(b'\n');

@@ -1,6 +1,9 @@
-//! `tidewatch init`: a commented config to start from.
+//! `tidewatch init`: a commented config to start from, or one that does what another tool's command line does.
 //!
 //! Never writes over a file that is there.
+
+mod from;
+mod places;
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write as _};
@@ -11,6 +14,7 @@ use anyhow::Context as _;
 
 use crate::base::path::escaped;
 use crate::commands::Exit;
+use crate::commands::init::places::Places;
 use crate::report::out::{Out, note};
 
 /// The config that is written: every key at its default, with what it means.
@@ -21,11 +25,28 @@ pub const EXAMPLE: &str = include_str!("../../config.example.toml");
 pub struct InitOptions {
     /// The file to write.
     pub file: PathBuf,
+    /// The command line of another tool that the config is to do the work of.
+    pub from: Option<String>,
 }
 
-/// Writes the example to a new file that only its owner can read.
+/// Writes the example, or what is drawn from another tool's line, to a new file that only its owner can read.
 pub fn init(options: &InitOptions, out: &mut Out) -> anyhow::Result<Exit> {
     let file = &options.file;
+    let (text, next) = match &options.from {
+        None => (EXAMPLE.to_owned(), "set `path` and `to` in it, then"),
+        Some(line) => match from::draw(line, &Places::of_process()) {
+            Ok(drawn) => {
+                for what in &drawn.left_out {
+                    note(format_args!("tidewatch: not taken over: {what}"));
+                }
+                (drawn.text, "look through it, then")
+            }
+            Err(why) => {
+                note(format_args!("tidewatch: could not {why}"));
+                return Ok(Exit::Usage);
+            }
+        },
+    };
     let shown = escaped(file.as_os_str().as_encoded_bytes());
     // Only the owner: what is backed up to where is nobody else's business.
     let made = OpenOptions::new()
@@ -49,7 +70,7 @@ pub fn init(options: &InitOptions, out: &mut Out) -> anyhow::Result<Exit> {
         Ok(made) => made,
     };
     if let Err(error) = made
-        .write_all(EXAMPLE.as_bytes())
+        .write_all(text.as_bytes())
         .and_then(|()| made.sync_all())
     {
         // Half a config must not stay: the next `init` would refuse to replace it.
@@ -57,7 +78,7 @@ pub fn init(options: &InitOptions, out: &mut Out) -> anyhow::Result<Exit> {
         return Err(error).with_context(|| format!("write `{shown}`"));
     }
     out.line(format_args!(
-        "wrote {shown}: set `path` and `to` in it, then run `tidewatch check --config {}`",
+        "wrote {shown}: {next} run `tidewatch check --config {}`",
         quoted(file)
     ))
     .context("write to standard output")?;

@@ -4,20 +4,24 @@ pub mod check;
 pub mod control;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod drill;
 pub mod explain;
 pub mod features;
 pub mod folder;
 pub mod folders;
 pub mod held;
+pub mod history;
 pub mod init;
 pub mod lines;
 pub mod pages;
 pub mod reload;
+pub mod restore;
 pub mod settings;
 pub mod signals;
 pub mod status;
 pub mod sync;
 pub mod unusable;
+pub mod verify;
 pub mod watch;
 
 use std::process::ExitCode;

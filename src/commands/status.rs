@@ -25,6 +25,7 @@ use crate::base::snapshot::FolderSnapshot;
 use crate::commands::Exit;
 use crate::commands::status::meant::Meant;
 use crate::manifest::{self, FolderRow, Manifest};
+use crate::report::drill_file::{self, Drilled};
 use crate::report::out::{Out, note};
 use crate::report::status_file::{self, FolderStatus, StatusFile};
 
@@ -123,6 +124,8 @@ struct View {
     last_known_level: Option<bool>,
     /// The first paths that fail.
     failing: Vec<Failing>,
+    /// How the last restore drill went, if there was one.
+    last_drill: Option<Drilled>,
 }
 
 /// A path that fails.
@@ -195,10 +198,14 @@ fn look(dir: &Path, now_ns: i64) -> anyhow::Result<Option<State>> {
         now_ns,
         is_alive: alive,
     };
-    let folders = match &said {
+    let mut folders = match &said {
         Some(said) if is_present => past.as_said(said, &rows)?,
         _ => past.as_known(&rows)?,
     };
+    let mut drilled = drill_file::read(dir);
+    for view in &mut folders {
+        view.last_drill = drilled.remove(&view.status.to);
+    }
     let trusted = said.filter(|_| is_present || !alive);
     let agent = Agent {
         alive,
@@ -244,6 +251,7 @@ impl Past<'_> {
                     Some(row) if folder.failed > 0 => self.failing(row)?,
                     _ => Vec::new(),
                 },
+                last_drill: None,
                 status,
             })
         };
@@ -262,6 +270,7 @@ impl Past<'_> {
                 status: self.silenced(folder.clone(), said.at_ns, folder.last_scan.clone()),
                 last_known_level: Some(folder.level),
                 failing: Vec::new(),
+                last_drill: None,
             }));
         }
         Ok(views)
@@ -295,6 +304,7 @@ impl Past<'_> {
             status,
             last_known_level: folder.map(|folder| folder.level).or(shown),
             failing: self.failing(row)?,
+            last_drill: None,
         })
     }
 

@@ -1,4 +1,5 @@
-//! `tidewatch sync`: brings the bucket to what the folders hold, once, and exits.
+//! `tidewatch sync`: brings the bucket to what the folders hold, once, and exits. `tidewatch adopt`: the same with a
+//! prefix that another tool wrote, and says first what that comes to.
 //!
 //! All folders run side by side; what goes wrong with one is that folder's, and the strongest exit of all is the
 //! command's. A folder that is level already costs the requests of its lease, and no other.
@@ -22,6 +23,7 @@ use crate::base::snapshot::{FolderSnapshot, Happening};
 use crate::commands::Exit;
 use crate::commands::folders::{Eyes, Left, Shared, Start, Stores, first_snapshot, shown};
 use crate::commands::signals::{Asked, Signals};
+use crate::commands::sync::dry_run::Telling;
 use crate::commands::unusable;
 use crate::config::{self, Config};
 use crate::report::lines::{Event, Level, Summary};
@@ -60,11 +62,37 @@ pub struct SyncOptions {
 pub async fn sync(options: SyncOptions) -> anyhow::Result<Exit> {
     let mut signals = Signals::listen()?;
     if options.dry_run {
-        return tokio::select! {
-            exit = dry_run::dry_run(&options) => exit,
-            asked = signals.next() => Ok(asked.exit()),
-        };
+        return dry_run(&options, Telling::Paths, &mut signals).await;
     }
+    run(options, signals).await
+}
+
+/// Takes over prefixes that other tools wrote: says what becomes of how much, and then does it as a sync does.
+pub async fn adopt(options: SyncOptions) -> anyhow::Result<Exit> {
+    let mut signals = Signals::listen()?;
+    if options.dry_run {
+        return dry_run(&options, Telling::Plan, &mut signals).await;
+    }
+    let exit = dry_run(&options, Telling::PlanFirst, &mut signals).await?;
+    match exit {
+        // Files that cannot be read do not keep the others from being adopted.
+        Exit::Level | Exit::Failed | Exit::Different | Exit::Held => run(options, signals).await,
+        _ => Ok(exit),
+    }
+}
+
+async fn dry_run(
+    options: &SyncOptions,
+    telling: Telling,
+    signals: &mut Signals,
+) -> anyhow::Result<Exit> {
+    tokio::select! {
+        exit = dry_run::dry_run(options, telling) => exit,
+        asked = signals.next() => Ok(asked.exit()),
+    }
+}
+
+async fn run(options: SyncOptions, mut signals: Signals) -> anyhow::Result<Exit> {
     if options.retry_failed
         && let Some(exit) = retry::by_the_agent(&options.config).await?
     {

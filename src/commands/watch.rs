@@ -20,6 +20,7 @@ use crate::base::offload::Offload;
 use crate::base::snapshot::{FolderSnapshot, Happening};
 use crate::commands::Exit;
 use crate::commands::control::{self, Door};
+use crate::commands::drill;
 use crate::commands::folders::{Eyes, Left, Shared, Start, Stores, first_snapshot, shown};
 use crate::commands::reload::{Reader, Reloads};
 use crate::commands::signals::Signals;
@@ -161,6 +162,10 @@ impl Service {
             snapshots.push(snapshot);
             let path = shown(&folder.path);
             tracing::info!(folder = %folder.name, "watching {path} → {}", folder.to);
+            if let Some(every) = folder.drill {
+                let (folder, dir) = (folder.clone(), config.state_dir.clone());
+                listeners.spawn(drill::keep_drilling(folder, dir, every, stop.clone()));
+            }
             let (shared, stop) = (shared.clone(), stop.clone());
             let (folder, happenings) = (folder.clone(), happenings.cloned());
             let (asks, asked) = mpsc::channel(4);

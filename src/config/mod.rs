@@ -216,6 +216,8 @@ pub struct Folder {
     pub symlinks: Symlinks,
     /// How changes are noticed.
     pub watch: WatchMode,
+    /// How often a service restores a sample and compares it; `None`: never by itself.
+    pub drill: Option<Duration>,
     /// A longer file is left out; bytes.
     pub max_size: Option<u64>,
     /// A shorter file is left out; bytes.
@@ -257,6 +259,7 @@ impl Folder {
             trash_keep: TRASH_KEEP,
             symlinks: Symlinks::default(),
             watch: WatchMode::default(),
+            drill: None,
             max_size: None,
             min_size: None,
             min_age: None,

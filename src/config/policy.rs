@@ -17,6 +17,9 @@ const OVERWRITE_BRAKE: &[&str] = &["files", "window"];
 /// The shortest window of a brake: what is counted in less is not a number of people's mistakes.
 const MIN_WINDOW: Duration = Duration::from_secs(1);
 
+/// The shortest time between two drills: each costs requests and traffic.
+const LEAST_DRILL: Duration = Duration::from_secs(3600);
+
 /// Reads the keys into `folder`; one that is not there, or wrong, leaves it as it is.
 pub fn read(reader: &mut Reader<'_>, table: &Section<'_, '_>, folder: &mut Folder) {
     set(
@@ -61,6 +64,9 @@ pub fn read(reader: &mut Reader<'_>, table: &Section<'_, '_>, folder: &mut Folde
         &mut folder.exclude_caches,
         table.flag(reader, "exclude_caches"),
     );
+    folder.drill = table.parsed(reader, "drill", |text| {
+        values::duration_from(LEAST_DRILL, text)
+    });
     limits(reader, table, folder);
 }
 

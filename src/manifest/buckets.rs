@@ -1,7 +1,9 @@
-//! What the stores were found to do, by endpoint and bucket, as text that only its writer understands.
+//! What the stores were found to do, by endpoint and bucket, as text that only its writer understands; and how many notes
+//! were written into a folder's lease.
 
 use rusqlite::{OptionalExtension as _, params};
 
+use crate::manifest::FolderId;
 use crate::manifest::connections::Manifest;
 use crate::manifest::error::Error;
 
@@ -11,8 +13,10 @@ const PROBED: &str =
     "INSERT INTO buckets (endpoint, bucket, features, probed_at_ns) VALUES (?1, ?2, ?3, ?4)
     ON CONFLICT (endpoint, bucket) DO UPDATE SET features = excluded.features, probed_at_ns = excluded.probed_at_ns";
 
+const LEASE_COUNT: &str = "SELECT v FROM meta WHERE k = 'lease_count:' || ?1";
+
 /// Every statement of this file.
-pub(super) const ALL: [&str; 2] = [BUCKET, PROBED];
+pub(super) const ALL: [&str; 3] = [BUCKET, PROBED, LEASE_COUNT];
 
 /// What a probe has found of a bucket.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -24,6 +28,16 @@ pub struct Probed {
 }
 
 impl Manifest {
+    /// Returns how many notes were written into the lease of a folder; 0 before the first.
+    pub fn lease_count(&self, folder: FolderId) -> Result<u64, Error> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(LEASE_COUNT)?;
+            let count = statement.query_row(params![folder.0], |row| row.get::<_, i64>(0));
+            // The same bits, signed.
+            Ok(count.optional()?.unwrap_or(0).cast_unsigned())
+        })
+    }
+
     /// Returns what the last probe of a bucket has found; `None` if there was none.
     pub fn probed(&self, endpoint: &str, bucket: &str) -> Result<Option<Probed>, Error> {
         self.ask(|connection| {

@@ -2,18 +2,19 @@
 
 use rusqlite::{Connection, named_params, params};
 
+use crate::base::clock::Clock;
 use crate::base::path::{RelPath, escaped};
 use crate::base::stat::{Identity, Kind};
 use crate::manifest::connections::Manifest;
 use crate::manifest::error::Error;
-use crate::manifest::{Change, Entry, FolderId, Remote, uploads};
+use crate::manifest::{Change, Entry, FolderId, Mend, Remote, log, uploads};
 
 const PUT: &str = "INSERT INTO files (folder_id, path, state, ambiguous_until_ns, size, mtime_ns, ctime_ns, dev, ino,
       mode, uid, gid, nlink, read_at_ns, sha256, etag, version_id, synced_at_ns, want_sha256, attempts, last_error,
-      doubtful, held, held_at_ns, held_seen, parked_until_ns, parked_seen)
+      doubtful, held, held_at_ns, held_seen, parked_until_ns, parked_seen, live)
     VALUES (:folder, :path, :state, :ambiguous, :size, :mtime, :ctime, :dev, :ino,
       :mode, :uid, :gid, :nlink, :read_at, :sha256, :etag, :version, :synced_at, :want, :attempts, :error,
-      :doubtful, :held, :held_at, :held_seen, :parked_until, :parked_seen)
+      :doubtful, :held, :held_at, :held_seen, :parked_until, :parked_seen, :state = 'synced')
     ON CONFLICT (folder_id, path) DO UPDATE SET state = excluded.state,
       ambiguous_until_ns = excluded.ambiguous_until_ns, size = excluded.size, mtime_ns = excluded.mtime_ns,
       ctime_ns = excluded.ctime_ns, dev = excluded.dev, ino = excluded.ino, mode = excluded.mode, uid = excluded.uid,
@@ -21,13 +22,17 @@ const PUT: &str = "INSERT INTO files (folder_id, path, state, ambiguous_until_ns
       etag = excluded.etag, version_id = excluded.version_id, synced_at_ns = excluded.synced_at_ns,
       want_sha256 = excluded.want_sha256, attempts = excluded.attempts, last_error = excluded.last_error,
       doubtful = excluded.doubtful, held = excluded.held, held_at_ns = excluded.held_at_ns,
-      held_seen = excluded.held_seen, parked_until_ns = excluded.parked_until_ns, parked_seen = excluded.parked_seen";
+      held_seen = excluded.held_seen, parked_until_ns = excluded.parked_until_ns, parked_seen = excluded.parked_seen,
+      live = CASE WHEN excluded.state = 'synced' THEN 1 WHEN excluded.state = 'kept' OR excluded.sha256 IS NULL THEN 0
+        ELSE live END";
 const INTEND: &str = "INSERT INTO files (folder_id, path, state) VALUES (?1, ?2, 'open')
     ON CONFLICT (folder_id, path) DO UPDATE SET state = 'open', want_sha256 = NULL, ambiguous_until_ns = 0";
 const FORGET: &str = "DELETE FROM files WHERE folder_id = ?1 AND path = ?2";
 const REMOTE_FOUND: &str =
     "INSERT OR REPLACE INTO remote (folder_id, key, size, etag) VALUES (?1, ?2, ?3, ?4)";
 const REMOTE_TAKEN: &str = "DELETE FROM remote WHERE folder_id = ?1 AND key = ?2";
+const MEND: &str = "UPDATE files SET state = 'unsent', parked_until_ns = NULL, parked_seen = NULL
+    WHERE folder_id = ?1 AND path = ?2 AND state = 'synced' AND sha256 = ?3 AND etag = ?4";
 const CONTACTED: &str = "UPDATE folders SET contacted = 1 WHERE id = ?1";
 const RECONTACT: &str = "UPDATE folders SET contacted = 0 WHERE id = ?1";
 const SCANNED: &str = "UPDATE folders SET last_scan_ns = ?2 WHERE id = ?1";
@@ -36,8 +41,8 @@ const RELEASE: &str =
     "UPDATE files SET held = 'released' WHERE folder_id = ?1 AND held IN ('delete', 'overwrite')";
 // A delete that is refused leaves what a folder under `keep` would have; an overwrite that is refused stays noted with
 // the version of the file that it was about. A row in doubt stays open and is only no longer held.
-const DROP_DELETES: &str =
-    "UPDATE files SET state = CASE state WHEN 'synced' THEN 'kept' ELSE state END,
+const DROP_DELETES: &str = "UPDATE files SET live = CASE state WHEN 'synced' THEN 0 ELSE live END,
+    state = CASE state WHEN 'synced' THEN 'kept' ELSE state END,
     held = NULL, held_at_ns = NULL, held_seen = NULL WHERE folder_id = ?1 AND held = 'delete'";
 const DROP_OVERWRITES: &str =
     "UPDATE files SET held = 'dropped' WHERE folder_id = ?1 AND held = 'overwrite'";
@@ -52,15 +57,18 @@ const RENUMBERED: &str = "UPDATE files SET dev = CASE dev WHEN ?2 THEN ?3 ELSE ?
 const UNPARK: &str = "UPDATE files SET parked_until_ns = NULL, parked_seen = NULL
     WHERE folder_id = ?1 AND last_error IS NOT NULL AND parked_until_ns IS NOT NULL";
 const CONFIG: &str = "UPDATE folders SET config = ?2 WHERE id = ?1";
+const LEASE_COUNT: &str = "INSERT INTO meta (k, v) VALUES ('lease_count:' || ?1, ?2)
+    ON CONFLICT (k) DO UPDATE SET v = excluded.v";
 const MOUNTS: &str = "UPDATE folders SET mounts = ?2 WHERE id = ?1";
 
 /// Every statement of this file.
-pub(super) const ALL: [&str; 19] = [
+pub(super) const ALL: [&str; 21] = [
     PUT,
     INTEND,
     FORGET,
     REMOTE_FOUND,
     REMOTE_TAKEN,
+    MEND,
     CONTACTED,
     RECONTACT,
     SCANNED,
@@ -75,6 +83,7 @@ pub(super) const ALL: [&str; 19] = [
     MOUNTS,
     UNPARK,
     CONFIG,
+    LEASE_COUNT,
 ];
 
 impl Manifest {
@@ -82,15 +91,51 @@ impl Manifest {
     ///
     /// A row that claims what cannot be true is refused, and the whole commit with it: `Synced` or `Kept` without a
     /// content, a content that is not of a regular file, a length that no file has, a folder that is not there.
-    pub fn commit(&self, folder: FolderId, changes: &[Change]) -> Result<(), Error> {
+    ///
+    /// What it means for the catalog is logged by the same transaction; returns how many rows that are. `now_ns`: wall
+    /// clock, nanoseconds.
+    pub fn commit_at(
+        &self,
+        folder: FolderId,
+        changes: &[Change],
+        now_ns: i64,
+    ) -> Result<usize, Error> {
         if changes.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         self.write(|connection| {
-            changes
-                .iter()
-                .try_for_each(|change| apply(connection, folder, change))
+            let logged = changes.iter().map(|change| {
+                let logged = log_change(connection, folder, change, now_ns)?;
+                apply(connection, folder, change).map(|()| logged)
+            });
+            logged.sum()
         })
+    }
+
+    /// Applies `changes` as [`Manifest::commit_at`] does, by the machine's clock: for who has no other.
+    pub fn commit(&self, folder: FolderId, changes: &[Change]) -> Result<(), Error> {
+        self.commit_at(folder, changes, Clock::Real.now().wall_ns)
+            .map(drop)
+    }
+}
+
+/// Logs what a change means for the catalog, by the row as it was; returns how many rows that are.
+fn log_change(
+    connection: &Connection,
+    folder: FolderId,
+    change: &Change,
+    now_ns: i64,
+) -> rusqlite::Result<usize> {
+    match change {
+        Change::Put(entry) => {
+            log::row(connection, folder, entry, now_ns).map_err(naming(entry.path.as_bytes()))
+        }
+        Change::Forget(path) => log::gone(connection, folder, path, false, now_ns),
+        Change::DropHeld => log::dropped(connection, folder, now_ns),
+        Change::Aside(aside) => {
+            log::aside(connection, folder, aside).map_err(naming(aside.path.as_bytes()))
+        }
+        _ => Ok(0),
     }
 }
 
@@ -101,6 +146,8 @@ fn apply(connection: &Connection, folder: FolderId, change: &Change) -> rusqlite
     match change {
         Change::Put(entry) => put(connection, folder, entry).map_err(naming(entry.path.as_bytes())),
         Change::Forget(path) => run(FORGET, params![folder.0, path.as_bytes()]).map(drop),
+        // It is only logged.
+        Change::Aside(_) => Ok(()),
         Change::Intend(path) => run(INTEND, params![folder.0, path.as_bytes()])
             .map(drop)
             .map_err(naming(path.as_bytes())),
@@ -111,12 +158,10 @@ fn apply(connection: &Connection, folder: FolderId, change: &Change) -> rusqlite
             uploads::part_stored(connection, folder, upload, part)
         }
         Change::UploadEnded(id) => uploads::ended(connection, folder, id),
-        Change::RemoteFound(found) => found.iter().try_for_each(|Remote { key, size, etag }| {
-            sql_length(*size)
-                .and_then(|size| run(REMOTE_FOUND, params![folder.0, key, size, etag]))
-                .map(drop)
-                .map_err(naming(key.as_bytes()))
-        }),
+        Change::RemoteFound(found) => found
+            .iter()
+            .try_for_each(|found| remote_found(connection, folder, found)),
+        Change::Mend(mend) => mended(connection, folder, mend),
         Change::RemoteTaken(key) => run(REMOTE_TAKEN, params![folder.0, key]).map(drop),
         Change::Contacted => run(CONTACTED, params![folder.0]).and_then(the_folder),
         Change::Recontact => run(RECONTACT, params![folder.0]).and_then(the_folder),
@@ -150,7 +195,41 @@ fn apply(connection: &Connection, folder: FolderId, change: &Change) -> rusqlite
         }
         Change::Unpark => run(UNPARK, params![folder.0]).map(drop),
         Change::Config(word) => run(CONFIG, params![folder.0, word]).and_then(the_folder),
+        Change::LeaseCount(count) => {
+            // The same bits, signed.
+            run(LEASE_COUNT, params![folder.0, count.cast_signed()]).map(drop)
+        }
         Change::Scanned(began_ns) => run(SCANNED, params![folder.0, began_ns]).and_then(the_folder),
+    }
+}
+
+fn remote_found(connection: &Connection, folder: FolderId, found: &Remote) -> rusqlite::Result<()> {
+    let Remote { key, size, etag } = found;
+    let insert = |size| {
+        let mut statement = connection.prepare_cached(REMOTE_FOUND)?;
+        statement.execute(params![folder.0, key, size, etag])
+    };
+    let inserted = sql_length(*size).and_then(insert);
+    inserted.map(drop).map_err(naming(key.as_bytes()))
+}
+
+/// Takes a row's claim back, if it is still the one that was found wrong.
+fn mended(connection: &Connection, folder: FolderId, mend: &Mend) -> rusqlite::Result<()> {
+    let Mend {
+        path,
+        sha256,
+        etag,
+        there,
+    } = mend;
+    let changed = connection.prepare_cached(MEND)?.execute(params![
+        folder.0,
+        path.as_bytes(),
+        sha256.0,
+        etag
+    ])?;
+    match there.as_ref().filter(|_| changed > 0) {
+        Some(there) => remote_found(connection, folder, there),
+        None => Ok(()),
     }
 }
 

@@ -10,7 +10,7 @@
 //!
 //! `open` has the places, the lock, creation and damage; `schema` the tables and how a connection is set up;
 //! `connections` the two connections and what happens to them after an error; `rows` and `changes` read and write
-//! rows; `uploads` has the multipart uploads; `error` what can go wrong.
+//! rows; `log` has what is on its way into the catalog; `uploads` has the multipart uploads; `error` what can go wrong.
 //!
 //! # Order
 //!
@@ -49,7 +49,8 @@
 //!   reported as damage; but a wrong time, size or hash is only noticed as a difference, and the file is read again.
 //! - Flipped bits in the log after a crash: the log is taken to end there, and later commits are not seen.
 //! - A disk that acknowledges an fsync without doing it.
-//! - An older copy of the database put back by hand: it is a valid manifest.
+//! - An older copy of the database put back by hand: it is a valid manifest. The lease in the bucket tells
+//!   ([`Change::LeaseCount`]), but for what was changed in the seconds before a crash, since the last renewal.
 //! - A state folder on a network filesystem where locks or shared memory do not work; opening refuses it if it can
 //!   tell.
 
@@ -58,6 +59,7 @@ mod changes;
 mod connections;
 mod decode;
 mod error;
+mod log;
 mod open;
 mod rows;
 mod schema;
@@ -66,6 +68,7 @@ mod uploads;
 pub use buckets::Probed;
 pub use connections::Manifest;
 pub use error::{Error, ErrorKind, OpenError};
+pub use log::{Aside, Facts, Logged, Progress, Waiting, What};
 pub use open::{Opened, held_since, holder, is_locked};
 pub use rows::LARGE_BYTES;
 
@@ -302,6 +305,19 @@ pub struct UploadPart {
     pub stored_at_ns: i64,
 }
 
+/// A row whose object is not what the row says, as somebody has found who looked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mend {
+    /// The path.
+    pub path: RelPath,
+    /// The content that the row claimed when that was found.
+    pub sha256: Sha256,
+    /// The object's ETag, as the row claimed it.
+    pub etag: String,
+    /// What somebody else has put under the key, which is set aside before it is written.
+    pub there: Option<Remote>,
+}
+
 /// One change of a folder's rows; a turn of the loop commits many at once.
 #[derive(Clone, PartialEq, Debug)]
 #[expect(clippy::large_enum_variant, reason = "nearly every change is a row")]
@@ -328,6 +344,9 @@ pub enum Change {
     RemoteFound(Vec<Remote>),
     /// Forgets an object of first contact: it was adopted, set aside or overwritten.
     RemoteTaken(String),
+    /// A row is believed no more and its file sent again. Nothing, if the row is not `Synced` any more, or claims something
+    /// else by now.
+    Mend(Box<Mend>),
     /// First contact is over.
     Contacted,
     /// Another agent may have changed what lies in the bucket: first contact is to be made anew.
@@ -357,6 +376,10 @@ pub enum Change {
     DropHeld,
     /// Everything that is parked is to be tried again.
     Unpark,
+    /// An object was copied out of the way; only the catalog is told.
+    Aside(Box<Aside>),
+    /// So many notes have been written into the lease, or are about to be.
+    LeaseCount(u64),
     /// What the config says of the folder, as one word: when it changes, what failed for good may work.
     Config(String),
 }

@@ -22,10 +22,12 @@ pub(super) const OLDEST_SQLITE: i32 = 3_051_003;
 /// - Integers are signed: `dev`, `ino` and `nlink` hold the bits of unsigned ones.
 /// - What is stored (`size` to `synced_at_ns`) is there as a whole or not at all. Only regular files have rows, so that
 ///   the kind of file has no column.
+/// - A row is `live` if the log's last word of it is that it is there; what was known before there was a log gets into the
+///   catalog with a snapshot.
 /// - States are words: people read them, and no flipped bit makes one into another.
 /// - An index is partial wherever its query is, and its query repeats the index's condition word for word: that is how
 ///   `SQLite` knows that it may use it. The first 8 bytes of a hash find it, and keep the index small.
-const STEPS: [&str; 3] = ["
+const STEPS: [&str; 4] = ["
 CREATE TABLE meta (k TEXT PRIMARY KEY, v ANY NOT NULL) STRICT, WITHOUT ROWID;
 
 CREATE TABLE folders (
@@ -136,6 +138,45 @@ CREATE TABLE buckets (
   probed_at_ns INTEGER NOT NULL,
   PRIMARY KEY (endpoint, bucket)
 ) STRICT, WITHOUT ROWID;
+", "
+ALTER TABLE files ADD COLUMN live INTEGER NOT NULL DEFAULT 0 CHECK (live IN (0, 1));
+UPDATE files SET live = 1 WHERE state = 'synced';
+
+CREATE TABLE log (
+  folder_id INTEGER NOT NULL REFERENCES folders (id),
+  seq INTEGER NOT NULL CHECK (seq > 0),
+  op TEXT NOT NULL CHECK (op IN ('put', 'gone', 'aside')),
+  path BLOB NOT NULL CHECK (length(path) > 0),
+  size INTEGER CHECK (size >= 0),
+  mtime_ns INTEGER,
+  mode INTEGER,
+  uid INTEGER,
+  gid INTEGER,
+  sha256 BLOB CHECK (length(sha256) = 32),
+  etag TEXT,
+  version_id TEXT,
+  is_kept INTEGER CHECK (is_kept IN (0, 1)),
+  trash_key TEXT,
+  time_ns INTEGER NOT NULL,
+  PRIMARY KEY (folder_id, seq),
+  CHECK ((op = 'aside') = (trash_key IS NOT NULL)),
+  CHECK (op <> 'put' OR (size IS NOT NULL AND mtime_ns IS NOT NULL AND mode IS NOT NULL AND uid IS NOT NULL
+    AND gid IS NOT NULL AND sha256 IS NOT NULL AND etag IS NOT NULL))
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE catalog (
+  folder_id INTEGER PRIMARY KEY REFERENCES folders (id),
+  number INTEGER NOT NULL DEFAULT 0 CHECK (number >= 0),
+  hash BLOB CHECK (length(hash) = 32),
+  base INTEGER NOT NULL DEFAULT 0,
+  published INTEGER NOT NULL DEFAULT 0,
+  records INTEGER NOT NULL DEFAULT 0,
+  links INTEGER NOT NULL DEFAULT 0,
+  is_due INTEGER NOT NULL CHECK (is_due IN (0, 1)),
+  began INTEGER,
+  after BLOB
+) STRICT;
+INSERT INTO catalog (folder_id, is_due) SELECT DISTINCT folder_id, 1 FROM files;
 "];
 
 /// What every connection is told: 16 MiB of cache; no mapped memory, where an I/O error would be a signal; cells and
@@ -218,7 +259,7 @@ fn flags(access: OpenFlags) -> OpenFlags {
 fn set_up(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(Duration::from_secs(10))?;
     // More than there are statements, so that each is prepared once.
-    connection.set_prepared_statement_cache_capacity(64);
+    connection.set_prepared_statement_cache_capacity(96);
     connection.execute_batch(EVERY)
 }
 

@@ -11,6 +11,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
 
 use crate::base::path::RelPath;
+use crate::base::proof::Adopted;
 use crate::base::snapshot::{FolderSnapshot, Happening};
 use crate::base::units::{show_bytes, show_duration};
 
@@ -20,7 +21,7 @@ use crate::base::units::{show_bytes, show_duration};
 /// failed or was skipped.
 #[derive(Debug, Serialize)]
 pub struct Event<'a> {
-    /// `uploaded`, `copied`, `failed`, `skipped`; of a dry run `would_upload`.
+    /// `uploaded`, `adopted`, `copied`, `failed`, `skipped`; of a dry run `would_upload`.
     pub event: &'a str,
     /// The folder's name.
     pub folder: &'a str,
@@ -104,6 +105,12 @@ pub struct Summary {
     pub ambiguous: u64,
     /// Files that were still waiting when the run ended.
     pub queued: u64,
+    /// Those of `unchanged` whose object was there already, by somebody else's hand.
+    pub adopted: u64,
+    /// Their bytes, which were not sent.
+    pub adopted_bytes: u64,
+    /// What has proven that they are equal.
+    pub adopted_by: Adopted,
 }
 
 impl Summary {
@@ -126,6 +133,12 @@ impl Summary {
             unsyncable: sum(|last| last.unsyncable),
             ambiguous: sum(|last| last.ambiguous),
             queued: sum(|last| last.queued_files),
+            adopted: sum(|last| last.tally.adopted.total()),
+            adopted_bytes: sum(|last| last.tally.adopted_bytes),
+            adopted_by: snapshots
+                .iter()
+                .map(|last| last.tally.adopted)
+                .fold(Adopted::default(), Adopted::and),
         }
     }
 
@@ -148,9 +161,11 @@ impl Summary {
             let uploaded = format!("{} uploaded ({})", self.uploaded, show_bytes(self.bytes));
             say(1, uploaded);
         }
+        say(self.adopted, self.adopted_words());
         say(self.copied, format!("{} copied", self.copied));
         say(self.set_aside, format!("{} set aside", self.set_aside));
-        say(1, format!("{} unchanged", self.unchanged));
+        let unchanged = self.unchanged - self.adopted;
+        say(1, format!("{unchanged} unchanged"));
         line.push_str(&parts.join(", "));
         let took = if self.seconds < 60.0 {
             format!("{:.1}s", self.seconds)
@@ -158,6 +173,17 @@ impl Summary {
             show_duration(Duration::from_secs_f64(self.seconds))
         };
         line + " in " + &took
+    }
+
+    /// Says what was not sent because it was there, and how that is known.
+    fn adopted_words(&self) -> String {
+        let by = self.adopted_by.each().into_iter();
+        let by: Vec<_> = by
+            .filter(|(_, count)| *count > 0)
+            .map(|(proof, count)| format!("{count} by {}", proof.words()))
+            .collect();
+        let (count, bytes) = (self.adopted, show_bytes(self.adopted_bytes));
+        format!("{count} adopted ({bytes}; {})", by.join(", "))
     }
 }
 

@@ -11,7 +11,7 @@ use indicatif::ProgressBar;
 
 /// Where results go.
 pub struct Out {
-    to: Box<dyn Write + Send>,
+    to: Box<dyn Write + Send + Sync>,
     gone: bool,
 }
 
@@ -30,7 +30,7 @@ impl Out {
     }
 
     /// Writes to `to`.
-    pub fn to(to: Box<dyn Write + Send>) -> Self {
+    pub fn to(to: Box<dyn Write + Send + Sync>) -> Self {
         Self { to, gone: false }
     }
 

@@ -12,6 +12,9 @@ const DRAWS: u8 = 5;
 const TEMPLATE: &str =
     "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} left";
 
+/// The same for files alone.
+const FILES: &str = "{msg} {wide_bar} {eta} left";
+
 /// A bar, perhaps an invisible one.
 #[derive(Debug)]
 pub struct Progress {
@@ -21,9 +24,18 @@ pub struct Progress {
 impl Progress {
     /// Shows a bar on standard error if that is a terminal; the log steps around it.
     pub fn on_terminal() -> Self {
+        Self::drawn_by(TEMPLATE)
+    }
+
+    /// Shows one that counts files, not bytes.
+    pub fn of_files() -> Self {
+        Self::drawn_by(FILES)
+    }
+
+    fn drawn_by(template: &str) -> Self {
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(DRAWS));
-        // The template is a constant, which the test below parses.
-        if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
+        // The templates are constants, which the test below parses.
+        if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
         if !bar.is_hidden() {
@@ -49,6 +61,26 @@ impl Progress {
         self.bar
             .set_position(sum(|snapshot| snapshot.sent_bytes).clamp(done, all));
         self.bar.set_message(files(snapshots));
+    }
+
+    /// Shows so many of all files, and so many of all bytes.
+    pub fn set(&self, files: (u64, u64), bytes: (u64, u64)) {
+        self.bar.set_length(bytes.1);
+        self.bar.set_position(bytes.0.min(bytes.1));
+        self.bar
+            .set_message(format!("{} of {} files", files.0, files.1));
+    }
+
+    /// Shows that `done` of `all` have been looked at.
+    pub fn count(&self, done: u64, all: u64, message: String) {
+        self.bar.set_length(all);
+        self.bar.set_position(done);
+        self.bar.set_message(message);
+    }
+
+    /// Takes the bar away while something else is printed, and puts it back below.
+    pub fn around<T>(&self, print: impl FnOnce() -> T) -> T {
+        self.bar.suspend(print)
     }
 
     /// Takes the bar away.
@@ -86,7 +118,9 @@ mod tests {
 
     #[test]
     fn the_bar_shows_files_bytes_rate_and_time_left() {
-        assert!(ProgressStyle::with_template(TEMPLATE).is_ok());
+        for template in [TEMPLATE, FILES] {
+            assert!(ProgressStyle::with_template(template).is_ok());
+        }
         let progress = Progress::hidden();
         let tally = Tally {
             uploaded: 3,

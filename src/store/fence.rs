@@ -23,7 +23,7 @@ use crate::base::digest::Crc64;
 use crate::store::features::Features;
 use crate::store::{
     Body, Effect, Error, ErrorKind, Meta, Object, Page, Part, PartPage, Removed, Result, Store,
-    Stored, UploadPage, UploadToken, When,
+    Stored, UploadPage, UploadToken, When, Which,
 };
 
 /// The word that errors of the fence carry in place of the store's own.
@@ -134,6 +134,19 @@ impl Store for Fenced {
 
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<(Object, Bytes)> {
         self.inner.get(key, range).await
+    }
+
+    async fn get_of(
+        &self,
+        key: &str,
+        which: &Which,
+        range: Option<Range<u64>>,
+    ) -> Result<(Object, Bytes)> {
+        self.inner.get_of(key, which, range).await
+    }
+
+    async fn head_of(&self, key: &str, which: &Which) -> Result<Object> {
+        self.inner.head_of(key, which).await
     }
 
     async fn head(&self, key: &str) -> Result<Object> {

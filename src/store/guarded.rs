@@ -16,7 +16,7 @@ use crate::base::digest::{Crc64, hex};
 use crate::store::features::Features;
 use crate::store::{
     Body, Effect, Error, ErrorKind, Meta, Object, Page, Part, PartPage, Removed, Result, Store,
-    Stored, UploadPage, UploadToken, When,
+    Stored, UploadPage, UploadToken, When, Which,
 };
 
 /// Says why a store with these features cannot be guarded; `None` if it can, or if nobody has asked it yet.
@@ -154,6 +154,19 @@ impl Store for Guarded {
 
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<(Object, Bytes)> {
         self.inner.get(key, range).await
+    }
+
+    async fn get_of(
+        &self,
+        key: &str,
+        which: &Which,
+        range: Option<Range<u64>>,
+    ) -> Result<(Object, Bytes)> {
+        self.inner.get_of(key, which, range).await
+    }
+
+    async fn head_of(&self, key: &str, which: &Which) -> Result<Object> {
+        self.inner.head_of(key, which).await
     }
 
     async fn head(&self, key: &str) -> Result<Object> {

@@ -6,9 +6,11 @@ pub mod features;
 pub mod fence;
 pub mod guarded;
 pub mod key;
+mod object;
 pub mod probe;
 pub mod s3;
 pub mod tap;
+pub mod which;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -21,7 +23,9 @@ use bytes::Bytes;
 use crate::base::digest::{Crc64, Sha256};
 use crate::store::features::Features;
 
+pub use crate::store::object::{Object, Sum};
 pub use crate::store::tap::{Flow, Tap};
+pub use crate::store::which::Which;
 
 /// The largest body of a single put or copy, in bytes (S3's limit).
 pub const MAX_SINGLE: u64 = 5 << 30;
@@ -61,6 +65,17 @@ pub trait Store: Send + Sync + 'static {
 
     /// Reads an object, or the part of it in `range`.
     async fn get(&self, key: &str, range: Option<std::ops::Range<u64>>) -> Result<(Object, Bytes)>;
+
+    /// Reads one of a key's contents, or the part of it in `range`; whole, it comes with the checksum that the store has.
+    async fn get_of(
+        &self,
+        key: &str,
+        which: &Which,
+        range: Option<std::ops::Range<u64>>,
+    ) -> Result<(Object, Bytes)>;
+
+    /// Looks at one of a key's contents, and asks for the checksum that the store has of it.
+    async fn head_of(&self, key: &str, which: &Which) -> Result<Object>;
 
     /// Looks at an object. Absent: [`ErrorKind::NotFound`].
     async fn head(&self, key: &str) -> Result<Object>;
@@ -258,31 +273,6 @@ pub struct Part {
     pub etag: String,
     /// The part's checksum; `None` for one that was copied.
     pub crc64: Option<Crc64>,
-}
-
-/// An object as a HEAD or GET shows it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Object {
-    /// Length in bytes.
-    pub size: u64,
-    /// The ETag, without quotes.
-    pub etag: String,
-    /// The version, in a versioned bucket.
-    pub version_id: Option<String>,
-    /// User metadata as the store returns it, names in lower case.
-    pub user: Vec<(String, String)>,
-    /// When it was stored, by the store's clock, nanoseconds since the epoch (whole seconds); `None` where it is not told.
-    pub modified_ns: Option<i64>,
-    /// When it was asked, by the store's clock, nanoseconds since the epoch (whole seconds); `None` where it is not told.
-    pub date_ns: Option<i64>,
-}
-
-impl Object {
-    /// Returns the SHA-256 that whoever wrote the object declared for it.
-    pub fn sha256(&self) -> Option<Sha256> {
-        let (_, value) = self.user.iter().find(|(name, _)| name == "sha256")?;
-        Sha256::from_hex(value)
-    }
 }
 
 /// One page of a listing.

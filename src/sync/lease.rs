@@ -47,6 +47,10 @@ pub struct Note {
     pub epoch: String,
     /// Counts what this process has written here, so that no two notes are equal.
     pub turn: u64,
+    /// Counts what all processes with the agent's state folder have written here; the state folder keeps it too. A state
+    /// folder that knows less is an old copy. 0 from older versions.
+    #[serde(default)]
+    pub count: u64,
     /// The machine, for people.
     pub host: String,
     /// The process id, for people.
@@ -209,6 +213,10 @@ pub struct Claim {
     has_owned: bool,
     /// Whether a note of another agent was seen since that was last asked.
     follows: bool,
+    /// What the state folder knows of [`Note::count`]; `None` if it was not asked.
+    count: Option<u64>,
+    /// Whether a note was seen since that was last asked that our own state folder wrote later than it remembers.
+    is_behind: bool,
 }
 
 impl Claim {
@@ -221,7 +229,25 @@ impl Claim {
             unchanged: None,
             has_owned: false,
             follows: false,
+            count: None,
+            is_behind: false,
         }
+    }
+
+    /// Takes what the state folder remembers of [`Note::count`].
+    pub fn remembers(&mut self, count: u64) {
+        self.count = Some(self.count.map_or(count, |known| known.max(count)));
+    }
+
+    /// Returns the count of the next note, which has to be on record before that is written; `None` if it is not known what
+    /// the state folder remembers.
+    pub fn next_count(&self) -> Option<u64> {
+        self.count.map(|count| count.saturating_add(1))
+    }
+
+    /// Returns true if the state folder is older than what was seen: what lies below the prefix may be newer than the rows.
+    pub fn is_behind(&self) -> bool {
+        self.is_behind
     }
 
     /// Returns what to write next, for a lease of that length.
@@ -232,6 +258,7 @@ impl Claim {
             agent: self.owner.agent.clone(),
             epoch: self.owner.epoch.clone(),
             turn: self.turn,
+            count: self.count.unwrap_or(0),
             host: self.owner.host.clone(),
             pid: self.owner.pid,
             folder: self.folder.clone(),
@@ -262,14 +289,15 @@ impl Claim {
         self.has_owned = true;
     }
 
-    /// Returns true if a note of another agent was seen: it may have changed what lies below the prefix.
+    /// Returns true if a note was seen of another agent, or of a later time than our state folder remembers: what lies below
+    /// the prefix may have changed.
     pub fn follows(&self) -> bool {
         self.follows
     }
 
     /// Takes note that what another agent may have changed is going to be looked at.
     pub fn looks_again(&mut self) {
-        self.follows = false;
+        (self.follows, self.is_behind) = (false, false);
     }
 
     /// Judges what was seen at `now`; `None`: nothing was there.
@@ -295,6 +323,13 @@ impl Claim {
         let is_former = |note: &Note| note.agent == self.owner.agent && !self.has_owned;
         let is_own = self.is_ours(seen) || seen.note.as_ref().is_some_and(is_former);
         self.follows |= !is_own;
+        if let (Some(note), Some(count)) = (&seen.note, self.count)
+            && note.agent == self.owner.agent
+            && note.count > count
+        {
+            (self.follows, self.is_behind) = (true, true);
+            self.count = Some(note.count);
+        }
         if is_given_back || is_own {
             return free(None);
         }
@@ -422,6 +457,32 @@ mod tests {
     }
 
     #[test]
+    fn a_note_that_the_state_folder_does_not_remember_shows_that_it_is_an_old_copy() {
+        let mut former = claim("a", "0");
+        former.remembers(6);
+        let note = former.next_note(LONG);
+        assert_eq!((note.count, former.next_count()), (6, Some(7)));
+        let seen = |note| seen(Some(note), Some(0));
+        for (remembered, is_old) in [(5, true), (6, false), (7, false)] {
+            let mut ours = claim("a", "1");
+            ours.remembers(remembered);
+            assert!(is_free(&ours.judge(Some(&seen(note.clone())), start())));
+            assert_eq!((ours.follows(), ours.is_behind()), (is_old, is_old));
+            assert_eq!(ours.next_count(), Some(remembered.max(6) + 1));
+            ours.looks_again();
+            assert!(!ours.follows() && !ours.is_behind());
+        }
+        // Another agent counts for itself, and who does not know what it remembers says nothing.
+        let mut other = claim("b", "1");
+        other.remembers(0);
+        other.judge(Some(&seen(note.clone())), start());
+        assert!(other.follows() && !other.is_behind());
+        let mut unasked = claim("a", "1");
+        unasked.judge(Some(&seen(note)), start());
+        assert!(!unasked.follows());
+    }
+
+    #[test]
     fn an_equal_id_that_took_the_lease_from_its_owner_is_another_agent() {
         let note = claim("a", "2").next_note(LONG);
         let mut ours = claim("a", "1");
@@ -505,8 +566,11 @@ mod tests {
             etag: "e".to_owned(),
             version_id: None,
             user: Vec::new(),
+            crc64: None,
+            is_keyed: false,
             modified_ns: Some(5 * SECOND_NS),
             date_ns: Some(4 * SECOND_NS),
+            sum: None,
         };
         assert_eq!(Seen::of(&object, b"{").age, Some(Duration::ZERO));
     }
@@ -518,5 +582,7 @@ mod tests {
         assert_eq!(serde_json::from_str::<Note>(&text).unwrap(), note);
         let newer = text.replace("\"version\":1", "\"version\":2,\"more\":[]");
         assert_eq!(serde_json::from_str::<Note>(&newer).unwrap().agent, "a");
+        let older = text.replace("\"count\":0,", "");
+        assert_eq!(serde_json::from_str::<Note>(&older).unwrap(), note);
     }
 }

@@ -6,6 +6,7 @@
 pub mod brake;
 pub mod dedupe;
 pub mod file;
+pub mod foreign;
 pub mod lease;
 pub mod limits;
 pub mod meta;

@@ -136,6 +136,7 @@ fn the_smallest_config_has_the_defaults() {
             trash_keep: Duration::from_secs(30 * 24 * 3600),
             symlinks: Symlinks::Skip,
             watch: WatchMode::Auto,
+            drill: None,
             max_size: None,
             min_size: None,
             min_age: None,
@@ -205,7 +206,7 @@ fn what_a_folder_wants_done_arrives() {
     let text = format!(
         "{SMALLEST}on_delete = \"trash\"\ndelete_brake = \"off\"\n\
          overwrite_brake = {{ files = 500, window = \"1h\" }}\nhistory = \"trash\"\nguard = \"strict\"\ntrash_keep = \"7d\"\n\
-         symlinks = \"record\"\nwatch = \"poll\"\nmax_size = \"10GiB\"\nmin_size = \"1\"\nmin_age = \"5m\"\n\
+         symlinks = \"record\"\nwatch = \"poll\"\ndrill = \"7d\"\nmax_size = \"10GiB\"\nmin_size = \"1\"\nmin_age = \"5m\"\n\
          max_age = \"300d\"\nexclude_caches = false\n"
     );
     let config = machine.load(&text).expect("a good config");
@@ -234,6 +235,7 @@ fn what_a_folder_wants_done_arrives() {
     assert_eq!(folder.overwrite_brake, Some(overwrites));
     assert_eq!(folder.trash_keep, hours(7 * 24));
     assert_eq!(folder.watch, WatchMode::Poll);
+    assert_eq!(folder.drill, Some(Duration::from_secs(7 * 24 * 3600)));
     assert_eq!(
         (folder.max_size, folder.min_size),
         (Some(10 << 30), Some(1))
@@ -332,6 +334,10 @@ const WRONG: &[(&str, &str)] = &[
     (
         "+settle = \"2000 years\"",
         "config.toml:4: `settle`: expected at most \"365 days\", got \"2000 years\"",
+    ),
+    (
+        "+drill = \"10m\"",
+        "config.toml:4: `drill`: expected at least \"1h\", got \"10m\"",
     ),
     (
         "+rescan = \"0s\"",
@@ -817,6 +823,45 @@ fn init_writes_the_example_for_its_owner_and_never_over_a_file() {
         ran.err,
         "tidewatch: could not write `none/config.toml`: No such file or directory (os error 2)\n"
     );
+}
+
+#[test]
+fn init_draws_a_config_from_another_tools_line_that_is_in_order_and_holds_no_secret() {
+    let machine = Machine::new();
+    let line = "mc mirror --watch --remove --exclude '*.tmp' --limit-upload 10MiB --magic SECRET photos m/bucket/p";
+    let mut program = machine.program(&["init", "--from", line]);
+    program.env("MC_HOST_m", "https://ACCESS:SECRET@minio.example.com:9000");
+    let ran = Ran::from(program.output().expect("the program runs"));
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert_eq!(ran.err, "tidewatch: not taken over: `--magic`\n");
+    assert_eq!(
+        ran.out,
+        "wrote config.toml: look through it, then run `tidewatch check --config config.toml`\n"
+    );
+    let text = fs::read_to_string(machine.at("config.toml")).expect("a file");
+    assert!(
+        !text.contains("SECRET") && !text.contains("ACCESS:"),
+        "{text}"
+    );
+    assert!(text.contains("# Not taken over: `--magic`\n"), "{text}");
+    let config = machine.load(&text).expect(&text);
+    let folder = &config.folders[0];
+    assert_eq!(folder.path, machine.at("photos"));
+    assert_eq!(folder.to.to_string(), "s3://bucket/p/");
+    assert_eq!(folder.exclude, ["*.tmp"]);
+    assert_eq!(folder.on_delete, OnDelete::Delete);
+    let endpoint = folder.s3.endpoint_url.as_deref();
+    assert_eq!(endpoint, Some("https://minio.example.com:9000"));
+    assert_eq!(
+        config.upload.bandwidth,
+        config::Bandwidth::parse("10MiB/s").expect("a limit")
+    );
+    // Never over a file, and nothing is written of a line that is none.
+    let ran = machine.run(&["init", "--from", "aws s3 sync photos s3://bucket"]);
+    assert_eq!(ran.code, Some(2), "{}", ran.err);
+    let ran = machine.run(&["init", "other.toml", "--from", "rsync -a photos host:"]);
+    assert_eq!(ran.code, Some(2), "{}", ran.err);
+    assert!(!machine.at("other.toml").exists());
 }
 
 #[test]

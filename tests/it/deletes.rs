@@ -354,7 +354,7 @@ async fn a_mass_rewrite_goes_into_quarantine_until_a_person_decides() {
         assert_eq!((good(&bench), waiting(&bench)), (50, 50));
         sleep(30 * MINUTE).await;
         assert_eq!((good(&bench), waiting(&bench)), (50, 50));
-        assert_eq!(agent.ask(request).await, 50);
+        assert_eq!(agent.ask(request.clone()).await, 50);
         agent.level_again().await;
         sleep(30 * MINUTE).await;
         match request {

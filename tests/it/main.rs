@@ -7,8 +7,10 @@
 
 mod support;
 
+mod adopt;
 mod agent;
 mod bandwidth;
+mod catalog;
 #[cfg(feature = "demo")]
 mod check;
 mod config;
@@ -23,9 +25,12 @@ mod lease;
 mod manifest;
 mod process;
 mod reads;
+#[cfg(feature = "demo")]
+mod restore;
 mod sim;
 mod status;
 mod store;
 mod tidy;
 mod tree;
+mod verify;
 mod watching;

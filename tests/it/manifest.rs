@@ -1,7 +1,8 @@
 //! The manifest, on real files in real folders: rows, and what can happen to a state folder.
 
 mod damage;
-mod faults;
+pub mod faults;
+mod log;
 mod places;
 mod rows;
 

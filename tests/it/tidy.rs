@@ -14,16 +14,19 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     (
         "commands",
         &[
-            "agent", "tree", "sync", "manifest", "store", "report", "config", "base",
+            "agent", "restore", "tree", "sync", "catalog", "manifest", "store", "report", "config",
+            "base",
         ],
     ),
     (
         "agent",
         &[
-            "tree", "sync", "manifest", "store", "report", "config", "base",
+            "tree", "sync", "catalog", "manifest", "store", "report", "config", "base",
         ],
     ),
+    ("catalog", &["store", "base"]),
     ("sync", &["manifest", "store", "tree", "base"]),
+    ("restore", &["store", "base"]),
     ("tree", &["base"]),
     ("manifest", &["base"]),
     ("store", &["base"]),
@@ -38,6 +41,7 @@ const KEPT: &[(&str, Match, &[&str])] = &[
     ("s3s", Match::Whole, &["commands/demo"]),
     ("notify", Match::Crate, &["tree/watch.rs"]),
     ("libc", Match::Crate, &["tree/real/lease.rs"]),
+    ("zstd", Match::Crate, &["catalog/link.rs"]),
     ("jiff", Match::Crate, &["base/clock.rs"]),
     ("dashmap", Match::Whole, &["sync/dedupe.rs"]),
     ("DashMap", Match::Whole, &["sync/dedupe.rs"]),

@@ -55,13 +55,39 @@ pub(in crate::agent) struct Rows {
 }
 
 impl Rows {
+    /// Takes into the claim what is on record of the notes that were written.
+    async fn remember(&self, claim: &mut Claim) {
+        let (manifest, folder) = (self.manifest.clone(), self.folder);
+        let read = self.offload.run(move || manifest.lease_count(folder));
+        // A manifest that cannot be read lets nothing be sent either.
+        if let Ok(count) = read.await {
+            claim.remembers(count);
+        }
+    }
+
+    /// Puts on record that one more note is written, before it is. Where that cannot be done the note has the count of the
+    /// one before: it says less, and nothing wrong.
+    async fn count(&self, claim: &mut Claim) {
+        let Some(next) = claim.next_count() else {
+            return;
+        };
+        let (manifest, folder) = (self.manifest.clone(), self.folder);
+        let noted = self
+            .offload
+            .run(move || manifest.commit(folder, &[Change::LeaseCount(next)]));
+        if noted.await.is_ok() {
+            claim.remembers(next);
+        }
+    }
+
     async fn doubt(&self, key: &str) -> Result<(), Error> {
         let (manifest, folder) = (self.manifest.clone(), self.folder);
         let noted = self
             .offload
             .run(move || manifest.commit(folder, &[Change::Recontact]));
         noted.await.map_err(|error| {
-            let why = format!("could not note that another agent had the prefix: {error}");
+            let why =
+                format!("could not note that what is in the bucket may have changed: {error}");
             Error::new(ErrorKind::Busy, "PutObject", key, Effect::None, &why)
         })
     }
@@ -99,6 +125,9 @@ impl Desk {
         lasts: Duration,
         settles: Duration,
     ) -> Outcome {
+        if claim.next_count().is_none() {
+            self.rows.remember(claim).await;
+        }
         let mut trust = Trust::of(&self.store.features());
         let is_renewal = held.is_some();
         // Where conditions hold, a renewal needs no look before it.
@@ -135,6 +164,7 @@ impl Desk {
             } else {
                 when
             };
+            self.rows.count(claim).await;
             let note = claim.next_note(lasts);
             let now = self.clock.now();
             sent = Some(now);
@@ -195,6 +225,7 @@ impl Desk {
                 _ => return Ok(()),
             }
         };
+        self.rows.count(claim).await;
         let note = Note {
             released: true,
             ..claim.next_note(held.lasts)

@@ -52,6 +52,7 @@ pub(super) async fn check(folder: &Folder) -> Vec<Finding> {
         prefix: &folder.to.prefix,
         terms: &folder.terms,
         guard: folder.guard,
+        history: folder.history,
         removes: folder.on_delete != OnDelete::Keep || folder.history == History::Trash,
         found: Vec::new(),
     };
@@ -82,6 +83,7 @@ struct Asked<'a> {
     prefix: &'a str,
     terms: &'a Terms,
     guard: Guarding,
+    history: History,
     /// Whether the agent removes objects of files, or what it has set aside.
     removes: bool,
     found: Vec<Finding>,
@@ -151,6 +153,16 @@ impl Asked<'_> {
             }
         };
         self.read(&key, &stored).await;
+        // Where versioning is suspended there is one that is called so.
+        if stored.version_id.as_deref().is_some_and(|id| id != "null") {
+            self.found.push(Finding::ok(
+                "the bucket has versioning: `restore --at` finds what was overwritten or removed among the versions",
+            ));
+        } else if self.history == History::Off {
+            self.found.push(Finding::ok(
+                "the bucket has no versioning: `restore --at` finds what was overwritten only with `history = \"trash\"`",
+            ));
+        }
         // What the questions would leave could not be removed either.
         if self.remove(&[&key]).await {
             self.features(&keys, random).await;

@@ -188,7 +188,7 @@ fn line(happening: &Happening, passed: Duration) -> String {
         What::Copied => format!("copied inside the bucket  {bytes} → bucket/{key}"),
         What::Deleted => format!("deleted from bucket/{key}"),
         What::Held => "held: a person decides".to_owned(),
-        What::Noted => "level already".to_owned(),
+        What::Noted | What::Adopted => "level already".to_owned(),
         What::Failed => format!("failed: {why}"),
         What::Skipped => format!("skipped: {why}"),
     };

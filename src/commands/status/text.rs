@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use crate::base::clock::rfc3339;
 use crate::base::units::{show_bytes, show_duration};
+use crate::commands::drill;
 use crate::commands::status::{Agent, State, View};
 
 /// The columns of a terminal that nobody has widened.
@@ -98,6 +100,10 @@ fn folder(view: &View, agent: &Agent) -> String {
     }
     add("watch", &status.watch);
     add("last scan", status.last_scan.as_deref().unwrap_or("none"));
+    if let Some(drilled) = &view.last_drill {
+        let text = format!("{}, {}", rfc3339(drilled.at_ns), drill::text(drilled));
+        add("last drill", &text);
+    }
     page
 }
 
@@ -192,6 +198,7 @@ mod tests {
         View {
             status: FolderStatus::of(&snapshot),
             last_known_level: Some(true),
+            last_drill: None,
             failing: Vec::new(),
         }
     }

@@ -1,6 +1,7 @@
 //! `tidewatch sync --dry-run`: what a sync would send. Takes no lock and writes nothing, neither here nor in the bucket.
 
 mod teller;
+mod there;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -18,6 +19,7 @@ use crate::commands::Exit;
 use crate::commands::folders::{Stores, filter, folder_key, owner, shown};
 use crate::commands::sync::SyncOptions;
 use crate::commands::sync::dry_run::teller::{Estimate, Teller};
+use crate::commands::sync::dry_run::there::There;
 use crate::config;
 use crate::manifest::{FolderRow, Manifest, OpenError};
 use crate::report::out::{Out, note};
@@ -35,8 +37,10 @@ use crate::tree::scan::{Depth, Known, Rows, Scanner, Scope};
 /// Paths that are looked at in one blocking call.
 const BATCH: usize = 512;
 
+pub(super) use teller::Telling;
+
 /// Prints what a sync would send, and exits as it would as far as that can be known.
-pub async fn dry_run(options: &SyncOptions) -> anyhow::Result<Exit> {
+pub(super) async fn dry_run(options: &SyncOptions, telling: Telling) -> anyhow::Result<Exit> {
     let config = &options.config;
     let dir = config.state_dir.clone();
     let opened = Offload::Pool.run(move || Manifest::open_read_only(&dir));
@@ -57,9 +61,11 @@ pub async fn dry_run(options: &SyncOptions) -> anyhow::Result<Exit> {
         out: Out::stdout(),
         json: options.json,
         quiet: options.quiet,
+        telling,
+        there: None,
         sum: Estimate {
-            event: "summary",
-            dry_run: true,
+            event: telling.word(),
+            dry_run: options.dry_run,
             ..Estimate::default()
         },
     };
@@ -68,8 +74,7 @@ pub async fn dry_run(options: &SyncOptions) -> anyhow::Result<Exit> {
         let looked = look(options, folder, manifest.as_ref(), &stores, &mut teller).await?;
         exit = exit.strongest(looked);
     }
-    teller.sum.level =
-        exit == Exit::Level && teller.sum.would_upload + teller.sum.would_delete == 0;
+    teller.sum.level = exit == Exit::Level && teller.sum.open() == 0;
     teller.close()?;
     Ok(exit)
 }
@@ -113,7 +118,7 @@ async fn look(
     let mut exit = Exit::Level;
     match tokio::time::timeout(options.timeout, asked).await {
         Ok(Ok((there, holder))) => {
-            teller.there(folder, there)?;
+            teller.meets(folder, there)?;
             if let Some(holder) = holder {
                 exit = complain(
                     &format_args!("another agent owns the prefix: {holder}"),
@@ -140,18 +145,19 @@ async fn look(
     let known = manifest.cloned().zip(row);
     let mut walk = Walk::new(folder, known, filter);
     exit = exit.strongest(walk.run(folder, teller).await?);
+    teller.leaves();
     if let Some(why) = walk.away {
         return Ok(exit.strongest(complain(&why, Exit::Failed)?));
     }
     Ok(exit)
 }
 
-/// Asks whether the bucket can be used, and, if this would be the first contact, how many objects are there.
+/// Asks whether the bucket can be used, and, if this would be the first contact, what is there.
 async fn ask(
     store: &S3Store,
     folder: &config::Folder,
     is_contacted: bool,
-) -> store::Result<Option<u64>> {
+) -> store::Result<Option<There>> {
     match store.check().await {
         Err(error)
             if matches!(
@@ -167,11 +173,12 @@ async fn ask(
         return Ok(None);
     }
     let keys = KeyMap::new(&folder.to.prefix);
-    let (mut there, mut token) = (0, None);
+    let (mut there, mut token) = (There::default(), None);
     loop {
         let page = store.list(keys.prefix(), token).await?;
-        let others = page.objects.iter().filter(|o| !keys.is_reserved(&o.key));
-        there += others.count() as u64;
+        for object in &page.objects {
+            there.add(&keys, object);
+        }
         token = page.next;
         if token.is_none() {
             return Ok(Some(there));

@@ -44,11 +44,12 @@ use crate::store::features::{Checksum, Features};
 use crate::store::s3::attempt::{Call, Watch};
 use crate::store::s3::classify::{Failure, Trouble, trouble};
 use crate::store::s3::given::Given;
+use crate::store::s3::objects::Sums;
 use crate::store::s3::reach::Reach;
 use crate::store::s3::sums::{Uploads, lower};
 use crate::store::{
     Body, Meta, Object, Page, Part, PartPage, Removed, Result, Store, Stored, UploadPage,
-    UploadToken, When,
+    UploadToken, When, Which,
 };
 
 pub use crate::store::s3::connect::{Addressing, Patience, Settings, SetupError};
@@ -230,11 +231,25 @@ impl Store for S3Store {
     }
 
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<(Object, Bytes)> {
-        self.read_object(key, range).await
+        self.read_object(key, &Which::Current, range, Sums::Unasked)
+            .await
+    }
+
+    async fn get_of(
+        &self,
+        key: &str,
+        which: &Which,
+        range: Option<Range<u64>>,
+    ) -> Result<(Object, Bytes)> {
+        self.read_object(key, which, range, Sums::Asked).await
+    }
+
+    async fn head_of(&self, key: &str, which: &Which) -> Result<Object> {
+        self.look_at(key, which, Sums::Asked).await
     }
 
     async fn head(&self, key: &str) -> Result<Object> {
-        self.look_at(key).await
+        self.look_at(key, &Which::Current, Sums::Unasked).await
     }
 
     async fn list(&self, prefix: &str, token: Option<String>) -> Result<Page> {

@@ -4,42 +4,73 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use aws_sdk_s3::types::MetadataDirective;
+use aws_sdk_s3::types::{ChecksumMode, ChecksumType, MetadataDirective, ServerSideEncryption};
 use bytes::{Bytes, BytesMut};
 
+use crate::base::digest::Crc64;
 use crate::store::s3::S3Store;
 use crate::store::s3::attempt::{Call, Pace};
 use crate::store::s3::classify::{Failure, Trouble, trouble};
+use crate::store::s3::sums::{whole, whole64};
 use crate::store::s3::wire::{
     absent, bytes_range, etag as tag, is, length, nanoseconds, quoted, returned, source, stored,
 };
-use crate::store::{ErrorKind, Meta, Object, Removed, Result, Stored, When};
+use crate::store::{Effect, Error, ErrorKind, Meta, Object, Removed, Result, Stored, When, Which};
+
+/// Bytes for which memory is taken before they have arrived.
+const MOST_AHEAD: u64 = 16 << 20;
+
+/// Whether a read asks for the checksum that the store has of the whole object.
+///
+/// Not always: where objects are encrypted with a key of the key service, a look needs the right to use it then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Sums {
+    Asked,
+    Unasked,
+}
+
+impl Sums {
+    fn mode(self) -> Option<ChecksumMode> {
+        (self == Self::Asked).then_some(ChecksumMode::Enabled)
+    }
+}
 
 impl S3Store {
     pub(super) async fn read_object(
         &self,
         key: &str,
+        which: &Which,
         range: Option<Range<u64>>,
+        sums: Sums,
     ) -> Result<(Object, Bytes)> {
         // HTTP has no words for an empty range.
         if range.as_ref().is_some_and(Range::is_empty) {
-            return Ok((self.look_at(key).await?, Bytes::new()));
+            return Ok((self.look_at(key, which, sums).await?, Bytes::new()));
         }
+        // Of a range, the checksum would be held against bytes that are not the whole.
+        let mode = sums.mode().filter(|_| range.is_none());
+        let mode = &mode;
         let asked = range.as_ref().map(bytes_range);
         let asked = &asked;
-        self.run(Call::read("GetObject", key), |watch| async move {
+        let call = Call::read("GetObject", key);
+        let read = self.run(call, |watch| async move {
             let flight = Arc::clone(&watch.flight);
             let mut answer = asked_with!(self.client().get_object(), self.given)
                 .bucket(&self.bucket)
                 .key(key)
+                .set_version_id(which.version_id().map(str::to_owned))
+                .set_if_match(which.etag().map(quoted))
                 .set_range(asked.clone())
+                .set_checksum_mode(mode.clone())
                 .customize()
                 .interceptor(watch)
                 .send()
                 .await
                 .map_err(trouble)?;
             let len = length(answer.content_length())?;
-            let mut bytes = BytesMut::with_capacity(usize::try_from(len).unwrap_or_default());
+            // What an answer says of itself is no reason to take more memory than has arrived.
+            let most = usize::try_from(len.min(MOST_AHEAD)).unwrap_or_default();
+            let mut bytes = BytesMut::with_capacity(most);
             while let Some(piece) = answer.body.next().await {
                 flight.step();
                 let piece = piece.map_err(|error| Trouble::Broken(error.to_string()))?;
@@ -63,37 +94,64 @@ impl S3Store {
                 etag: tag(answer.e_tag())?,
                 version_id: answer.version_id().map(str::to_owned),
                 user: returned(answer.metadata()),
+                crc64: whole_crc64(answer.checksum_crc64_nvme(), answer.checksum_type()),
+                is_keyed: is_keyed(
+                    answer.server_side_encryption(),
+                    answer.sse_customer_algorithm(),
+                ),
                 modified_ns: answer.last_modified().and_then(nanoseconds),
                 date_ns: flight.date_ns(),
+                sum: None,
             };
             Ok((object, bytes.freeze()))
-        })
-        .await
-        .map_err(|failure| failure.error)
+        });
+        let (object, bytes) = read.await.map_err(|failure| failure.error)?;
+        expected("GetObject", key, which, object).map(|object| (object, bytes))
     }
 
-    pub(super) async fn look_at(&self, key: &str) -> Result<Object> {
-        self.run(Call::read("HeadObject", key), |watch| async {
+    pub(super) async fn look_at(&self, key: &str, which: &Which, sums: Sums) -> Result<Object> {
+        let call = Call::read("HeadObject", key);
+        let looked = self.run(call, |watch| async {
             let flight = Arc::clone(&watch.flight);
             let answer = asked_with!(self.client().head_object(), self.given)
                 .bucket(&self.bucket)
                 .key(key)
+                .set_version_id(which.version_id().map(str::to_owned))
+                .set_if_match(which.etag().map(quoted))
+                .set_checksum_mode(sums.mode())
                 .customize()
                 .interceptor(watch)
                 .send()
                 .await
                 .map_err(trouble)?;
+            let etag = tag(answer.e_tag())?;
+            // A sum of the parts' sums says nothing that could be compared with a file. CRC64NVME is never one; of
+            // another, some stores do not say what it is.
+            let kind = answer.checksum_type();
+            let is_whole = kind != Some(&ChecksumType::Composite);
+            let is_told = kind.is_some() || !etag.contains('-');
+            let is_sum = is_whole && is_told;
             Ok(Object {
                 size: length(answer.content_length())?,
-                etag: tag(answer.e_tag())?,
+                etag,
                 version_id: answer.version_id().map(str::to_owned),
                 user: returned(answer.metadata()),
+                crc64: whole64(answer.checksum_crc64_nvme().filter(|_| is_whole)),
+                is_keyed: is_keyed(
+                    answer.server_side_encryption(),
+                    answer.sse_customer_algorithm(),
+                ),
                 modified_ns: answer.last_modified().and_then(nanoseconds),
                 date_ns: flight.date_ns(),
+                sum: whole(
+                    answer.checksum_crc32().filter(|_| is_sum),
+                    answer.checksum_crc32_c().filter(|_| is_sum),
+                    answer.checksum_sha256().filter(|_| is_sum),
+                ),
             })
-        })
-        .await
-        .map_err(|failure| failure.error)
+        });
+        let object = looked.await.map_err(|failure| failure.error)?;
+        expected("HeadObject", key, which, object)
     }
 
     pub(super) async fn copy_object(
@@ -160,6 +218,28 @@ impl S3Store {
         Ok(Removed {
             is_outstanding: earlier.into_inner(),
         })
+    }
+}
+
+/// Takes a checksum that is of the whole content, and not of its parts' checksums.
+fn whole_crc64(sum: Option<&str>, of: Option<&ChecksumType>) -> Option<Crc64> {
+    let is_whole = of.is_none_or(|of| *of == ChecksumType::FullObject);
+    let bytes = aws_smithy_types::base64::decode(sum.filter(|_| is_whole)?).ok()?;
+    Some(Crc64(u64::from_be_bytes(bytes.try_into().ok()?)))
+}
+
+fn is_keyed(service: Option<&ServerSideEncryption>, customer: Option<&str>) -> bool {
+    customer.is_some() || service.is_some_and(|kind| *kind != ServerSideEncryption::Aes256)
+}
+
+/// Some stores do not look at the condition of a read.
+fn expected(operation: &'static str, key: &str, which: &Which, object: Object) -> Result<Object> {
+    match which.etag() {
+        Some(etag) if etag != object.etag => {
+            let (kind, why) = (ErrorKind::Precondition, "the object is another by now");
+            Err(Error::new(kind, operation, key, Effect::None, why))
+        }
+        _ => Ok(object),
     }
 }
 

@@ -12,10 +12,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use aws_sdk_s3::types::ChecksumAlgorithm;
 use md5::Digest as _;
 
-use crate::base::digest::{Crc32, Crc64, hex};
+use crate::base::digest::{Crc32, Crc32c, Crc64, Sha256, hex};
 use crate::store::features::Checksum;
 use crate::store::s3::classify::Trouble;
-use crate::store::{Body, Part};
+use crate::store::{self, Body, Part};
 
 /// The most uploads whose kind is remembered; one that was forgotten is taken for one of the usual kind.
 const MOST: usize = 4096;
@@ -109,6 +109,33 @@ pub(super) fn echoed(
         }
         _ => Ok(()),
     }
+}
+
+/// Reads the CRC64NVME of a whole object; `None` of anything else, such as a sum of sums (`…-3`).
+pub(super) fn whole64(value: Option<&str>) -> Option<Crc64> {
+    value.and_then(decoded).map(u64::from_be_bytes).map(Crc64)
+}
+
+/// Reads the checksum of a whole object that is of another kind: CRC32, CRC32C, SHA-256.
+pub(super) fn whole(
+    crc32: Option<&str>,
+    crc32c: Option<&str>,
+    sha256: Option<&str>,
+) -> Option<store::Sum> {
+    let crc = |value: Option<&str>| value.and_then(decoded).map(u32::from_be_bytes);
+    let of_sha256 = || {
+        sha256
+            .and_then(decoded)
+            .map(|sum| store::Sum::Sha256(Sha256(sum)))
+    };
+    let of_crc32 = || crc(crc32).map(|sum| store::Sum::Crc32(Crc32(sum)));
+    let of_crc32c = || crc(crc32c).map(|sum| store::Sum::Crc32c(Crc32c(sum)));
+    of_sha256().or_else(of_crc32).or_else(of_crc32c)
+}
+
+fn decoded<const N: usize>(value: &str) -> Option<[u8; N]> {
+    let bytes = aws_smithy_types::base64::decode(value).ok()?;
+    bytes.try_into().ok()
 }
 
 /// Checks an ETag that has the form of an MD5 against the MD5 that was sent.

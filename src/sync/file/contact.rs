@@ -1,13 +1,18 @@
 //! Looking at a key before it is written: after doubt, and at first contact with what others left there.
 
+use bytes::Bytes;
+
 use crate::base::clock::rfc3339_millis;
 use crate::base::digest::Sha256;
 use crate::base::policy::Guarding;
-use crate::manifest::{Change, Content, Entry, State};
-use crate::store::{ErrorKind, Meta, Object};
+use crate::base::proof::Proof;
+use crate::manifest::{Aside, Change, Content, Entry, Facts, State};
+use crate::store::{ErrorKind, Meta, Object, Which};
 use crate::sync::file::{Stop, Way};
+use crate::sync::foreign::Claims;
 use crate::sync::plan;
 use crate::sync::upload::copies::{self, Original};
+use crate::sync::upload::{Gate as _, part_size_bytes};
 
 impl Way {
     /// After the horizon of an earlier request: one look at the key tells whether it is what the row says.
@@ -36,52 +41,76 @@ impl Way {
         Ok(())
     }
 
-    /// First contact with a key that somebody else wrote: returns true if its object is equal and was adopted; otherwise
-    /// the object has been set aside into trash and the key may be written.
-    pub(in crate::sync::file) async fn contact(
-        &mut self,
-        sha256: Sha256,
-        size: u64,
-        md5: impl FnOnce() -> String,
-    ) -> Result<bool, Stop> {
-        let Some(remote) = self.task.remote.take() else {
-            return Ok(false);
+    /// First contact with a key: looks at the object that somebody else wrote there; `None` if there is none any more.
+    pub(in crate::sync::file) async fn theirs(&mut self) -> Result<Option<Object>, Stop> {
+        let Some(remote) = &self.task.remote else {
+            return Ok(None);
         };
-        let object = match self.gate().head(&self.task.key).await {
-            Ok(object) => object,
+        // With the checksums that the store keeps of it, which may prove what it holds.
+        let look = self.ctx.store.head_of(&self.task.key, &Which::Current);
+        match self.gate().send(0, look).await {
+            Ok(object) => Ok(Some(object)),
             Err(error) if error.kind == ErrorKind::NotFound => {
-                self.changes.push(Change::RemoteTaken(remote.key));
+                self.changes.push(Change::RemoteTaken(remote.key.clone()));
+                self.task.remote = None;
                 self.old_is_safe = true;
-                return Ok(false);
+                Ok(None)
             }
-            Err(error) => return Err(Stop::Store(error)),
-        };
-        let is_equal = object.size == size
-            && match object.sha256() {
-                Some(declared) => declared == sha256,
-                None => object.etag.len() == 32 && object.etag.eq_ignore_ascii_case(&md5()),
-            };
-        if is_equal {
-            self.changes.push(Change::RemoteTaken(remote.key));
-            let content = Content {
-                stat: self.task.stat,
-                read_at_ns: 0,
-                sha256,
-                etag: object.etag,
-                version_id: object.version_id,
-                synced_at_ns: self.started.wall_ns,
-                doubtful: false,
-            };
-            let mut row = self.blank(State::Synced);
-            row.stored = Some(content);
-            self.known = Some(row);
-            return Ok(true);
+            Err(error) => Err(Stop::Store(error)),
         }
+    }
+
+    /// Takes somebody else's object that has been proven to have this content for ours.
+    pub(in crate::sync::file) fn adopt(&mut self, object: Object, sha256: Sha256, proof: Proof) {
+        self.changes
+            .extend(self.task.remote.take().map(|r| Change::RemoteTaken(r.key)));
+        tracing::debug!(key = %self.task.key, "adopted an object that was there before us, by its {}", proof.words());
+        let content = Content {
+            stat: self.task.stat,
+            read_at_ns: 0,
+            sha256,
+            etag: object.etag,
+            version_id: object.version_id,
+            synced_at_ns: self.started.wall_ns,
+            doubtful: false,
+        };
+        let mut row = self.blank(State::Synced);
+        row.stored = Some(content);
+        self.known = Some(row);
+        self.adopted = Some(proof);
+    }
+
+    /// Moves somebody else's object into trash: the key may be written then.
+    pub(in crate::sync::file) async fn set_theirs_aside(
+        &mut self,
+        object: Object,
+    ) -> Result<(), Stop> {
         self.move_aside(&object).await?;
         tracing::info!(key = %self.task.key, "set an object aside that was there before us");
         (self.set_aside, self.old_is_safe) = (true, true);
-        self.taken(remote.key, object);
-        Ok(false)
+        if let Some(remote) = self.task.remote.take() {
+            self.taken(remote.key, object);
+        }
+        Ok(())
+    }
+
+    /// Compares a content that is in memory with somebody else's object.
+    pub(in crate::sync::file) async fn compare(
+        &self,
+        object: &Object,
+        bytes: Bytes,
+        sha256: Sha256,
+    ) -> Option<Proof> {
+        let claims = Claims::of(object, part_size_bytes(object.size));
+        if !claims.is_of_size(bytes.len() as u64) {
+            return None;
+        }
+        let compare = move || {
+            let mut sums = claims.sums();
+            sums.update(&bytes);
+            claims.judge(sums, sha256)
+        };
+        self.ctx.offload.run(compare).await
     }
 
     pub(in crate::sync::file) async fn move_aside(&mut self, object: &Object) -> Result<(), Stop> {
@@ -121,6 +150,28 @@ impl Way {
             Stop::Store(error)
         })?;
         tracing::debug!(key = %self.task.key, to, "set an object aside");
+        let aside = self.aside(object, to);
+        self.changes.push(Change::Aside(Box::new(aside)));
         Ok(())
+    }
+
+    /// Says of an object that was copied to `to` what is known of it: by the row if it is the row's, else what it declares.
+    fn aside(&self, object: &Object, to: String) -> Aside {
+        let stored = self.known.as_ref().and_then(|row| row.stored.as_ref());
+        let is_it =
+            |content: &&Content| content.etag == object.etag && content.stat.size == object.size;
+        let known = stored.filter(is_it).map(Facts::of).unwrap_or_default();
+        Aside {
+            path: self.task.job.path.clone(),
+            trash_key: to,
+            facts: Facts {
+                size: Some(object.size),
+                sha256: known.sha256.or(object.sha256()),
+                etag: Some(object.etag.clone()),
+                version_id: object.version_id.clone(),
+                ..known
+            },
+            at_ns: self.ctx.clock.now().wall_ns,
+        }
     }
 }

@@ -13,6 +13,7 @@ use crate::base::digest::Crc64;
 use crate::base::offload::Offload;
 use crate::base::path::RelPath;
 use crate::base::policy::{Guarding, History, OnDelete};
+use crate::base::proof::Proof;
 use crate::base::stat::{Identity, Kind, Stat};
 use crate::manifest::{self, Change, Entry, FolderId, Manifest, Remote, UploadPart};
 use crate::store::key::KeyMap;
@@ -380,6 +381,8 @@ pub enum How {
     Copied,
     /// They were there already.
     Noted,
+    /// They were there already, in an object that somebody else wrote.
+    Adopted(Proof),
 }
 
 /// What a job asks for, on behalf of its path.

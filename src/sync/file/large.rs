@@ -16,43 +16,48 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use md5::Digest as _;
-
-use crate::base::digest::{Hasher, Sha256, hex};
+use crate::base::digest::{Hasher, Sha256};
 use crate::base::path::RelPath;
+use crate::base::proof::Proof;
 use crate::base::stat::Stat;
 use crate::manifest::Change;
-use crate::store::Stored;
+use crate::store::{Object, Stored};
 use crate::sync::dedupe::Claim;
 use crate::sync::file::aside::Guard;
 use crate::sync::file::job::{Ctx, How, Outcome, Patience};
 use crate::sync::file::{Stop, Way};
+use crate::sync::foreign::Claims;
 use crate::sync::plan::{self, Read, Step};
 use crate::sync::upload::{self, SINGLE_MOST, Source};
 use crate::tree::{Grown, OpenFile, ReadError, Reading};
 
 impl Way {
     pub(in crate::sync::file) async fn large(&mut self) -> Result<Outcome, Stop> {
+        // Looked at first: what it says of its content decides what is computed.
+        let theirs = self.theirs().await?;
         let Large {
             mut source,
             digests,
             is_of_an_instant,
             mut read,
-        } = self.open_large().await?;
+        } = self.open_large(theirs.as_ref()).await?;
         let stat = read.stat;
         self.size = stat.size;
-        let mut guard = None;
-        if let Some(Digests { sha256, md5 }) = &digests {
-            let (sha256, md5) = (*sha256, md5.clone());
-            if plan::step(self.known.as_ref(), sha256, self.started) == Step::Refresh
-                || self.contact(sha256, stat.size, || md5).await?
-            {
+        if let Some(Digests { sha256, .. }) = &digests
+            && plan::step(self.known.as_ref(), *sha256, self.started) == Step::Refresh
+        {
+            return Ok(self.refreshed(read));
+        }
+        if let Some(object) = theirs {
+            let proof = digests.as_ref().and_then(|found| found.proof);
+            if let (Some(proof), Some(Digests { sha256, .. })) = (proof, &digests) {
+                self.adopt(object, *sha256, proof);
                 return Ok(self.refreshed(read));
             }
-            guard = Some(self.before_overwriting(sha256).await);
+            self.set_theirs_aside(object).await?;
         }
-        let guard = match guard {
-            Some(guard) => guard,
+        let guard = match &digests {
+            Some(Digests { sha256, .. }) => self.before_overwriting(*sha256).await,
             // Its size is another one, or there is nothing to overwrite.
             None => self.before_overwriting_unread().await,
         };
@@ -89,15 +94,16 @@ impl Way {
         Ok(self.stored(How::Uploaded, sent.stored, sent.sha256, read))
     }
 
-    /// Opens a large file; hashes it first only when its content may be in the bucket already, by its size.
-    async fn open_large(&self) -> Result<Large, Stop> {
+    /// Opens a large file; hashes it first only when its content may be in the bucket already, by its size: under a key
+    /// that we know, or in an object of somebody else's under its own.
+    async fn open_large(&self, theirs: Option<&Object>) -> Result<Large, Stop> {
         let (ctx, path) = (self.ctx.clone(), self.task.job.path.clone());
         let own_size = self
             .known
             .as_ref()
             .and_then(plan::certain)
             .map(|(_, content)| content.stat.size);
-        let has_remote = self.task.remote.is_some();
+        let claims = theirs.map(|object| Claims::of(object, upload::part_size_bytes(object.size)));
         let patience = self.task.patience;
         let open = self.ctx.offload.run(move || {
             let read_at_ns = ctx.clock.now().wall_ns;
@@ -120,9 +126,11 @@ impl Way {
                 .manifest
                 .knows_size(ctx.folder, stat.size, &path)
                 .unwrap_or(false);
-            let may_be_there =
-                known_elsewhere || own_size == Some(stat.size) || has_remote || grown.is_some();
-            let md5 = has_remote.then(md5::Md5::new);
+            let claims = claims.filter(|claims| claims.is_of_size(stat.size));
+            let may_be_there = known_elsewhere
+                || own_size == Some(stat.size)
+                || claims.is_some()
+                || grown.is_some();
             let mut read = Read {
                 stat,
                 read_at_ns,
@@ -131,7 +139,7 @@ impl Way {
             };
             let mut digests = None;
             if may_be_there {
-                let (found, doubtful) = hash(&*file, &read, &ctx, md5)?;
+                let (found, doubtful) = hash(&*file, &read, &ctx, claims.as_ref())?;
                 read.doubtful |= doubtful;
                 if let Some(grown) = grown {
                     grown.judge(found.sha256)?;
@@ -191,8 +199,8 @@ struct Large {
 /// The names of a large file's content.
 struct Digests {
     sha256: Sha256,
-    /// What a single-part ETag of it would be; empty if nobody asked.
-    md5: String,
+    /// What proves that somebody else's object has it, if anything does.
+    proof: Option<Proof>,
 }
 
 /// What is read of a file.
@@ -235,7 +243,7 @@ fn hash(
     file: &dyn OpenFile,
     read: &Read,
     ctx: &Ctx,
-    mut md5: Option<md5::Md5>,
+    claims: Option<&Claims>,
 ) -> Result<(Digests, bool), Stop> {
     let reading = Reading::begin(file, read.read_at_ns)?;
     if !reading.stat.same_content_as(&read.stat) {
@@ -243,6 +251,7 @@ fn hash(
     }
     let size = read.stat.size;
     let mut hasher = Hasher::default();
+    let mut sums = claims.map(Claims::sums);
     let mut offset = 0;
     while offset < size {
         if ctx.stop.is_cancelled() {
@@ -252,16 +261,15 @@ fn hash(
         ctx.moved.fetch_add(1, Ordering::Relaxed);
         reading.fill(offset, &mut piece)?;
         hasher.update(piece.as_ref());
-        if let Some(md5) = &mut md5 {
-            md5.update(piece.as_ref());
+        if let Some(sums) = &mut sums {
+            sums.update(piece.as_ref());
         }
         offset += piece.as_ref().len() as u64;
     }
     let doubtful = reading.end()?;
-    let md5 = md5.map_or_else(String::new, |md5| hex(&md5.finalize()));
-    let digests = Digests {
-        sha256: hasher.finish(),
-        md5,
-    };
-    Ok((digests, doubtful))
+    let sha256 = hasher.finish();
+    let proof = claims
+        .zip(sums)
+        .and_then(|(claims, sums)| claims.judge(sums, sha256));
+    Ok((Digests { sha256, proof }, doubtful))
 }

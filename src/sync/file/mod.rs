@@ -19,12 +19,12 @@ mod rows;
 
 use std::sync::Arc;
 
-use md5::Digest as _;
 use tokio::sync::oneshot;
 
 use crate::base::clock::Now;
-use crate::base::digest::{Sha256, hex};
+use crate::base::digest::Sha256;
 use crate::base::path::RelPath;
+use crate::base::proof::Proof;
 use crate::base::stat::Stat;
 use crate::manifest::{Change, Entry, Remote};
 use crate::store::{self, Body, Effect, ErrorKind, Stored};
@@ -88,6 +88,7 @@ pub async fn sync(ctx: Arc<Ctx>, task: Task) -> Done {
         allowed: None,
         old_is_safe: false,
         there: None,
+        adopted: None,
     };
     let outcome = match way.run().await {
         Ok(outcome) => way.after(outcome).await,
@@ -133,6 +134,8 @@ struct Way {
     old_is_safe: bool,
     /// Somebody else's object that may be overwritten: it has been set aside.
     there: Option<Remote>,
+    /// What has proven that somebody else's object is equal.
+    adopted: Option<Proof>,
 }
 
 impl Way {
@@ -203,11 +206,15 @@ impl Way {
                     }
                 }
                 None if self.task.remote.is_some() => {
-                    let md5 = hex(&md5::Md5::digest(&whole.bytes));
-                    // Setting aside may need memory of its own; nobody waits for it with some in hand.
-                    drop((whole, hold));
-                    if self.contact(sha256, stat.size, || md5).await? {
-                        return Ok(self.refreshed(read));
+                    if let Some(object) = self.theirs().await? {
+                        let bytes = whole.bytes.clone();
+                        if let Some(proof) = self.compare(&object, bytes, sha256).await {
+                            self.adopt(object, sha256, proof);
+                            return Ok(self.refreshed(read));
+                        }
+                        // Setting aside may need memory of its own; nobody waits for it with some in hand.
+                        drop((whole, hold));
+                        self.set_theirs_aside(object).await?;
                     }
                     sharing = Sharing::Claim;
                     continue;

@@ -27,7 +27,8 @@ impl Way {
             (content.stat, content.read_at_ns) = (read.stat, read.read_at_ns);
             content.synced_at_ns = self.started.wall_ns;
         }
-        self.synced(How::Noted, row, read.is_beginning)
+        let how = self.adopted.map_or(How::Noted, How::Adopted);
+        self.synced(how, row, read.is_beginning)
     }
 
     pub(in crate::sync::file) fn stored(

@@ -68,6 +68,11 @@ const SHAPES: &[Shape] = &[
         text: ".goutputstream-*",
         fits: |name| name.starts_with(b".goutputstream-"),
     },
+    // Our own: a file that is being restored, until it is whole.
+    Shape {
+        text: ".tidewatch-restore-*",
+        fits: |name| is_hex_behind(name, b".tidewatch-restore-", 16),
+    },
 ];
 
 /// Vim counts its swap files down from `.swp`; the leading dot stands also for a file that has no name yet (`.swp`).

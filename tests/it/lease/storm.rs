@@ -125,5 +125,5 @@ async fn the_witness_sees_an_agent_that_asks_for_no_lease() {
     let mut agent = bench.start_before(Mode::Forever, Arc::new(witness));
     agent.level().await;
     agent.stop().await;
-    assert_eq!(found.lock().unwrap().len(), 1);
+    assert_eq!(found.lock().unwrap().len(), 2, "the file and the catalog");
 }

@@ -9,7 +9,7 @@ use tidewatch::base::digest::Crc64;
 use tidewatch::store::features::Features;
 use tidewatch::store::{
     Body, Meta, Object, Page, Part, PartPage, Removed, Result, Store, Stored, UploadPage,
-    UploadToken, When,
+    UploadToken, When, Which,
 };
 
 use crate::lease::{LEASE, note};
@@ -68,6 +68,19 @@ impl Store for Witness {
 
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<(Object, Bytes)> {
         self.inner.get(key, range).await
+    }
+
+    async fn get_of(
+        &self,
+        key: &str,
+        which: &Which,
+        range: Option<Range<u64>>,
+    ) -> Result<(Object, Bytes)> {
+        self.inner.get_of(key, which, range).await
+    }
+
+    async fn head_of(&self, key: &str, which: &Which) -> Result<Object> {
+        self.inner.head_of(key, which).await
     }
 
     async fn head(&self, key: &str) -> Result<Object> {

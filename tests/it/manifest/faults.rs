@@ -252,7 +252,7 @@ fn a_full_disk_stops_commits_until_there_is_room() {
 
 /// Returns the command that mounts a small filesystem on `dir` inside a user namespace; `None`, with a note, where that
 /// is not possible.
-fn tmpfs(dir: &Path) -> Option<String> {
+pub fn tmpfs(dir: &Path) -> Option<String> {
     let mount = format!("mount -t tmpfs -o size=3m none '{}'", dir.display());
     let tried = Command::new("unshare")
         .args(["-rm", "sh", "-c", &mount])

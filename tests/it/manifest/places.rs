@@ -19,6 +19,9 @@ const FIXTURE: &[u8] = include_bytes!("../../fixtures/manifest-v1.db");
 /// The same after schema 2 has led it on and written to it.
 const SECOND_FIXTURE: &[u8] = include_bytes!("../../fixtures/manifest-v2.db");
 
+/// The same after schema 3 has led it on and written to it.
+const THIRD_FIXTURE: &[u8] = include_bytes!("../../fixtures/manifest-v3.db");
+
 fn open(dir: &Path) -> Manifest {
     Manifest::open(dir, NOW_NS).expect("an open manifest").0
 }
@@ -189,7 +192,7 @@ fn a_newer_schema_is_refused_and_the_file_is_not_touched() {
     let database = dir.path().join("tidewatch.db");
     let connection = Connection::open(&database).expect("a database");
     connection
-        .pragma_update(None, "user_version", 4)
+        .pragma_update(None, "user_version", 5)
         .expect("a newer version");
     drop(connection);
     let before = (
@@ -201,8 +204,8 @@ fn a_newer_schema_is_refused_and_the_file_is_not_touched() {
         matches!(
             error,
             OpenError::Newer {
-                found: 4,
-                known: 3,
+                found: 5,
+                known: 4,
                 ..
             }
         ),
@@ -482,4 +485,43 @@ fn the_database_of_schema_2_keeps_everything_when_it_is_led_on() {
     assert!(opened.clean && !opened.created);
     let uploads = [old_upload("b/open", "u1"), upload];
     assert_eq!(manifest.uploads(number).expect("uploads"), uploads);
+}
+
+#[test]
+fn the_database_of_schema_3_is_led_on_and_gets_a_snapshot_of_what_it_holds() {
+    let (_dir, manifest) = fixture(THIRD_FIXTURE);
+    let number = folder(&manifest);
+    let known = &manifest.folders().expect("folders")[0];
+    assert_eq!(known.config.as_deref(), Some("00000000000000aa"));
+    assert!(manifest.probed("", "bucket").expect("readable").is_some());
+    let mut rows = fixture_rows();
+    if let Some(content) = &mut rows[0].stored {
+        content.doubtful = true;
+    }
+    assert_eq!(all(&manifest, number)[0], rows[0]);
+    // Nothing was logged before there was a log.
+    let waiting = manifest.waiting(number).expect("readable");
+    assert_eq!((waiting.records, waiting.snapshot), (0, true));
+    let live = |manifest: &Manifest| -> Vec<String> {
+        let root = path("");
+        let live = manifest.live(number, &root, 10).expect("readable");
+        live.into_iter().map(|row| row.path.to_string()).collect()
+    };
+    assert_eq!(live(&manifest), ["a/synced"]);
+    // What was in doubt then is news when it is level, also with the same content.
+    let level = Entry {
+        state: State::Synced,
+        ..rows[1].clone()
+    };
+    let logged = manifest.commit_at(number, &[Change::Put(level)], NOW_NS);
+    assert_eq!(logged.expect("a commit"), 1);
+    assert_eq!(live(&manifest), ["a/synced", "b/open"]);
+    // A folder of which nothing was known begins with nothing.
+    let other = FolderKey {
+        prefix: "other/".to_owned(),
+        ..key()
+    };
+    let other = manifest.folder(&other, "other").expect("a folder").id;
+    let waiting = manifest.waiting(other).expect("readable");
+    assert_eq!((waiting.records, waiting.snapshot), (0, false));
 }

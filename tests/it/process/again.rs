@@ -176,3 +176,47 @@ async fn an_equal_object_of_others_is_adopted_and_a_different_one_set_aside() {
     assert_eq!(aside.len(), 1, "{:?}", objects.keys());
     assert_eq!(aside[0].1, b"theirs");
 }
+
+#[tokio::test]
+async fn a_sync_whose_catalog_is_refused_has_sent_its_files_and_exits_with_5() {
+    let world = World::new().await;
+    world.write("a", "a");
+    let is_link = |seen: &Seen| seen.key.starts_with("p/.tidewatch/catalog/");
+    world.endpoint.meet_catalog();
+    world.endpoint.script(move |seen| {
+        let refused = Fault::Error(403, "AccessDenied");
+        (is_link(seen) && seen.operation == "PutObject").then_some(refused)
+    });
+    let ended = world.sync(&[]).await;
+    assert_eq!(ended.code, Some(5), "{}", ended.err);
+    assert!(
+        ended
+            .err
+            .contains("every file is in the bucket, but the catalog of them is not"),
+        "{}",
+        ended.err
+    );
+    assert_eq!(world.object("a").as_deref(), Some(&b"a"[..]));
+    world.endpoint.clear();
+
+    // A dry run writes none; the next real one does, with one request, if nothing is there.
+    let links = || {
+        let requests = world.endpoint.all_requests().into_iter();
+        requests.filter(is_link).collect::<Vec<_>>()
+    };
+    world.endpoint.reset_counts();
+    assert_eq!(world.sync(&["--dry-run"]).await.code, Some(0));
+    assert_eq!(links().len(), 0);
+    world.sync_level().await;
+    let [link] = &links()[..] else {
+        panic!("{:?}", links())
+    };
+    assert_eq!(
+        (link.operation, link.key.as_str()),
+        ("PutObject", "p/.tidewatch/catalog/0000000001.jsonl.zst")
+    );
+    assert_eq!(link.headers["if-none-match"], "*");
+    world.endpoint.reset_counts();
+    world.sync_level().await;
+    assert_eq!(links().len(), 0);
+}

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use tidewatch::base::digest::Sha256;
 use tidewatch::base::path::RelPath;
 use tidewatch::base::policy::OnDelete;
-use tidewatch::manifest::{Entry, FolderId, Manifest, State};
+use tidewatch::catalog::{Chain, Known, Tree};
+use tidewatch::manifest::{Entry, FolderId, Manifest, State, Waiting};
 use tidewatch::store::key::KeyMap;
 use tidewatch::sync::plan;
 
@@ -157,6 +158,56 @@ impl Oracle {
         if !keeps {
             self.nothing_is_left_over(&files.into_keys().collect());
         }
+    }
+
+    /// Whenever the agent is down: every link of the catalog is there, and is what the one behind it says.
+    pub async fn chain_holds(&self) -> Chain {
+        let (store, keys) = (Arc::new(self.bucket.clone()), KeyMap::new("p/"));
+        let chain = Chain::list(store, keys).await.expect("readable");
+        if !chain.is_empty() {
+            let history = chain.history(|_| true).await.expect("readable");
+            assert_eq!(history.troubles, [], "the catalog is damaged");
+        }
+        chain
+    }
+
+    /// At a quiet end the catalog says exactly what the manifest does.
+    pub async fn catalog_agrees(&self) {
+        let chain = self.chain_holds().await;
+        let rows = self.rows().into_iter();
+        let rows = rows.filter(|row| row.state == State::Synced);
+        let expected: Tree = rows
+            .map(|row| {
+                let content = row.stored.expect("a synced row has a content");
+                let known = Known {
+                    size: content.stat.size,
+                    mtime_ns: content.stat.mtime_ns,
+                    mode: content.stat.mode,
+                    uid: content.stat.uid,
+                    gid: content.stat.gid,
+                    sha256: content.sha256,
+                    key: format!("p/{}", row.path),
+                    etag: content.etag,
+                    version_id: content.version_id,
+                    // When it was found level says nothing of what it is.
+                    time_ns: 0,
+                };
+                (row.path, known)
+            })
+            .collect();
+        if chain.is_empty() {
+            assert_eq!(expected, Tree::new(), "there is no catalog");
+            return;
+        }
+        let reading = chain.latest().await.expect("a whole tree");
+        assert!(reading.is_latest);
+        let mut tree = reading.tree;
+        for known in tree.values_mut() {
+            known.time_ns = 0;
+        }
+        assert_eq!(tree, expected, "the catalog says something else");
+        let waiting = self.manifest.waiting(self.folder).expect("readable");
+        assert_eq!(waiting, Waiting::default(), "something is not published");
     }
 
     /// Every upload was completed or given up, also one whose creation was answered late or never.

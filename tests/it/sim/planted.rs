@@ -13,7 +13,7 @@ use tidewatch::base::stat::Stat;
 use tidewatch::store::features::Features;
 use tidewatch::store::{
     Body, Effect, ErrorKind, Meta, Object, Page, Part, PartPage, Removed, Result, Store, Stored,
-    UploadPage, UploadToken, When,
+    UploadPage, UploadToken, When, Which,
 };
 use tidewatch::tree::{Found, Identity, OpenFile, ReadError, Tree};
 
@@ -52,9 +52,13 @@ pub enum Bug {
     SilenceIsSuccess,
     /// What was not answered is taken for not done.
     SilenceIsNoEffect,
+    /// A link of the catalog is noted that was not stored.
+    LinkIsNotKept,
+    /// A link is not what was sent.
+    LinkIsTorn,
 }
 
-pub const ALL: [Bug; 14] = [
+pub const ALL: [Bug; 16] = [
     Bug::AnyRootIsRight,
     Bug::UnreadableIsEmpty,
     Bug::UnreadableIsGone,
@@ -69,6 +73,8 @@ pub const ALL: [Bug; 14] = [
     Bug::DeletesAnother,
     Bug::SilenceIsSuccess,
     Bug::SilenceIsNoEffect,
+    Bug::LinkIsNotKept,
+    Bug::LinkIsTorn,
 ];
 
 /// A bug in its world, or none.
@@ -279,21 +285,44 @@ impl Store for Lying {
     async fn put_if(&self, key: &str, body: Body, meta: &Meta, when: &When) -> Result<Stored> {
         let elsewhere = MemStore::default();
         let stored = elsewhere.put(key, body.clone(), meta).await;
-        if self.lies(Bug::PutIsNotKept) {
+        // What is wrong with files must show by the files.
+        let is_link = key.contains(".tidewatch/catalog/");
+        let (not_kept, torn) = if is_link {
+            (Bug::LinkIsNotKept, Bug::LinkIsTorn)
+        } else {
+            (Bug::PutIsNotKept, Bug::PutIsTorn)
+        };
+        if self.lies(not_kept) {
             return stored;
         }
-        if self.lies(Bug::PutIsTorn) && !body.bytes.is_empty() {
+        if self.lies(torn) && !body.bytes.is_empty() {
             let bytes = body.bytes.slice(1..);
             let (crc64, sha256) = (Crc64::of(&bytes), Some(Sha256::of(&bytes)));
             let torn = Body::new(bytes, crc64, sha256);
             return self.inner.put_if(key, torn, meta, when).await;
         }
         let answer = self.inner.put_if(key, body, meta, when).await;
+        if is_link {
+            return answer;
+        }
         self.told(answer, || stored.ok())
     }
 
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<(Object, Bytes)> {
         self.inner.get(key, range).await
+    }
+
+    async fn get_of(
+        &self,
+        key: &str,
+        which: &Which,
+        range: Option<Range<u64>>,
+    ) -> Result<(Object, Bytes)> {
+        self.inner.get_of(key, which, range).await
+    }
+
+    async fn head_of(&self, key: &str, which: &Which) -> Result<Object> {
+        self.inner.head_of(key, which).await
     }
 
     async fn head(&self, key: &str) -> Result<Object> {

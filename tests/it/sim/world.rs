@@ -486,6 +486,7 @@ impl World {
         self.sleep(0);
         self.say("the agent is down");
         self.oracle.claims_are_true();
+        drop(runtime_of(self.oracle.chain_holds()));
     }
 
     /// The storm ends, often while the agent runs: everything has to become level, and to stay so past every horizon.
@@ -521,6 +522,7 @@ impl World {
             assert_eq!(agent.await.reason, Reason::Stopped(true));
         });
         self.oracle.no_upload_is_left();
+        runtime_of(self.oracle.catalog_agrees());
     }
 
     async fn until_level(
@@ -579,6 +581,11 @@ fn policies(random: &mut fastrand::Rng) -> Settings {
         trash_keep: [30 * 24 * 60 * MINUTE, 10 * MINUTE][usize::from(random.u8(..4) == 0)],
         ..Settings::default()
     }
+}
+
+/// Asks something while the agent is down.
+fn runtime_of<T>(asked: impl Future<Output = T>) -> T {
+    runtime().block_on(asked)
 }
 
 fn runtime() -> tokio::runtime::Runtime {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tidewatch::base::clock::Clock;
-use tidewatch::store::{Body, Effect, ErrorKind, Meta, Store};
+use tidewatch::store::{Body, Effect, ErrorKind, Meta, Store, Which};
 
 use crate::support::faulty::{Fault, Faulty, Odds};
 use crate::support::mem_store::{Habits, MemStore};
@@ -127,6 +127,30 @@ async fn a_seed_repeats() {
     assert!((10..=30).contains(&lost), "{lost} of 100 refused");
     // Whatever was not refused is there, and the calm one.
     assert_eq!(first.1, 101 - lost);
+}
+
+#[tokio::test]
+async fn a_bucket_that_keeps_versions_gives_each_back() {
+    let store = MemStore::default();
+    store.keep_versions();
+    let put = async |text: &'static [u8]| {
+        let body = Body::of(Bytes::from_static(text));
+        let stored = store.put("k", body, &Meta::default()).await;
+        stored.expect("a put").version_id.expect("a version")
+    };
+    let (old, new) = (put(b"old").await, put(b"new").await);
+    let read = async |id: &str| {
+        let which = Which::Version(id.to_owned());
+        store
+            .get_of("k", &which, None)
+            .await
+            .map(|(_, bytes)| bytes)
+    };
+    store.uproot("k");
+    assert_eq!(&*read(&old).await.expect("the old one"), b"old");
+    assert_eq!(&*read(&new).await.expect("the new one"), b"new");
+    let error = read("none").await.expect_err("there is none");
+    assert_eq!(error.kind, ErrorKind::NotFound);
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use tidewatch::base::path::RelPath;
 use tidewatch::store::key::KeyMap;
 use tidewatch::store::{
     Body, Effect, Error, ErrorKind, Listed, MAX_BATCH, Meta, Part, PartPage, Result, Store, When,
+    Which,
 };
 
 /// What a store can do; everything, by default.
@@ -210,6 +211,7 @@ async fn what_is_put_can_be_read(store: &dyn Store, prefix: &str) {
         assert_eq!((object.size, &*part), (16, what));
         assert_eq!(object.etag, first);
     }
+    one_of_its_contents_is_read(store, key, bytes).await;
     // The same bytes again, then others: an ETag names a content.
     assert_eq!(put(store, key, bytes).await, first);
     assert_ne!(put(store, key, b"the tide is low").await, first);
@@ -232,6 +234,34 @@ async fn what_is_put_can_be_read(store: &dyn Store, prefix: &str) {
     store.delete(key).await.expect("a delete");
     let gone = store.head(key).await.expect_err("it is deleted");
     assert_eq!(gone.kind, ErrorKind::NotFound);
+}
+
+/// A store need not have a checksum; one that it names is the content's.
+async fn one_of_its_contents_is_read(store: &dyn Store, key: &str, bytes: &[u8]) {
+    let seen = store.head(key).await.expect("a head");
+    let whichs = [Which::Current, Which::Is(seen.etag.clone())];
+    let version = seen.version_id.clone().map(Which::Version);
+    for which in whichs.into_iter().chain(version) {
+        let (object, read) = store.get_of(key, &which, None).await.expect("a get");
+        assert_eq!((&object.etag, &*read), (&seen.etag, bytes), "{which:?}");
+        let head = store.head_of(key, &which).await.expect("a head");
+        assert_eq!((&head.etag, head.size), (&seen.etag, seen.size));
+        for crc64 in [object.crc64, head.crc64].into_iter().flatten() {
+            assert_eq!(crc64, Crc64::of(bytes), "{which:?}");
+        }
+        let (object, part) = store
+            .get_of(key, &which, Some(4..8))
+            .await
+            .expect("a range");
+        assert_eq!((object.etag, &*part), (seen.etag.clone(), &bytes[4..8]));
+    }
+    let other = Which::Is("0123456789abcdef0123456789abcdef".to_owned());
+    for error in [
+        store.get_of(key, &other, None).await.expect_err("another"),
+        store.head_of(key, &other).await.expect_err("another"),
+    ] {
+        assert_eq!(error.kind, ErrorKind::Precondition, "{error}");
+    }
 }
 
 async fn what_is_absent_is_not_found(store: &dyn Store, prefix: &str) {

@@ -1,8 +1,8 @@
 //! What goes over the wire, byte by byte, and what is read from it.
 
-use tidewatch::base::digest::{Crc64, Sha256};
+use tidewatch::base::digest::{Crc32, Crc32c, Crc64, Sha256};
 use tidewatch::store::s3::{Addressing, S3Store, Settings, SetupError};
-use tidewatch::store::{Effect, ErrorKind, Meta, Store};
+use tidewatch::store::{Effect, ErrorKind, Meta, Store, Sum, Which};
 
 use crate::store::faults::{OK, at, body, part, xml};
 use crate::support::raw_server::{RawServer, Reply};
@@ -143,6 +143,63 @@ async fn a_range_names_the_size_of_the_whole() {
 }
 
 #[tokio::test]
+async fn a_look_asks_for_checksums_and_takes_those_of_the_whole_only() {
+    // The sums of "123456789".
+    let (crc64, crc32, crc32c) = (
+        Crc64::of(b"123456789"),
+        Crc32::of(b"123456789"),
+        Crc32c::of(b"123456789"),
+    );
+    let look = |headers| Reply::Answer(200, headers, "");
+    let table = [
+        (look("etag: \"e\"\r\n"), None, None),
+        (
+            look("etag: \"e-2\"\r\nx-amz-checksum-crc64nvme: rosUhgp5mIg=\r\n"),
+            Some(crc64),
+            None,
+        ),
+        (
+            look("etag: \"e\"\r\nx-amz-checksum-crc32: y/Q5Jg==\r\n"),
+            None,
+            Some(Sum::Crc32(crc32)),
+        ),
+        (
+            look(
+                "etag: \"e-2\"\r\nx-amz-checksum-crc32c: 4waSgw==\r\nx-amz-checksum-type: FULL_OBJECT\r\n",
+            ),
+            None,
+            Some(Sum::Crc32c(crc32c)),
+        ),
+        // Sums of sums: one says so, one shows it, one may be anything.
+        (
+            look(
+                "etag: \"e-2\"\r\nx-amz-checksum-crc32: y/Q5Jg==\r\nx-amz-checksum-type: COMPOSITE\r\n",
+            ),
+            None,
+            None,
+        ),
+        (
+            look("etag: \"e-2\"\r\nx-amz-checksum-crc64nvme: rosUhgp5mIg=-2\r\n"),
+            None,
+            None,
+        ),
+        (
+            look("etag: \"e-2\"\r\nx-amz-checksum-crc32: y/Q5Jg==\r\n"),
+            None,
+            None,
+        ),
+    ];
+    let server = RawServer::start(table.clone().map(|(reply, ..)| reply)).await;
+    let store = at(server.url()).await;
+    for (at, (_, crc64, sum)) in table.iter().enumerate() {
+        let object = store.head_of("k", &Which::Current).await.expect("a look");
+        assert_eq!((&object.crc64, &object.sum), (crc64, sum), "row {at}");
+    }
+    let asked = &server.seen()[0];
+    assert_eq!(asked.header("x-amz-checksum-mode"), Some("ENABLED"));
+}
+
+#[tokio::test]
 async fn a_copy_names_its_source_encoded_and_its_condition() {
     let done = "<CopyObjectResult><ETag>\"c\"</ETag></CopyObjectResult>";
     let server = RawServer::start([xml(200, done)]).await;
@@ -159,6 +216,48 @@ async fn a_copy_names_its_source_encoded_and_its_condition() {
     );
     assert_eq!(seen.header("x-amz-copy-source-if-match"), Some("\"e\""));
     assert_eq!(seen.header("x-amz-metadata-directive"), Some("REPLACE"));
+}
+
+#[tokio::test]
+async fn one_content_is_read_with_the_checksum_of_the_whole() {
+    let bytes = "abcdefghij";
+    let crc64 = Crc64::of(bytes.as_bytes());
+    let sum = base64(crc64);
+    let answer = |more: &str| {
+        let head = format!("etag: \"e\"\r\nx-amz-checksum-crc64nvme: {sum}\r\n{more}");
+        Reply::Answer(200, head.leak(), bytes)
+    };
+    let other = Reply::Answer(200, "etag: \"f\"\r\n", bytes);
+    let keyed = "x-amz-checksum-type: COMPOSITE\r\nx-amz-server-side-encryption: aws:kms\r\n";
+    let range = "etag: \"e\"\r\ncontent-range: bytes 2-4/10\r\n";
+    let replies = [
+        answer("x-amz-checksum-type: FULL_OBJECT\r\n"),
+        answer(keyed),
+        Reply::Answer(206, range, "cde"),
+        other,
+    ];
+    let server = RawServer::start(replies).await;
+    let store = at(server.url()).await;
+    let (is, version) = (Which::Is("e".to_owned()), Which::Version("v 1".to_owned()));
+    let (object, read) = store.get_of("k", &is, None).await.expect("a get");
+    assert_eq!((&*read, object.crc64), (bytes.as_bytes(), Some(crc64)));
+    assert!(!object.is_keyed);
+    // A checksum of the parts' checksums says nothing of the whole, nor does the ETag of what is encrypted with a key.
+    let (object, _) = store.get_of("k", &version, None).await.expect("a get");
+    assert_eq!((object.crc64, object.is_keyed), (None, true));
+    let (_, part) = store.get_of("k", &is, Some(2..5)).await.expect("a range");
+    assert_eq!(&*part, b"cde");
+    // A store that does not look at the condition answers with another content.
+    let error = store.get_of("k", &is, None).await.expect_err("another");
+    assert_eq!(error.kind, ErrorKind::Precondition, "{error}");
+
+    let seen = server.seen();
+    assert_eq!(seen[0].header("if-match"), Some("\"e\""));
+    assert_eq!(seen[0].header("x-amz-checksum-mode"), Some("ENABLED"));
+    assert!(seen[1].head.contains("versionId=v%201"), "{}", seen[1].head);
+    assert_eq!(seen[1].header("if-match"), None);
+    assert_eq!(seen[2].header("range"), Some("bytes=2-4"));
+    assert_eq!(seen[2].header("x-amz-checksum-mode"), None);
 }
 
 #[tokio::test]

@@ -90,6 +90,8 @@ struct Plan {
     latency: Duration,
     /// Whether what goes wrong also does for the agent's questions about the store.
     meets_probes: bool,
+    /// Whether it also does for the catalog.
+    meets_catalog: bool,
 }
 
 #[derive(Default)]
@@ -168,7 +170,10 @@ impl Watcher for Watch {
 
 impl Plan {
     fn fault(&mut self, seen: &Seen) -> Option<Fault> {
-        if !self.meets_probes && is_of_a_probe(&seen.decoded_path()) {
+        let path = seen.decoded_path();
+        if !self.meets_probes && is_of_a_probe(&path)
+            || !self.meets_catalog && path.contains(CATALOG)
+        {
             return None;
         }
         if let Some(script) = &mut self.script
@@ -218,9 +223,13 @@ fn is_of_a_probe(key: &str) -> bool {
     key.contains(".tidewatch/probe-")
 }
 
-/// Returns true for a key, or a path with its query, of the agent's lease or of its questions about the store itself.
+/// What the keys of the catalog have in them.
+const CATALOG: &str = ".tidewatch/catalog/";
+
+/// Returns true for a key, or a path with its query, of the agent's lease, of its catalog or of its questions about the
+/// store itself.
 fn is_about_the_agent(key: &str) -> bool {
-    [".tidewatch/lease.json", ".tidewatch/probe-"]
+    [".tidewatch/lease.json", ".tidewatch/probe-", CATALOG]
         .iter()
         .any(|own| key.contains(own))
 }
@@ -366,7 +375,7 @@ impl Endpoint {
         aws_sdk_s3::Client::from_conf(config)
     }
 
-    /// Returns every object, by key, but the agent's lease.
+    /// Returns every object, by key, but the agent's lease and its catalog.
     pub fn objects(&self) -> BTreeMap<String, Vec<u8>> {
         let keys = self.keys();
         keys.into_iter()
@@ -379,7 +388,7 @@ impl Endpoint {
         self.inner().keys().unwrap()
     }
 
-    /// Returns the keys of all objects but the agent's lease, in order.
+    /// Returns the keys of all objects but the agent's lease and its catalog, in order.
     pub fn keys(&self) -> Vec<String> {
         let mut keys = self.inner().keys().unwrap();
         keys.retain(|key| !is_about_the_agent(key));
@@ -396,15 +405,16 @@ impl Endpoint {
         self.inner().open_uploads().unwrap()
     }
 
-    /// Returns how many requests of this operation have arrived; `*` counts all. The agent's lease and its questions about
-    /// the store itself are not counted.
+    /// Returns how many requests of this operation have arrived; `*` counts all. The agent's lease, its catalog and its
+    /// questions about the store itself are not counted.
     pub fn count(&self, operation: &str) -> usize {
         let requests = self.requests();
         let of = |seen: &&Seen| operation == "*" || seen.operation == operation;
         requests.iter().filter(of).count()
     }
 
-    /// Returns the requests that have arrived, in order, but those about the agent's lease and about the store itself.
+    /// Returns the requests that have arrived, in order, but those about the agent's lease, its catalog and the store
+    /// itself.
     pub fn requests(&self) -> Vec<Seen> {
         let mut requests = self.all_requests();
         requests.retain(|seen| !is_about_the_agent(&seen.decoded_path()));
@@ -453,6 +463,11 @@ impl Endpoint {
     /// Lets faults and script also meet the agent's questions about the store itself, which they else leave alone.
     pub fn meet_probes(&self) {
         self.watch.plan().meets_probes = true;
+    }
+
+    /// Lets faults and script also meet the catalog, which they else leave alone.
+    pub fn meet_catalog(&self) {
+        self.watch.plan().meets_catalog = true;
     }
 
     /// Lets every request take this much longer.

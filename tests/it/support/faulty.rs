@@ -17,7 +17,7 @@ use tidewatch::base::digest::Crc64;
 use tidewatch::store::features::Features;
 use tidewatch::store::{
     Body, Effect, Error, ErrorKind, Meta, Object, Page, Part, PartPage, Removed, Result, Store,
-    Stored, UploadPage, UploadToken, When,
+    Stored, UploadPage, UploadToken, When, Which,
 };
 
 /// What happens to one request.
@@ -495,6 +495,21 @@ impl<S: Store> Store for Faulty<S> {
 
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<(Object, Bytes)> {
         self.send("GetObject", key, None, self.inner.get(key, range))
+            .await
+    }
+
+    async fn get_of(
+        &self,
+        key: &str,
+        which: &Which,
+        range: Option<Range<u64>>,
+    ) -> Result<(Object, Bytes)> {
+        let call = self.inner.get_of(key, which, range);
+        self.send("GetObject", key, None, call).await
+    }
+
+    async fn head_of(&self, key: &str, which: &Which) -> Result<Object> {
+        self.send("HeadObject", key, None, self.inner.head_of(key, which))
             .await
     }
 

@@ -17,6 +17,7 @@ use tidewatch::store::key::MAX_KEY_BYTES;
 use tidewatch::store::{
     Body, Effect, Error, ErrorKind, Listed, ListedPart, ListedUpload, MAX_BATCH, MAX_SINGLE, Meta,
     Object, Page, Part, PartPage, Removed, Result, Store, Stored, UploadPage, UploadToken, When,
+    Which,
 };
 
 /// Keys on one page of a listing.
@@ -41,6 +42,8 @@ pub struct MemObject {
     pub user: Vec<(String, String)>,
     /// Its MIME type.
     pub content_type: Option<String>,
+    /// Its version, if the bucket keeps versions.
+    pub version_id: Option<String>,
     /// When it was stored, by the store's clock, nanoseconds.
     pub modified_ns: Option<i64>,
 }
@@ -94,6 +97,8 @@ impl Habits {
 pub struct Counts {
     /// Requests by S3's name, refused ones too.
     pub requests: BTreeMap<&'static str, u64>,
+    /// Requests about the agent's catalog, which are in none of the other numbers.
+    pub catalog: u64,
     /// Bytes of bodies that came in.
     pub bytes_in: u64,
     /// Bytes of bodies that went out.
@@ -124,6 +129,8 @@ struct Inner {
     clock: Option<Clock>,
     /// Every object that was ever stored under a key, and `None` for each removal; only if it is asked for.
     history: Option<Vec<(String, Option<Bytes>)>>,
+    /// Every content that was ever stored, by its version; only of a bucket that keeps them.
+    versions: Option<BTreeMap<String, (String, MemObject)>>,
 }
 
 #[derive(Debug)]
@@ -147,9 +154,18 @@ impl MemStore {
         self.lock().clock = Some(clock);
     }
 
-    /// Returns everything that is stored.
+    /// Returns everything that is stored, but the agent's catalog.
     pub fn objects(&self) -> BTreeMap<String, MemObject> {
-        self.lock().objects.clone()
+        let mut objects = self.lock().objects.clone();
+        objects.retain(|key, _| !key.contains(CATALOG));
+        objects
+    }
+
+    /// Returns the links of the catalog, by key.
+    pub fn catalog(&self) -> BTreeMap<String, MemObject> {
+        let mut objects = self.lock().objects.clone();
+        objects.retain(|key, _| key.contains(CATALOG));
+        objects
     }
 
     /// Returns the id and key of each multipart upload that was neither completed nor given up.
@@ -181,6 +197,11 @@ impl MemStore {
         self.lock().history.clone().unwrap_or_default()
     }
 
+    /// Keeps every version from now on.
+    pub fn keep_versions(&self) {
+        self.lock().versions.get_or_insert_default();
+    }
+
     /// Stores an object as another tool would, uncounted and without metadata.
     pub fn plant(&self, key: &str, bytes: &[u8]) {
         let object = MemObject {
@@ -188,6 +209,7 @@ impl MemStore {
             etag: md5_hex(bytes),
             user: Vec::new(),
             content_type: None,
+            version_id: None,
             modified_ns: None,
         };
         self.lock().objects.insert(key.to_owned(), object);
@@ -207,7 +229,20 @@ impl MemStore {
         *inner.counts.requests.entry(operation).or_default() += 1;
         inner
     }
+
+    /// Counts a request about `key`; those about the catalog have a count of their own.
+    fn count_of(&self, operation: &'static str, key: &str) -> MutexGuard<'_, Inner> {
+        if !key.contains(CATALOG) {
+            return self.count(operation);
+        }
+        let mut inner = self.lock();
+        inner.counts.catalog += 1;
+        inner
+    }
 }
+
+/// What the keys of the catalog have in them.
+const CATALOG: &str = ".tidewatch/catalog/";
 
 /// Takes a body as slowly as its tap hands it out.
 async fn take_in(body: &Body) {
@@ -272,7 +307,9 @@ impl Inner {
 
     fn receive(&mut self, operation: &'static str, key: &str, body: &Body) -> Result<()> {
         let no = |kind, message| Err(refusal(operation, key, kind, message));
-        self.counts.bytes_in += body.bytes.len() as u64;
+        if !key.contains(CATALOG) {
+            self.counts.bytes_in += body.bytes.len() as u64;
+        }
         if body.bytes.len() as u64 > MAX_SINGLE {
             return no(ErrorKind::TooLarge, "EntityTooLarge");
         }
@@ -349,13 +386,18 @@ impl Inner {
             etag: etag.clone(),
             user,
             content_type: meta.content_type.clone(),
+            version_id: self.versions.as_ref().map(|all| format!("v{}", all.len())),
             modified_ns: self.date_ns(),
         };
+        let version_id = object.version_id.clone();
+        if let (Some(versions), Some(id)) = (&mut self.versions, &version_id) {
+            versions.insert(id.clone(), (key.to_owned(), object.clone()));
+        }
         self.objects.insert(key.to_owned(), object);
         Stored {
             is_outstanding: false,
             etag,
-            version_id: None,
+            version_id,
         }
     }
 
@@ -366,18 +408,32 @@ impl Inner {
         }
     }
 
-    fn find(&self, operation: &'static str, key: &str) -> Result<(Object, Bytes)> {
-        let object = self
-            .objects
-            .get(key)
-            .ok_or_else(|| refusal(operation, key, ErrorKind::NotFound, "NoSuchKey"))?;
+    fn find(&self, operation: &'static str, key: &str, which: &Which) -> Result<(Object, Bytes)> {
+        let none = |word| refusal(operation, key, ErrorKind::NotFound, word);
+        let object = match which {
+            Which::Version(id) => {
+                let version = self.versions.as_ref().and_then(|all| all.get(id));
+                let version = version.filter(|(of, _)| of == key);
+                &version.ok_or_else(|| none("NoSuchVersion"))?.1
+            }
+            Which::Current | Which::Is(_) => {
+                self.objects.get(key).ok_or_else(|| none("NoSuchKey"))?
+            }
+        };
+        if which.etag().is_some_and(|etag| etag != object.etag) {
+            let kind = ErrorKind::Precondition;
+            return Err(refusal(operation, key, kind, "PreconditionFailed"));
+        }
         let seen = Object {
             size: object.bytes.len() as u64,
             etag: object.etag.clone(),
-            version_id: None,
+            version_id: object.version_id.clone(),
             user: object.user.clone(),
+            crc64: None,
+            is_keyed: false,
             modified_ns: object.modified_ns,
             date_ns: self.date_ns(),
+            sum: None,
         };
         Ok((seen, object.bytes.clone()))
     }
@@ -425,7 +481,7 @@ impl Inner {
                 "NotImplemented",
             ));
         }
-        let (object, bytes) = self.find(operation, from)?;
+        let (object, bytes) = self.find(operation, from, &Which::Current)?;
         if object.etag != etag && !self.habits.ignores_copy_conditions {
             let message = "PreconditionFailed: the source has another ETag";
             return Err(refusal(operation, from, ErrorKind::Precondition, message));
@@ -530,7 +586,7 @@ impl Store for MemStore {
 
     async fn put_if(&self, key: &str, body: Body, meta: &Meta, when: &When) -> Result<Stored> {
         take_in(&body).await;
-        let mut inner = self.count("PutObject");
+        let mut inner = self.count_of("PutObject", key);
         let key = &*inner.habits.key(key);
         inner.receive("PutObject", key, &body)?;
         Inner::accept("PutObject", key, meta)?;
@@ -542,9 +598,22 @@ impl Store for MemStore {
     }
 
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<(Object, Bytes)> {
-        let mut inner = self.count("GetObject");
+        let (mut object, bytes) = self.get_of(key, &Which::Current, range).await?;
+        object.crc64 = None;
+        Ok((object, bytes))
+    }
+
+    async fn get_of(
+        &self,
+        key: &str,
+        which: &Which,
+        range: Option<Range<u64>>,
+    ) -> Result<(Object, Bytes)> {
+        let mut inner = self.count_of("GetObject", key);
         let key = &*inner.habits.key(key);
-        let (object, mut bytes) = inner.find("GetObject", key)?;
+        let (mut object, mut bytes) = inner.find("GetObject", key, which)?;
+        object.crc64 =
+            (range.is_none() && !inner.habits.ignores_checksums).then(|| Crc64::of(&bytes));
         if let Some(range) = range {
             if range.is_empty() {
                 return Ok((object, Bytes::new()));
@@ -564,12 +633,21 @@ impl Store for MemStore {
     }
 
     async fn head(&self, key: &str) -> Result<Object> {
-        let inner = self.count("HeadObject");
-        Ok(inner.find("HeadObject", &inner.habits.key(key))?.0)
+        let inner = self.count_of("HeadObject", key);
+        let key = &*inner.habits.key(key);
+        Ok(inner.find("HeadObject", key, &Which::Current)?.0)
+    }
+
+    async fn head_of(&self, key: &str, which: &Which) -> Result<Object> {
+        let inner = self.count_of("HeadObject", key);
+        let key = &*inner.habits.key(key);
+        let (mut object, bytes) = inner.find("HeadObject", key, which)?;
+        object.crc64 = (!inner.habits.ignores_checksums).then(|| Crc64::of(&bytes));
+        Ok(object)
     }
 
     async fn list(&self, prefix: &str, token: Option<String>) -> Result<Page> {
-        let inner = self.count("ListObjectsV2");
+        let inner = self.count_of("ListObjectsV2", prefix);
         if inner.habits.lists_oddly {
             return Ok(inner.odd_page(prefix, token.as_deref()));
         }

@@ -1,0 +1,370 @@
+//! What the catalog says there is to be restored, and where each content still is.
+//!
+//! The catalog may lag behind the bucket, so the bucket's own listing is laid over it: an object that is newer than the
+//! catalog's last word is taken as it is. What the catalog says and the bucket has no more is looked for among the
+//! versions, in trash, and under other names of the same content; what is nowhere is refused by name before anything is
+//! written.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+
+use crate::base::clock::rfc3339;
+use crate::base::digest::Sha256;
+use crate::base::path::RelPath;
+use crate::catalog::{self, Chain, Known, Op, Past, Record};
+use crate::restore::listing::{Listing, kind_of};
+use crate::restore::wanted::{Refused, Stamp, Wanted};
+use crate::store::key::KeyMap;
+use crate::store::{self, Object, Store, Which};
+
+/// Objects that are looked at at once.
+const LOOKS: usize = 32;
+
+/// What is to be brought back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Moment {
+    /// Wall clock, nanoseconds since the epoch; `None`: what is there now.
+    pub at_ns: Option<i64>,
+    /// Whether files that are gone from the disk, and whose objects are kept, come back too.
+    pub deleted: bool,
+}
+
+/// What was found.
+#[derive(Debug)]
+pub struct Found {
+    /// What there is to be restored.
+    pub listing: Listing,
+    /// What people should know of the catalog, each a sentence.
+    pub notes: Vec<String>,
+    /// Whether something is not known because of damage.
+    pub is_damaged: bool,
+    /// Files whose content is nowhere any more; they are among what the listing refuses.
+    pub lost: Vec<RelPath>,
+}
+
+/// Why nothing can be restored.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    /// The bucket could not be read.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The catalog does not have what was asked for.
+    #[error("{0}")]
+    Catalog(catalog::Error),
+}
+
+impl From<catalog::Error> for Trouble {
+    fn from(error: catalog::Error) -> Self {
+        match error {
+            catalog::Error::Store(error) => Self::Store(error),
+            other => Self::Catalog(other),
+        }
+    }
+}
+
+/// Finds what there is at or below the paths in `only` (all, if there is none).
+pub async fn find(
+    store: &Arc<dyn Store>,
+    keys: &KeyMap,
+    only: &[RelPath],
+    moment: Moment,
+) -> Result<Found, Trouble> {
+    let listing = Listing::of(store, keys, only).await?;
+    let plain = |listing, notes, is_damaged| Found {
+        listing,
+        notes,
+        is_damaged,
+        lost: Vec::new(),
+    };
+    let chain = match Chain::list(store.clone(), keys.clone()).await {
+        Ok(chain) => chain,
+        Err(error) if moment.at_ns.is_some() => return Err(error.into()),
+        Err(error) => {
+            let note = format!("the catalog could not be listed ({error}): every object is taken");
+            return Ok(plain(listing, vec![note], false));
+        }
+    };
+    if chain.is_empty() && moment.at_ns.is_none() {
+        return Ok(plain(listing, Vec::new(), false));
+    }
+    let past = match chain.at(moment.at_ns.unwrap_or(i64::MAX)).await {
+        Ok(past) => past,
+        // Then the objects themselves are all that is known.
+        Err(catalog::Error::NoTree(troubles)) if moment.at_ns.is_none() => {
+            let notes = troubles
+                .iter()
+                .map(|trouble| format!("the catalog: {trouble}"));
+            let mut notes: Vec<String> = notes.collect();
+            notes.push("the catalog has no whole tree: every object is taken".to_owned());
+            return Ok(plain(listing, notes, true));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let mut notes = Vec::new();
+    let mut is_damaged = false;
+    for trouble in past.then.troubles.iter().chain(&past.now.troubles) {
+        let note = format!("the catalog: {trouble}");
+        is_damaged |= trouble.is_damage();
+        if !notes.contains(&note) {
+            notes.push(note);
+        }
+    }
+    let in_tree: HashSet<&str> = past
+        .then
+        .tree
+        .values()
+        .map(|known| known.key.as_str())
+        .collect();
+    let unknown = listing
+        .wanted
+        .iter()
+        .filter(|wanted| moment.at_ns.is_none() && !in_tree.contains(wanted.key.as_str()));
+    let mut unknown: Vec<Wanted> = unknown.cloned().collect();
+    if !moment.deleted {
+        let gone = gone(&chain, keys, &unknown).await?;
+        unknown.retain(|wanted| {
+            !keys
+                .path(&wanted.key)
+                .is_some_and(|path| gone.contains(&path))
+        });
+        if !unknown.is_empty() {
+            notes.push(format!(
+                "{} of the objects are not in the catalog, which may lag behind: they are taken as they are",
+                unknown.len()
+            ));
+        }
+    }
+    let mut finder = Finder::new(store, keys, &past, &listing);
+    finder.gather(only, moment);
+    let (mut found, lost) = finder.settle().await?;
+    found.wanted.extend(unknown);
+    found.refused.extend(listing.refused.iter().cloned());
+    found.unmatched.clone_from(&listing.unmatched);
+    found.unmatched.retain(|path| {
+        let is_at = |known: &RelPath| known.is_within(path);
+        let has = found.wanted.iter().any(|wanted| is_at(&wanted.path));
+        !has && !past.then.tree.keys().any(is_at)
+    });
+    found.settle();
+    if let Some(at_ns) = moment.at_ns {
+        notes.push(format!("as it was at {}", rfc3339(at_ns)));
+    }
+    Ok(Found {
+        listing: found,
+        notes,
+        is_damaged,
+        lost,
+    })
+}
+
+/// Returns the paths that have an object and of which the catalog's last word is that the file is gone.
+async fn gone(
+    chain: &Chain,
+    keys: &KeyMap,
+    unknown: &[Wanted],
+) -> Result<BTreeSet<RelPath>, Trouble> {
+    let paths = unknown.iter().filter_map(|wanted| keys.path(&wanted.key));
+    let unknown: BTreeSet<RelPath> = paths.collect();
+    if unknown.is_empty() {
+        return Ok(unknown);
+    }
+    let history = chain
+        .history(|record| unknown.contains(&record.path))
+        .await?;
+    let is_gone = |records: &[Record]| {
+        let last = records.iter().rfind(|record| record.op != Op::Aside);
+        last.is_some_and(|record| record.op == Op::Gone)
+    };
+    let gone = history.versions.into_iter();
+    Ok(gone
+        .filter(|(_, records)| is_gone(records))
+        .map(|(path, _)| path)
+        .collect())
+}
+
+/// A content that is not where the catalog says, and where it may be.
+struct Lost {
+    path: RelPath,
+    known: Known,
+    candidates: Vec<(String, Which)>,
+}
+
+struct Finder<'a> {
+    store: &'a Arc<dyn Store>,
+    past: &'a Past,
+    /// What the bucket has under each key: index into the listing.
+    there: HashMap<&'a str, &'a Wanted>,
+    /// A key that has the content now.
+    by_content: HashMap<Sha256, &'a str>,
+    keys: &'a KeyMap,
+    found: Listing,
+    lost: Vec<Lost>,
+}
+
+impl<'a> Finder<'a> {
+    fn new(
+        store: &'a Arc<dyn Store>,
+        keys: &'a KeyMap,
+        past: &'a Past,
+        listing: &'a Listing,
+    ) -> Self {
+        let there: HashMap<&str, &Wanted> = listing
+            .wanted
+            .iter()
+            .map(|wanted| (wanted.key.as_str(), wanted))
+            .collect();
+        let mut by_content = HashMap::new();
+        for known in past.now.tree.values() {
+            by_content.insert(known.sha256, known.key.as_str());
+        }
+        Self {
+            store,
+            past,
+            there,
+            by_content,
+            keys,
+            found: Listing::default(),
+            lost: Vec::new(),
+        }
+    }
+
+    fn gather(&mut self, only: &[RelPath], moment: Moment) {
+        let past = self.past;
+        for (path, known) in &past.then.tree {
+            let is_asked = only.is_empty() || only.iter().any(|asked| path.is_within(asked));
+            if !is_asked || !known.key.starts_with(self.keys.prefix()) {
+                continue;
+            }
+            match self.there.get(known.key.as_str()) {
+                Some(there) if there.etag.as_deref() == Some(known.etag.as_str()) => {
+                    let wanted = wanted(path, known, known.key.clone(), Which::Current);
+                    self.found.wanted.push(wanted);
+                }
+                // Newer than the catalog's last word.
+                Some(there) if moment.at_ns.is_none() => {
+                    self.found.wanted.push((*there).clone());
+                }
+                _ => self.lose(path, known),
+            }
+        }
+    }
+
+    /// Notes where else a content may be: its version, what was set aside of its path, another name of it.
+    fn lose(&mut self, path: &RelPath, known: &Known) {
+        let mut candidates = Vec::new();
+        if let Some(id) = &known.version_id {
+            candidates.push((known.key.clone(), Which::Version(id.clone())));
+        }
+        let asides = self.past.asides.get(path).into_iter().flatten();
+        let mut asides: Vec<&Record> = asides
+            .filter(|aside| {
+                aside.sha256 == Some(known.sha256) || aside.etag.as_ref() == Some(&known.etag)
+            })
+            .collect();
+        asides.reverse();
+        for key in asides
+            .into_iter()
+            .filter_map(|aside| aside.trash_key.as_ref())
+        {
+            candidates.push((key.clone(), Which::Current));
+        }
+        if let Some(key) = self.by_content.get(&known.sha256) {
+            candidates.push(((*key).to_owned(), Which::Current));
+        }
+        self.lost.push(Lost {
+            path: path.clone(),
+            known: known.clone(),
+            candidates,
+        });
+    }
+
+    /// Looks at the candidates, and refuses what has none.
+    async fn settle(mut self) -> Result<(Listing, Vec<RelPath>), Trouble> {
+        let mut nowhere = Vec::new();
+        let mut looks: JoinSet<(Lost, store::Result<Option<Wanted>>)> = JoinSet::new();
+        let mut lost = std::mem::take(&mut self.lost).into_iter();
+        loop {
+            while looks.len() < LOOKS
+                && let Some(lost) = lost.next()
+            {
+                let store = self.store.clone();
+                looks.spawn(async move {
+                    let found = first_there(&*store, &lost).await;
+                    (lost, found)
+                });
+            }
+            let Some(looked) = looks.join_next().await else {
+                return Ok((self.found, nowhere));
+            };
+            let (lost, found) = match looked {
+                Ok(looked) => looked,
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    Err(_) => continue,
+                },
+            };
+            if let Some(wanted) = found? {
+                self.found.wanted.push(wanted);
+            } else {
+                self.found.refused.push(Refused {
+                    key: lost.known.key.clone(),
+                    why: format!(
+                        "the content that `{}` had from {} on is not in the bucket any more",
+                        lost.path,
+                        rfc3339(lost.known.time_ns)
+                    ),
+                });
+                nowhere.push(lost.path);
+            }
+        }
+    }
+}
+
+/// Returns the first candidate that is there and can be the content.
+async fn first_there(store: &dyn Store, lost: &Lost) -> store::Result<Option<Wanted>> {
+    for (key, which) in &lost.candidates {
+        let can_be = |object: &Object| {
+            object.size == lost.known.size
+                && object
+                    .sha256()
+                    .is_none_or(|sha256| sha256 == lost.known.sha256)
+        };
+        match store.head_of(key, which).await {
+            Ok(object) if can_be(&object) => {
+                let found = wanted(&lost.path, &lost.known, key.clone(), which.clone());
+                return Ok(Some(Wanted {
+                    etag: Some(object.etag),
+                    ..found
+                }));
+            }
+            Err(error) if error.is_everyones() => return Err(error),
+            // Another one, or none: the next.
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(None)
+}
+
+fn wanted(path: &RelPath, known: &Known, key: String, which: Which) -> Wanted {
+    let (path, kind) = kind_of(path, Some(known.mode), known.size);
+    Wanted {
+        path,
+        key,
+        kind,
+        size: known.size,
+        etag: Some(known.etag.clone()),
+        version_id: match which {
+            Which::Version(id) => Some(id),
+            _ => None,
+        },
+        sha256: Some(known.sha256),
+        stamp: Stamp {
+            mtime_ns: Some(known.mtime_ns),
+            mode: Some(known.mode),
+            uid: Some(known.uid),
+            gid: Some(known.gid),
+        },
+    }
+}

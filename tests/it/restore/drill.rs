@@ -1,0 +1,159 @@
+//! Restore drills, with the real program: what comes back, what does not, and how it is kept.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tidewatch::report::drill_file;
+
+use crate::process::{Ended, World, end_of, ended, eventually, send};
+
+/// Writes a config, with more keys of the folder behind, and returns where.
+fn config(world: &World, more: &str) -> String {
+    let text = format!(
+        "[agent]\nstate_dir = \"{}\"\n[s3]\nendpoint_url = \"{}\"\n[[folder]]\nname = \"f\"\npath = \"{}\"\n\
+         to = \"s3://tide/p\"\n{more}\n",
+        world.state().display(),
+        world.endpoint.url(),
+        world.tree("").display(),
+    );
+    let config = world.dir.path().join("config.toml");
+    fs::write(&config, text).unwrap();
+    config.display().to_string()
+}
+
+async fn run(world: &World, command: &str, config: &str, more: &[&str]) -> Ended {
+    ended(world.bare([command, "--config", config]).args(more)).await
+}
+
+fn drilled(ended: &Ended) -> Value {
+    let line = ended.out.lines().next().expect("a line");
+    serde_json::from_str(line).expect("JSON")
+}
+
+/// Nothing of a drill stays in the state folder but how it went.
+fn is_clean(state: &Path) -> bool {
+    let mut names = fs::read_dir(state).unwrap();
+    !names.any(|entry| {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        name.starts_with("drill-") || name.starts_with("drill.json.")
+    })
+}
+
+#[tokio::test]
+async fn a_drill_brings_back_a_sample_compares_it_and_is_kept() {
+    let world = World::new().await;
+    let config = config(&world, "");
+    let empty = run(&world, "drill", &config, &[]).await;
+    assert_eq!(empty.code, Some(2), "{}{}", empty.out, empty.err);
+
+    for number in 0..30 {
+        world.write(format!("a/{number}"), format!("content {number}"));
+    }
+    assert_eq!(run(&world, "sync", &config, &[]).await.code, Some(0));
+    world.write("a/0", "another content since");
+    let before = world.endpoint.objects();
+    let told = run(&world, "drill", &config, &["--json"]).await;
+    assert_eq!(told.code, Some(0), "{}{}", told.out, told.err);
+    let result = drilled(&told);
+    assert_eq!(result["ok"], true);
+    assert_eq!(result["files"], 30);
+    assert_eq!(result["verified"], 30);
+    assert_eq!(
+        (&result["same"], &result["changed"]),
+        (&29.into(), &1.into())
+    );
+    assert_eq!(world.endpoint.objects(), before, "it only reads");
+    assert!(is_clean(&world.state()));
+
+    let status = run(&world, "status", &config, &[]).await;
+    let line = status.out.lines().find(|line| line.contains("last drill"));
+    let line = line.expect("a line of the drill");
+    assert!(line.contains("ok: 30 files"), "{line}");
+    let status = run(&world, "status", &config, &["--json"]).await;
+    let status: Value = serde_json::from_str(status.out.lines().next().unwrap()).unwrap();
+    assert_eq!(status["folders"][0]["last_drill"]["files"], 30);
+    // By its name, and not by another.
+    assert_eq!(run(&world, "drill", &config, &["f"]).await.code, Some(0));
+    let other = run(&world, "drill", &config, &["other"]).await;
+    assert_eq!(other.code, Some(2), "{}", other.err);
+}
+
+#[tokio::test]
+async fn a_drill_names_what_is_lost_and_what_is_not_as_it_was() {
+    let world = World::new().await;
+    let config = config(&world, "");
+    for name in ["lost", "rotten", "good"] {
+        world.write(name, format!("content of {name}"));
+    }
+    assert_eq!(run(&world, "sync", &config, &[]).await.code, Some(0));
+    let client = world.endpoint.client();
+    let remove = client.delete_object().bucket("tide").key("p/lost");
+    remove.send().await.unwrap();
+    // Other bytes, and nothing else of it has changed.
+    let rotten = world.tree("rotten");
+    let stat = fs::metadata(&rotten).unwrap();
+    fs::write(&rotten, "CONTENT of rotten").unwrap();
+    let file = File::options().write(true).open(&rotten).unwrap();
+    file.set_modified(stat.modified().unwrap()).unwrap();
+
+    let told = run(&world, "drill", &config, &[]).await;
+    assert_eq!(told.code, Some(3), "{}{}", told.out, told.err);
+    assert!(told.out.starts_with("f: FAILED: 2 files"), "{}", told.out);
+    assert!(
+        told.out
+            .contains("lost: its content is not in the bucket any more"),
+        "{}",
+        told.out
+    );
+    assert!(
+        told.out
+            .contains("rotten: what came back is not what is on the disk"),
+        "{}",
+        told.out
+    );
+    let status = run(&world, "status", &config, &[]).await;
+    assert!(status.out.contains("FAILED"), "{}", status.out);
+
+    world.endpoint.always(
+        "ListObjectsV2",
+        crate::support::endpoint::Fault::Error(403, "AccessDenied"),
+    );
+    let barred = run(&world, "drill", &config, &["--json"]).await;
+    assert_eq!(barred.code, Some(5), "{}{}", barred.out, barred.err);
+    assert!(
+        drilled(&barred)["error"]
+            .as_str()
+            .unwrap()
+            .contains("AccessDenied")
+    );
+}
+
+#[tokio::test]
+async fn a_service_drills_when_the_last_drill_is_old() {
+    let world = World::new().await;
+    let config = config(&world, "drill = \"1h\"");
+    world.write("a", "content");
+    assert_eq!(run(&world, "sync", &config, &[]).await.code, Some(0));
+    let to = "s3://tide/p/";
+    let old = drill_file::Drilled {
+        at_ns: 1,
+        ..drill_file::Drilled::default()
+    };
+    drill_file::keep(&world.state(), to, &old).unwrap();
+    let child = world.bare(["run", "--config", &config]).spawn().unwrap();
+    let last = || drill_file::read(&world.state()).remove(to).unwrap();
+    eventually("a drill of the service", || last().at_ns > 1).await;
+    assert!(last().ok, "{:?}", last());
+    assert_eq!(last().files, 1);
+    send(&child, Signal::TERM);
+    let ended = end_of(child).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    assert!(
+        ended.err.contains("restore drill ok: 1 files"),
+        "{}",
+        ended.err
+    );
+    assert!(is_clean(&world.state()));
+}

@@ -1,0 +1,344 @@
+//! What was: a tree as it was at a moment, the versions of a path, and what becomes of a catalog that is damaged.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tidewatch::agent::Reason;
+use tidewatch::base::path::RelPath;
+use tidewatch::base::policy::{History, OnDelete};
+use tidewatch::commands::restore::past::{self, Moment};
+use tidewatch::store::Store;
+use tidewatch::store::key::KeyMap;
+
+use crate::agent::{Bench, path};
+use crate::process::{Ended, World, ended};
+use crate::restore::{back, command, restore};
+use crate::support::faulty::Odds;
+
+/// What a folder held, by path.
+type Files = BTreeMap<RelPath, Vec<u8>>;
+
+fn files(bench: &Bench) -> Files {
+    let files = bench.tree.files().into_iter();
+    files
+        .map(|(path, bytes)| (path, bytes.as_ref().clone()))
+        .collect()
+}
+
+/// Makes one change: a new file, another content (now and then one that another file has), a rename, a removal.
+fn edit(bench: &Bench, random: &mut fastrand::Rng) {
+    let there: Vec<RelPath> = bench.tree.files().into_keys().collect();
+    let some = |random: &mut fastrand::Rng| there[random.usize(..there.len())].clone();
+    let content = |random: &mut fastrand::Rng| {
+        // Of few contents, so that the same comes back and copies are made.
+        let kind = random.u32(..60);
+        format!("content {kind}").repeat(1 + kind as usize % 5)
+    };
+    let name = format!("{}/{}", random.u32(..4), random.u32(..40));
+    match random.u32(..10) {
+        _ if there.len() < 5 => bench.tree.write(&path(&name), content(random).as_bytes()),
+        0..=2 => bench.tree.write(&path(&name), content(random).as_bytes()),
+        3..=5 => bench.tree.write(&some(random), content(random).as_bytes()),
+        6..=7 => {
+            let to = path(&name);
+            if !there.contains(&to) {
+                bench.tree.rename(&some(random), &to);
+            }
+        }
+        _ => bench.tree.remove(&some(random)),
+    }
+}
+
+/// Returns the tree as it was then, as far as the bucket has it, and what is refused.
+async fn at(bench: &Bench, at_ns: i64) -> (Files, Vec<String>) {
+    let store: Arc<dyn Store> = Arc::new(bench.bucket.clone());
+    let moment = Moment {
+        at_ns: Some(at_ns),
+        deleted: false,
+    };
+    let found = past::find(&store, &KeyMap::new("p/"), &[], moment).await;
+    let found = found.expect("a tree");
+    assert!(!found.is_damaged, "{:?}", found.notes);
+    let mut files = Files::new();
+    for wanted in found.listing.wanted {
+        let got = store.get_of(&wanted.key, &wanted.which(), None).await;
+        let (_, bytes) = got.expect("the content");
+        files.insert(wanted.path, bytes.to_vec());
+    }
+    let refused = found.listing.refused.into_iter();
+    (files, refused.map(|refused| refused.why).collect())
+}
+
+/// Edits a tree 200 times, and then looks back at ten moments.
+async fn looks_back(bench: &Bench) {
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut moments = Vec::new();
+    for _ in 0..10 {
+        for _ in 0..20 {
+            edit(bench, &mut random);
+        }
+        let ended = bench.sync().await;
+        assert_eq!(ended.reason, Reason::Finished);
+        assert!(ended.last.level, "{:?}", ended.last);
+        moments.push((bench.clock.now().wall_ns, files(bench)));
+        tokio::time::advance(Duration::from_secs(3600)).await;
+    }
+    for (number, (at_ns, expected)) in moments.iter().enumerate() {
+        let (found, refused) = at(bench, *at_ns).await;
+        assert_eq!(refused, [""; 0], "moment {number}");
+        assert_eq!(&found, expected, "moment {number}");
+    }
+    // And the changes were such that looking back means something.
+    assert!(moments.windows(2).all(|pair| pair[0].1 != pair[1].1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_versioned_bucket_gives_back_what_the_disk_was_at_any_moment() {
+    let mut bench = Bench::new(Odds::default());
+    bench.bucket.keep_versions();
+    bench.settings.on_delete = OnDelete::Delete;
+    bench.settings.delete_brake = None;
+    looks_back(&bench).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plain_bucket_with_history_in_trash_gives_back_what_the_disk_was_at_any_moment() {
+    let mut bench = Bench::new(Odds::default());
+    bench.settings.history = History::Trash;
+    bench.settings.on_delete = OnDelete::Trash;
+    bench.settings.delete_brake = None;
+    looks_back(&bench).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_had_any_more_is_named() {
+    let bench = Bench::new(Odds::default());
+    bench.tree.write(&path("a"), b"first");
+    bench.tree.write(&path("b"), b"stays");
+    assert!(bench.sync().await.last.level);
+    let then_ns = bench.clock.now().wall_ns;
+    tokio::time::advance(Duration::from_secs(60)).await;
+    bench.tree.write(&path("a"), b"second");
+    assert!(bench.sync().await.last.level);
+    let (found, refused) = at(&bench, then_ns).await;
+    assert_eq!(found.into_keys().collect::<Vec<_>>(), [path("b")]);
+    assert_eq!(refused.len(), 1);
+    assert!(refused[0].contains("`a`") && refused[0].contains("not in the bucket any more"));
+}
+
+/// Writes the config of a folder that keeps what it overwrites, and returns where.
+fn config(world: &World, more: &str) -> String {
+    let text = format!(
+        "[agent]\nstate_dir = \"{}\"\n[s3]\nendpoint_url = \"{}\"\n[[folder]]\nname = \"f\"\npath = \"{}\"\n\
+         to = \"s3://tide/p\"\n{more}\n",
+        world.state().display(),
+        world.endpoint.url(),
+        world.tree("").display(),
+    );
+    let config = world.dir.path().join("config.toml");
+    fs::write(&config, text).unwrap();
+    config.display().to_string()
+}
+
+async fn level(world: &World, config: &str) {
+    let ended = ended(&mut world.bare(["sync", "--config", config])).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+}
+
+/// What the files of a folder that was restored hold, by name.
+fn restored(world: &World) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(back(world)).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        found.push((name, fs::read_to_string(entry.path()).unwrap()));
+    }
+    found.sort();
+    fs::remove_dir_all(back(world)).unwrap();
+    found
+}
+
+fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+    let pair = |(a, b): &(&str, &str)| ((*a).to_owned(), (*b).to_owned());
+    expected.iter().map(pair).collect()
+}
+
+#[tokio::test]
+async fn a_file_is_followed_through_its_versions_and_names_and_brought_back_as_it_was() {
+    let world = World::new().await;
+    let config = config(&world, "history = \"trash\"\non_delete = \"trash\"");
+    world.write("a", "one");
+    level(&world, &config).await;
+    let history = async |path: &str, more: &[&str]| -> Ended {
+        let url = world.endpoint.url();
+        let mut command = world.bare(["history", path, "--from", "s3://tide/p"]);
+        ended(command.args(["--endpoint-url", &url]).args(more)).await
+    };
+    let stamp = |ended: &Ended, line: usize| -> String {
+        let lines: Vec<Value> = ended
+            .out
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        lines[line]["time"].as_str().unwrap().to_owned()
+    };
+    world.write("a", "two, which is longer");
+    level(&world, &config).await;
+    fs::rename(world.tree("a"), world.tree("b")).unwrap();
+    level(&world, &config).await;
+    fs::remove_file(world.tree("b")).unwrap();
+    world.write("other", "other");
+    level(&world, &config).await;
+
+    let told = history("b", &["--json"]).await;
+    assert_eq!(told.code, Some(0), "{}", told.err);
+    let lines: Vec<Value> = told
+        .out
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let shown: Vec<_> = lines
+        .iter()
+        .map(|line| {
+            let text = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
+            (
+                text("path"),
+                line["size"].as_u64(),
+                text("ended"),
+                text("kept"),
+            )
+        })
+        .collect();
+    let version = |path: &str, size, ended: &str| {
+        (
+            path.to_owned(),
+            Some(size),
+            ended.to_owned(),
+            "trash".to_owned(),
+        )
+    };
+    assert_eq!(
+        shown,
+        [
+            version("a", 3, "replaced"),
+            version("a", 20, "renamed"),
+            version("b", 20, "removed"),
+        ]
+    );
+    let text = history("b", &[]).await;
+    assert!(text.out.starts_with("as a:\n"), "{}", text.out);
+    assert!(text.out.contains("(trash)"), "{}", text.out);
+    assert!(
+        text.out.lines().all(|line| line.len() <= 80),
+        "{}",
+        text.out
+    );
+
+    // Each as it was when its version began.
+    for (line, expected) in [
+        (0, pairs(&[("a", "one")])),
+        (1, pairs(&[("a", "two, which is longer")])),
+    ] {
+        let ended = restore(&world, &["--at", &stamp(&told, line)]).await;
+        assert_eq!(ended.code, Some(0), "{}", ended.err);
+        assert_eq!(restored(&world), expected, "{}", ended.err);
+    }
+    let ended = restore(&world, &[]).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    assert_eq!(restored(&world), pairs(&[("other", "other")]));
+    // One path alone, which is not there any more.
+    let mut one = world.bare(["restore", "s3://tide/p", "a"]);
+    one.args([
+        "--endpoint-url",
+        &world.endpoint.url(),
+        "--at",
+        &stamp(&told, 1),
+    ]);
+    let one = crate::process::ended(one.arg("--to").arg(back(&world))).await;
+    assert_eq!(one.code, Some(0), "{}", one.err);
+    assert_eq!(restored(&world), pairs(&[("a", "two, which is longer")]));
+
+    let early = restore(&world, &["--at", "2020-01-01"]).await;
+    assert_eq!(early.code, Some(2), "{}", early.err);
+    assert!(early.err.contains("the catalog begins at"), "{}", early.err);
+    let wrong = restore(&world, &["--at", "yesterday"]).await;
+    assert_eq!(wrong.code, Some(2), "{}", wrong.err);
+    assert!(!back(&world).exists());
+    let never = history("never", &[]).await;
+    assert_eq!(never.code, Some(2), "{}", never.err);
+    assert!(never.err.contains("never had a file"), "{}", never.err);
+}
+
+#[tokio::test]
+async fn a_deleted_file_whose_object_is_kept_comes_back_only_if_asked_for() {
+    let world = World::new().await;
+    let config = config(&world, "");
+    world.write("gone", "gone");
+    world.write("stays", "stays");
+    level(&world, &config).await;
+    fs::remove_file(world.tree("gone")).unwrap();
+    level(&world, &config).await;
+    assert!(world.object("gone").is_some());
+
+    assert_eq!(restore(&world, &[]).await.code, Some(0));
+    assert_eq!(restored(&world), pairs(&[("stays", "stays")]));
+    assert_eq!(restore(&world, &["--deleted"]).await.code, Some(0));
+    assert_eq!(
+        restored(&world),
+        pairs(&[("gone", "gone"), ("stays", "stays")])
+    );
+}
+
+#[tokio::test]
+async fn what_is_newer_than_the_catalog_comes_back_too() {
+    let world = World::new().await;
+    let config = config(&world, "");
+    world.write("a", "one");
+    world.write("b", "one too");
+    level(&world, &config).await;
+    // As if the machine had died before the catalog was written.
+    let (key, bytes) = ("p/a", &b"two, of the last minute"[..]);
+    crate::restore::plant(&world, key, bytes, &[]).await;
+    crate::restore::plant(&world, "p/new", b"new", &[]).await;
+    let ended = restore(&world, &[]).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    assert!(
+        ended
+            .err
+            .contains("1 of the objects are not in the catalog"),
+        "{}",
+        ended.err
+    );
+    assert_eq!(
+        restored(&world),
+        pairs(&[
+            ("a", "two, of the last minute"),
+            ("b", "one too"),
+            ("new", "new")
+        ])
+    );
+}
+
+#[tokio::test]
+async fn a_catalog_that_is_damaged_is_named_and_the_files_come_back() {
+    let world = World::new().await;
+    let config = config(&world, "");
+    for number in 0..3 {
+        world.write(format!("{number}"), format!("content {number}"));
+        level(&world, &config).await;
+    }
+    let second = "p/.tidewatch/catalog/0000000002.jsonl.zst";
+    let mut bytes = world.endpoint.object(second).expect("a link");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    crate::restore::plant(&world, second, &bytes, &[]).await;
+    let mut command = command(&world, &[]);
+    let told = ended(&mut command).await;
+    assert_eq!(told.code, Some(3), "{}", told.err);
+    assert!(told.err.contains("the catalog: link 2"), "{}", told.err);
+    let expected = pairs(&[("0", "content 0"), ("1", "content 1"), ("2", "content 2")]);
+    assert_eq!(restored(&world), expected);
+}
