@@ -75,7 +75,14 @@ struct Found {
 
 /// Prints the versions of a path, the oldest first. [`Problems`] as an error mean wrong usage.
 pub async fn history(options: HistoryOptions) -> anyhow::Result<Exit> {
-    let path = options.source.path(&options.path).map_err(Problems::from)?;
+    let root = &options.source.folder.path;
+    // Where it is on this machine, if that is in the folder; else a path inside the folder.
+    let here = std::path::absolute(&options.path);
+    let here = here
+        .ok()
+        .filter(|here| root.is_absolute() && here.starts_with(root));
+    let path = here.as_deref().unwrap_or(&options.path);
+    let path = options.source.path(path).map_err(Problems::from)?;
     let to = &options.source.folder.to;
     let complain = |why: &dyn std::fmt::Display, exit| {
         note(format_args!(

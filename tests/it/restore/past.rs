@@ -273,6 +273,20 @@ async fn a_file_is_followed_through_its_versions_and_names_and_brought_back_as_i
 }
 
 #[tokio::test]
+async fn the_history_of_a_path_of_this_machine_is_found_in_its_folder() {
+    let world = World::new().await;
+    let config = config(&world, "");
+    world.write("deep/a", "one");
+    level(&world, &config).await;
+    for here in [world.tree("deep/a").to_str().unwrap(), "tree/deep/a"] {
+        let told = ended(&mut world.bare(["history", here, "--config", &config])).await;
+        assert_eq!(told.code, Some(0), "{here}: {}", told.err);
+        assert_eq!(told.out.lines().count(), 1, "{}", told.out);
+        assert!(told.out.ends_with("  present\n"), "{}", told.out);
+    }
+}
+
+#[tokio::test]
 async fn a_deleted_file_whose_object_is_kept_comes_back_only_if_asked_for() {
     let world = World::new().await;
     let config = config(&world, "");
