@@ -469,7 +469,7 @@ mod tests {
             _ => None,
         }
         };
-        Places::new(env, read, Path::new("/work"))
+        Places::new(env, read, Path::new("/home/me"))
     }
 
     fn drawn(line: &str) -> Drawn {
@@ -535,7 +535,7 @@ mod tests {
                 "[s3]",
                 "profile = \"work\"",
                 "[[folder]]",
-                "path = \"/work\"",
+                "path = \"/home/me\"",
                 "to = \"s3://bucket/\"",
                 "exclude = [\"*\"]",
                 "include = [\"*.jpg\"]",
@@ -553,7 +553,7 @@ mod tests {
                 "[upload]",
                 "concurrency = 512",
                 "[[folder]]",
-                "path = \"/work/my dir\"",
+                "path = \"/home/me/my dir\"",
                 "to = \"s3://bucket/x/\"",
             ]
         );
