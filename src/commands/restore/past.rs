@@ -233,7 +233,10 @@ impl<'a> Finder<'a> {
     fn gather(&mut self, only: &[RelPath], moment: Moment) {
         let past = self.past;
         for (path, known) in &past.then.tree {
-            let is_asked = only.is_empty() || only.iter().any(|asked| path.is_within(asked));
+            // A recorded link is asked for by its own name, too.
+            let (name, _) = kind_of(path, Some(known.mode), known.size);
+            let is_at = |asked: &RelPath| path.is_within(asked) || name.is_within(asked);
+            let is_asked = only.is_empty() || only.iter().any(is_at);
             if !is_asked || !known.key.starts_with(self.keys.prefix()) {
                 continue;
             }

@@ -287,6 +287,22 @@ async fn the_history_of_a_path_of_this_machine_is_found_in_its_folder() {
 }
 
 #[tokio::test]
+async fn a_recorded_link_is_asked_for_by_its_own_name() {
+    let world = World::new().await;
+    let config = config(&world, "symlinks = \"record\"");
+    world.write("a", "one");
+    std::os::unix::fs::symlink("a", world.tree("link")).unwrap();
+    level(&world, &config).await;
+    let mut one = world.bare(["restore", "s3://tide/p", "link"]);
+    one.args(["--endpoint-url", &world.endpoint.url()]);
+    let told = ended(one.arg("--to").arg(back(&world))).await;
+    assert_eq!(told.code, Some(0), "{}", told.err);
+    let link = fs::read_link(back(&world).join("link")).unwrap();
+    assert_eq!(link.to_str(), Some("a"));
+    assert!(!back(&world).join("a").exists());
+}
+
+#[tokio::test]
 async fn a_deleted_file_whose_object_is_kept_comes_back_only_if_asked_for() {
     let world = World::new().await;
     let config = config(&world, "");
