@@ -27,25 +27,12 @@ cargo build --quiet --locked
 target=$(cargo metadata --locked --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 tidewatch=$target/debug/tidewatch
 
-work=$(mktemp -d)
-pids=()
-cleanup() {
-    local pid
-    for pid in "${pids[@]}"; do
-        kill "$pid" 2>/dev/null || true
-    done
-    for pid in "${pids[@]}"; do
-        wait "$pid" 2>/dev/null || true
-    done
-    rm -rf "$work"
-}
-trap cleanup EXIT
+. tests/scratch.sh
 
-# Nothing here may look for credentials, settings or proxies of the machine.
+# Nor for settings.
 : >"$work/aws"
-export HOME=$work AWS_EC2_METADATA_DISABLED=true AWS_CONFIG_FILE=$work/aws AWS_REGION=us-east-1
+export HOME=$work AWS_CONFIG_FILE=$work/aws AWS_REGION=us-east-1
 export AWS_SHARED_CREDENTIALS_FILE=/dev/null RCLONE_CONFIG=$work/rclone.conf
-export NO_PROXY=127.0.0.1,localhost no_proxy=127.0.0.1,localhost
 unset XDG_STATE_HOME AWS_PROFILE AWS_ENDPOINT_URL AWS_ENDPOINT_URL_S3
 
 die() {
@@ -158,7 +145,7 @@ for tool in rclone_usual rclone_parts s5cmd_usual; do
 done
 
 server=moto
-port=$("$venv/bin/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+port=$(free_ports 1)
 "$venv/bin/moto_server" -H 127.0.0.1 -p "$port" >"$work/moto.log" 2>&1 &
 pids+=($!)
 bucket=bucket

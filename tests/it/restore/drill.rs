@@ -8,20 +8,7 @@ use serde_json::Value;
 use tidewatch::report::drill_file;
 
 use crate::process::{Ended, World, end_of, ended, eventually, send};
-
-/// Writes a config, with more keys of the folder behind, and returns where.
-fn config(world: &World, more: &str) -> String {
-    let text = format!(
-        "[agent]\nstate_dir = \"{}\"\n[s3]\nendpoint_url = \"{}\"\n[[folder]]\nname = \"f\"\npath = \"{}\"\n\
-         to = \"s3://tide/p\"\n{more}\n",
-        world.state().display(),
-        world.endpoint.url(),
-        world.tree("").display(),
-    );
-    let config = world.dir.path().join("config.toml");
-    fs::write(&config, text).unwrap();
-    config.display().to_string()
-}
+use crate::restore::config;
 
 async fn run(world: &World, command: &str, config: &str, more: &[&str]) -> Ended {
     ended(world.bare([command, "--config", config]).args(more)).await

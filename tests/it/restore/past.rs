@@ -15,7 +15,7 @@ use tidewatch::store::key::KeyMap;
 
 use crate::agent::{Bench, path};
 use crate::process::{Ended, World, ended};
-use crate::restore::{back, command, restore};
+use crate::restore::{back, command, config, restore};
 use crate::support::faulty::Odds;
 
 /// What a folder held, by path.
@@ -127,20 +127,6 @@ async fn what_cannot_be_had_any_more_is_named() {
     assert_eq!(found.into_keys().collect::<Vec<_>>(), [path("b")]);
     assert_eq!(refused.len(), 1);
     assert!(refused[0].contains("`a`") && refused[0].contains("not in the bucket any more"));
-}
-
-/// Writes the config of a folder that keeps what it overwrites, and returns where.
-fn config(world: &World, more: &str) -> String {
-    let text = format!(
-        "[agent]\nstate_dir = \"{}\"\n[s3]\nendpoint_url = \"{}\"\n[[folder]]\nname = \"f\"\npath = \"{}\"\n\
-         to = \"s3://tide/p\"\n{more}\n",
-        world.state().display(),
-        world.endpoint.url(),
-        world.tree("").display(),
-    );
-    let config = world.dir.path().join("config.toml");
-    fs::write(&config, text).unwrap();
-    config.display().to_string()
 }
 
 async fn level(world: &World, config: &str) {
