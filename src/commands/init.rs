@@ -3,6 +3,7 @@
 //! Never writes over a file that is there.
 
 mod from;
+mod options;
 mod places;
 
 use std::fs::OpenOptions;
