@@ -25,6 +25,7 @@ use aws_types::service_config::ServiceConfigKey;
 
 use crate::base::offload::Offload;
 use crate::base::terms::Terms;
+use crate::store::s3::spread::Spread;
 
 /// How to reach a bucket. Everything may stay at its default; then the standard AWS sources decide.
 #[derive(Clone, Default)]
@@ -398,7 +399,7 @@ fn tls_client(trust: TrustStore, proxy: ProxyConfig) -> SharedHttpClient {
         builder
             .tls_provider(Provider::Rustls(CryptoMode::Ring))
             .tls_context(context.clone())
-            .build()
+            .build_with_resolver(Spread)
     })
 }
 

@@ -27,6 +27,7 @@ mod objects;
 mod pages;
 mod reach;
 mod root;
+mod spread;
 mod sums;
 mod table;
 mod upload;
