@@ -37,7 +37,7 @@ use crate::base::digest::{Crc64, Sha256, hex};
 use crate::base::offload::Offload;
 use crate::base::stat::Stat;
 use crate::manifest::{self, Cut, UploadPart};
-use crate::store::{self, Effect, ErrorKind, Meta, Part, Store, Stored, Tap};
+use crate::store::{self, Effect, ErrorKind, Meta, Object, Part, Store, Stored, Tap, Which};
 use crate::sync::upload::parts::{Sent, Way};
 use crate::tree::{OpenFile, ReadError, Reading};
 
@@ -396,12 +396,18 @@ async fn complete<G: Gate>(way: &Way<'_, G>, sent: &Sent) -> store::Result<Store
         return Err(error);
     }
     // The answer is missing, or the upload is gone, perhaps because it was completed: the object tells, by the ETag that
-    // these parts must have. Existence or size alone would be no proof.
-    match way.gate.send(0, way.store.head(way.key)).await {
-        Ok(object) if Some(&object.etag) == joined_etag(&sent.parts).as_ref() => Ok(Stored {
+    // these parts must have, or, where ETags are no hashes, by the checksum of the whole. Existence or size alone would be
+    // no proof.
+    let is_named = |object: &Object| Some(&object.etag) == joined_etag(&sent.parts).as_ref();
+    let is_ours =
+        |object: &Object| is_named(object) || (sent.crc64.is_some() && object.crc64 == sent.crc64);
+    let look = way.store.head_of(way.key, &Which::Current);
+    match way.gate.send(0, look).await {
+        Ok(object) if is_ours(&object) => Ok(Stored {
+            // It may be an earlier object of the same content, which is still to be replaced.
+            is_outstanding: error.effect == Effect::Possible && !is_named(&object),
             etag: object.etag,
             version_id: object.version_id,
-            is_outstanding: false,
         }),
         _ => Err(error),
     }

@@ -277,6 +277,26 @@ async fn a_creation_that_was_not_answered_is_found_and_given_up() {
     assert_eq!(world.object("large").unwrap().len(), 24 << 20);
 }
 
+#[tokio::test(start_paused = true)]
+async fn f05_a_lost_join_whose_etag_is_no_hash_is_proven_by_the_checksum_of_the_whole() {
+    for (ignores_checksums, parts) in [(false, 3), (true, 6)] {
+        let habits = Habits {
+            opaque_etags: true,
+            ignores_checksums,
+            ..Habits::default()
+        };
+        let bench = Bench::with_habits(Odds::default(), habits);
+        bench.tree.write(&large(), &vec![7; 20 << 20]);
+        bench.store.next("CompleteMultipartUpload", Line::Lost);
+        let ended = bench.sync().await;
+        assert!(ended.last.level, "{:?}", ended.last);
+        assert_eq!(bench.object("large").unwrap().len(), 20 << 20);
+        // Where the store has no checksum either, nothing proves it, and it is sent once more.
+        assert_eq!(bench.bucket.counts().of("UploadPart"), parts);
+        assert_eq!(bench.bucket.open_uploads(), []);
+    }
+}
+
 #[tokio::test]
 async fn f14_parts_that_cannot_be_joined_are_sent_once_more_and_then_it_is_a_failure() {
     for code in ["InvalidPart", "InvalidPartOrder", "EntityTooSmall"] {

@@ -77,6 +77,8 @@ pub struct Habits {
     pub ignores_checksums: bool,
     /// Listings are in the order of upper-case letters after lower-case ones, as nobody's bytes are.
     pub lists_oddly: bool,
+    /// ETags of what is joined are no hashes, as where a key of the key service encrypts it.
+    pub opaque_etags: bool,
     /// Letters with marks that are written as two characters become one, as on some file systems.
     pub composes_keys: bool,
 }
@@ -804,6 +806,11 @@ impl Store for MemStore {
                 message,
             ));
         }
+        let etag = if inner.habits.opaque_etags {
+            format!("opaque-{etag}")
+        } else {
+            etag
+        };
         let done = inner.uploads.remove(upload);
         let meta = done.map(|upload| upload.meta).unwrap_or_default();
         Ok(inner.store(key, bytes, etag, &meta))
