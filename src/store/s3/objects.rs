@@ -4,14 +4,13 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use aws_sdk_s3::types::{ChecksumMode, ChecksumType, MetadataDirective, ServerSideEncryption};
+use aws_sdk_s3::types::{ChecksumMode, MetadataDirective, ServerSideEncryption};
 use bytes::{Bytes, BytesMut};
 
-use crate::base::digest::Crc64;
 use crate::store::s3::S3Store;
 use crate::store::s3::attempt::{Call, Pace};
 use crate::store::s3::classify::{Failure, Trouble, trouble};
-use crate::store::s3::sums::{whole, whole64};
+use crate::store::s3::sums::{Told, sums_of};
 use crate::store::s3::wire::{
     absent, bytes_range, etag as tag, is, length, nanoseconds, quoted, returned, source, stored,
 };
@@ -89,19 +88,21 @@ impl S3Store {
                 }
                 (None, _) => len,
             };
+            let etag = tag(answer.e_tag())?;
+            let (crc64, sum) = sums_of!(answer).of_whole(&etag);
             let object = Object {
                 size,
-                etag: tag(answer.e_tag())?,
+                etag,
                 version_id: answer.version_id().map(str::to_owned),
                 user: returned(answer.metadata()),
-                crc64: whole_crc64(answer.checksum_crc64_nvme(), answer.checksum_type()),
+                crc64,
                 is_keyed: is_keyed(
                     answer.server_side_encryption(),
                     answer.sse_customer_algorithm(),
                 ),
                 modified_ns: answer.last_modified().and_then(nanoseconds),
                 date_ns: flight.date_ns(),
-                sum: None,
+                sum,
             };
             Ok((object, bytes.freeze()))
         });
@@ -125,33 +126,43 @@ impl S3Store {
                 .await
                 .map_err(trouble)?;
             let etag = tag(answer.e_tag())?;
-            // A sum of the parts' sums says nothing that could be compared with a file. CRC64NVME is never one; of
-            // another, some stores do not say what it is.
-            let kind = answer.checksum_type();
-            let is_whole = kind != Some(&ChecksumType::Composite);
-            let is_told = kind.is_some() || !etag.contains('-');
-            let is_sum = is_whole && is_told;
+            let (crc64, sum) = sums_of!(answer).of_whole(&etag);
             Ok(Object {
                 size: length(answer.content_length())?,
                 etag,
                 version_id: answer.version_id().map(str::to_owned),
                 user: returned(answer.metadata()),
-                crc64: whole64(answer.checksum_crc64_nvme().filter(|_| is_whole)),
+                crc64,
                 is_keyed: is_keyed(
                     answer.server_side_encryption(),
                     answer.sse_customer_algorithm(),
                 ),
                 modified_ns: answer.last_modified().and_then(nanoseconds),
                 date_ns: flight.date_ns(),
-                sum: whole(
-                    answer.checksum_crc32().filter(|_| is_sum),
-                    answer.checksum_crc32_c().filter(|_| is_sum),
-                    answer.checksum_sha256().filter(|_| is_sum),
-                ),
+                sum,
             })
         });
-        let object = looked.await.map_err(|failure| failure.error)?;
+        let object = match looked.await.map_err(|failure| failure.error) {
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                return Err(self.not_found(key, which).await);
+            }
+            looked => looked?,
+        };
         expected("HeadObject", key, which, object)
+    }
+
+    /// Asks once more about an object that a look has not found, and returns the error that holds.
+    ///
+    /// A look has no words: a proxy behind which no server is says the same. What a read does not find it says in S3's.
+    async fn not_found(&self, key: &str, which: &Which) -> Error {
+        // Of an object without a byte a read says that the range is not in it, which only what is there can be told.
+        match Box::pin(self.read_object(key, which, Some(0..1), Sums::Unasked)).await {
+            Err(error) if error.kind != ErrorKind::Invalid => error,
+            _ => {
+                let why = "a look does not find it, and a read does";
+                Error::new(ErrorKind::Busy, "HeadObject", key, Effect::None, why)
+            }
+        }
     }
 
     pub(super) async fn copy_object(
@@ -219,13 +230,6 @@ impl S3Store {
             is_outstanding: earlier.into_inner(),
         })
     }
-}
-
-/// Takes a checksum that is of the whole content, and not of its parts' checksums.
-fn whole_crc64(sum: Option<&str>, of: Option<&ChecksumType>) -> Option<Crc64> {
-    let is_whole = of.is_none_or(|of| *of == ChecksumType::FullObject);
-    let bytes = aws_smithy_types::base64::decode(sum.filter(|_| is_whole)?).ok()?;
-    Some(Crc64(u64::from_be_bytes(bytes.try_into().ok()?)))
 }
 
 fn is_keyed(service: Option<&ServerSideEncryption>, customer: Option<&str>) -> bool {

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use aws_sdk_s3::types::ChecksumAlgorithm;
+use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType};
 use md5::Digest as _;
 
 use crate::base::digest::{Crc32, Crc32c, Crc64, Sha256, hex};
@@ -111,26 +111,50 @@ pub(super) fn echoed(
     }
 }
 
-/// Reads the CRC64NVME of a whole object; `None` of anything else, such as a sum of sums (`…-3`).
-pub(super) fn whole64(value: Option<&str>) -> Option<Crc64> {
-    value.and_then(decoded).map(u64::from_be_bytes).map(Crc64)
+/// What an answer tells of the checksums of an object, as header values.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told<'a> {
+    pub crc64: Option<&'a str>,
+    pub crc32: Option<&'a str>,
+    pub crc32c: Option<&'a str>,
+    pub sha256: Option<&'a str>,
+    /// Whether they are of the whole, or of its parts' checksums.
+    pub of: Option<&'a ChecksumType>,
 }
 
-/// Reads the checksum of a whole object that is of another kind: CRC32, CRC32C, SHA-256.
-pub(super) fn whole(
-    crc32: Option<&str>,
-    crc32c: Option<&str>,
-    sha256: Option<&str>,
-) -> Option<store::Sum> {
-    let crc = |value: Option<&str>| value.and_then(decoded).map(u32::from_be_bytes);
-    let of_sha256 = || {
-        sha256
-            .and_then(decoded)
-            .map(|sum| store::Sum::Sha256(Sha256(sum)))
+/// Takes the checksums out of an answer that has them.
+macro_rules! sums_of {
+    ($answer:expr) => {
+        Told {
+            crc64: $answer.checksum_crc64_nvme(),
+            crc32: $answer.checksum_crc32(),
+            crc32c: $answer.checksum_crc32_c(),
+            sha256: $answer.checksum_sha256(),
+            of: $answer.checksum_type(),
+        }
     };
-    let of_crc32 = || crc(crc32).map(|sum| store::Sum::Crc32(Crc32(sum)));
-    let of_crc32c = || crc(crc32c).map(|sum| store::Sum::Crc32c(Crc32c(sum)));
-    of_sha256().or_else(of_crc32).or_else(of_crc32c)
+}
+pub(super) use sums_of;
+
+impl Told<'_> {
+    /// Returns the checksums of the whole content: CRC64NVME, and the strongest of the others.
+    ///
+    /// A sum of the parts' sums says nothing that could be compared with a file. CRC64NVME is never one unless that is
+    /// said; of the others some stores do not say what they are, and an object in parts (`…-3`) has such sums.
+    pub fn of_whole(self, etag: &str) -> (Option<Crc64>, Option<store::Sum>) {
+        if self.of == Some(&ChecksumType::Composite) {
+            return (None, None);
+        }
+        let crc64 = self.crc64.and_then(decoded).map(u64::from_be_bytes);
+        let is_told = self.of.is_some() || !etag.contains('-');
+        let crc = |value: Option<&str>| value.and_then(decoded).map(u32::from_be_bytes);
+        let sha256 = self.sha256.and_then(decoded);
+        let of_sha256 = || sha256.map(|sum| store::Sum::Sha256(Sha256(sum)));
+        let of_crc32 = || crc(self.crc32).map(|sum| store::Sum::Crc32(Crc32(sum)));
+        let of_crc32c = || crc(self.crc32c).map(|sum| store::Sum::Crc32c(Crc32c(sum)));
+        let strongest = || of_sha256().or_else(of_crc32).or_else(of_crc32c);
+        (crc64.map(Crc64), is_told.then(strongest).flatten())
+    }
 }
 
 fn decoded<const N: usize>(value: &str) -> Option<[u8; N]> {

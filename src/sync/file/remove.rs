@@ -5,10 +5,10 @@
 use std::io;
 
 use crate::base::path::RelPath;
-use crate::base::policy::{Guarding, OnDelete};
+use crate::base::policy::OnDelete;
 use crate::base::stat::{Identity, Kind};
 use crate::manifest::{Change, Entry, Remote, State};
-use crate::store::{self, ErrorKind, Object, When};
+use crate::store::{self, ErrorKind, Object};
 use crate::sync::file::aside::is_certain;
 use crate::sync::file::guard::is_changed;
 use crate::sync::file::{Doubt, Outcome, Stop, Way};
@@ -18,56 +18,47 @@ use crate::tree::Tree;
 impl Way {
     pub(in crate::sync::file) async fn remove(&mut self, root: Identity) -> Result<Outcome, Stop> {
         let object = match self.gate().head(&self.task.key).await {
-            Ok(object) => Some(object),
-            Err(error) if error.kind == ErrorKind::NotFound => None,
+            Ok(object) => object,
+            Err(error) if error.kind == ErrorKind::NotFound => return Ok(self.deleted()),
             Err(error) => return Err(Stop::Store(error)),
         };
-        // A HEAD has no words: a proxy without a server behind it says the same. So it is removed all the same, but where
-        // only what is known may be.
-        let when = match &object {
-            Some(object) => Some(self.removes(object)),
-            None => (self.ctx.policy.guard == Guarding::Off).then_some(When::Always),
-        };
-        if let Some(object) = object {
-            if !self.is_ours(&object) {
-                return Ok(self.left_alone(object));
-            }
-            self.size = object.size;
-            if self.ctx.policy.on_delete == OnDelete::Trash {
-                self.move_aside(&object).await?;
-            }
+        if !self.is_ours(&object) {
+            return Ok(self.left_alone(object));
         }
-        if let Some(when) = when {
-            // The last look, as late as can be: much may have happened since the one before the intent.
-            let (tree, path) = (self.ctx.tree.clone(), self.task.job.path.clone());
-            let look = move || {
-                tree.identity().is_ok_and(|is| is == root)
-                    && !tree.is_away(&path)
-                    && is_gone(&*tree, &path)
+        self.size = object.size;
+        if self.ctx.policy.on_delete == OnDelete::Trash {
+            self.move_aside(&object).await?;
+        }
+        let when = self.removes(&object);
+        // The last look, as late as can be: much may have happened since the one before the intent.
+        let (tree, path) = (self.ctx.tree.clone(), self.task.job.path.clone());
+        let look = move || {
+            tree.identity().is_ok_and(|is| is == root)
+                && !tree.is_away(&path)
+                && is_gone(&*tree, &path)
+        };
+        let (ctx, gate) = (self.ctx.clone(), self.gate());
+        let removal = ctx.removals.remove(
+            &ctx.store,
+            &*gate,
+            ctx.offload,
+            (&self.task.key, &when),
+            Box::new(look),
+        );
+        let removed = removal.await;
+        if is_changed(&removed, &when) {
+            return match gate.head(&self.task.key).await {
+                Ok(object) => Ok(self.left_alone(object)),
+                Err(error) => Err(Stop::Store(error)),
             };
-            let (ctx, gate) = (self.ctx.clone(), self.gate());
-            let removal = ctx.removals.remove(
-                &ctx.store,
-                &*gate,
-                ctx.offload,
-                (&self.task.key, &when),
-                Box::new(look),
-            );
-            let removed = removal.await;
-            if is_changed(&removed, &when) {
-                return match gate.head(&self.task.key).await {
-                    Ok(object) => Ok(self.left_alone(object)),
-                    Err(error) => Err(Stop::Store(error)),
-                };
-            }
-            let removed = removed.map_err(|error| self.unwritten(error, None))?;
-            let Some(removed) = removed else {
-                self.restore(None);
-                return Ok(Outcome::Back);
-            };
-            if removed.is_outstanding {
-                self.doubt = Doubt::Write(None);
-            }
+        }
+        let removed = removed.map_err(|error| self.unwritten(error, None))?;
+        let Some(removed) = removed else {
+            self.restore(None);
+            return Ok(Outcome::Back);
+        };
+        if removed.is_outstanding {
+            self.doubt = Doubt::Write(None);
         }
         Ok(self.deleted())
     }

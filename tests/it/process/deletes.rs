@@ -8,6 +8,7 @@ use rustix::process::{Signal, getuid};
 use tokio::process::{Child, Command};
 
 use crate::process::{World, complaints, end_of, ended, eventually, send};
+use crate::support::endpoint::Fault;
 
 /// Makes a folder of `count` files, syncs it, and watches it.
 async fn watched(world: &World, count: usize, more: &[&str]) -> Child {
@@ -61,6 +62,26 @@ pub fn in_mounts(world: &World, script: &str, before: &[&Path], name: &str) -> C
         .stderr(Stdio::piped())
         .kill_on_drop(true);
     command
+}
+
+#[tokio::test]
+async fn an_object_that_a_proxy_denies_is_set_aside_before_it_is_removed() {
+    let world = World::new().await;
+    for name in ["kept", "gone"] {
+        world.write(name, name);
+    }
+    world.sync_level().await;
+    fs::remove_file(world.tree("gone")).unwrap();
+    let nobody = Fault::Answer(404, String::new());
+    world.endpoint.fail_next("HeadObject", 1, nobody);
+    let run = world.sync(&["--on-delete", "trash"]).await;
+    assert_eq!(run.code, Some(0), "{}", run.err);
+    assert!(world.object("gone").is_none());
+    let objects = world.endpoint.objects();
+    let is_there = |(key, content): (&String, &Vec<u8>)| {
+        key.contains(".tidewatch/trash/") && content.as_slice() == b"gone"
+    };
+    assert!(objects.iter().any(is_there), "{:?}", objects.keys());
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Parts, uploads and batches on an endpoint that is strict about them: pages, and keys that are hard to say.
+//! Parts, uploads, batches and looks on an endpoint that is strict about them: pages, and keys that are hard to say.
 #![cfg(feature = "demo")]
 
 use tidewatch::base::digest::Crc64;
@@ -245,4 +245,30 @@ async fn a_batch_says_of_each_key_how_that_went() {
             Ok(()),
         ]
     );
+}
+
+#[tokio::test]
+async fn what_a_look_does_not_find_is_asked_for_once_more() {
+    let endpoint = Endpoint::start().await;
+    let store = store_at(&endpoint).await;
+    for content in [&b""[..], b"tide"] {
+        store
+            .put("k", body(content), &Meta::default())
+            .await
+            .unwrap();
+        endpoint.fail_next("HeadObject", 1, Fault::Answer(404, String::new()));
+        let error = store.head("k").await.map(drop).expect_err("a lie");
+        assert_eq!(error.kind, ErrorKind::Busy, "{error}");
+        assert_eq!(store.head("k").await.unwrap().size, content.len() as u64);
+    }
+    let error = store
+        .head("other")
+        .await
+        .map(drop)
+        .expect_err("nothing there");
+    assert_eq!(error.kind, ErrorKind::NotFound);
+    endpoint.fail_next("HeadObject", 1, Fault::Answer(404, String::new()));
+    endpoint.fail_next("GetObject", 1, Fault::Error(404, "NoSuchBucket"));
+    let error = store.head("k").await.map(drop);
+    assert_eq!(error.expect_err("no bucket").code, "NoSuchBucket");
 }
