@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::agent::catalog::desk::{Desk, Failure};
+use crate::agent::outage::CALM_MOST;
 use crate::agent::{Loop, Mode, PATIENCE};
 use crate::base::backoff;
 use crate::base::clock::Now;
@@ -43,7 +44,7 @@ pub(super) struct Catalog {
     not_before: Option<Instant>,
     failures: u32,
     /// Why it could not be written; since when people know.
-    trouble: Option<String>,
+    pub trouble: Option<String>,
     is_told: bool,
     /// A loop that ends does not try again.
     is_given_up: bool,
@@ -159,6 +160,7 @@ impl Loop {
             && !self.catalog.is_given_up
             && self.lease.is_held(now)
             && !self.outage.is_on()
+            && self.outage.calm_until(now).is_none()
             && self.contact.is_done()
             && (self.stopping.is_none() || !self.has_work_in_hand())
     }
@@ -182,9 +184,15 @@ impl Loop {
             Some(why) => why.clone(),
             None => self.outage.why(),
         };
-        Some(format!(
-            "every file is in the bucket, but the catalog of them is not: {why}"
-        ))
+        let is_all_there = self.failing.is_empty()
+            && self.unsyncable.is_empty()
+            && self.scans.unreadable() == 0
+            && self.deletes.held == 0;
+        Some(if is_all_there {
+            format!("every file is in the bucket, but the catalog of them is not: {why}")
+        } else {
+            why
+        })
     }
 
     pub(super) fn catalog_wake(&self, now: Now) -> Option<Instant> {
@@ -219,7 +227,11 @@ impl Loop {
                 catalog.failures += 1;
                 let (first, longest) = self.mode.retry();
                 let pause = backoff::pause(catalog.failures, first, longest, &mut self.random);
-                catalog.not_before = Some(now.mono + pause);
+                let asked = match &failure {
+                    Failure::Store(error) => error.retry_after.unwrap_or_default(),
+                    _ => Duration::ZERO,
+                };
+                catalog.not_before = Some(now.mono + pause.max(asked.min(CALM_MOST)));
                 catalog.is_given_up = self.stopping.is_some()
                     || (self.mode != Mode::Forever && catalog.failures >= PATIENCE);
                 let why = format!("could not write the catalog: {failure}");

@@ -38,6 +38,14 @@ pub enum Request {
 /// How it went: how many paths it was about, or why it did not work.
 pub type Answer = Result<u64, String>;
 
+/// Rows that are to be believed no more, of one request.
+pub(super) struct Mending {
+    /// Those whose turn has not come.
+    waiting: Vec<Mend>,
+    count: u64,
+    answer: oneshot::Sender<Answer>,
+}
+
 /// The most paths that one release looks at again at once; what is beyond is found by the scan that follows.
 const AT_ONCE: usize = 50_000;
 
@@ -53,11 +61,10 @@ impl Loop {
                 Ok((Vec::new(), self.failing.len() as u64))
             }
             Request::Mend(mends) => {
-                let paths = mends.iter().map(|mend| mend.path.clone()).collect();
-                let changes = mends.into_iter().map(|mend| Change::Mend(Box::new(mend)));
-                self.pending.push_back(Pending {
-                    changes: changes.collect(),
-                    then: Then::Mended(answer, paths),
+                self.mends.push(Mending {
+                    waiting: mends,
+                    count: 0,
+                    answer,
                 });
                 return;
             }
@@ -74,12 +81,41 @@ impl Loop {
         }
     }
 
-    /// Rows are believed no more, durably: their files are looked at.
-    pub(super) fn mended(&mut self, paths: Vec<RelPath>, now: Now) {
+    /// Takes what is to be mended, but for paths whose job runs: it would write its row over that.
+    ///
+    /// What is taken is committed by a turn that looks at nothing, as it would look at the rows of before.
+    pub(super) fn take_mends(&mut self) {
+        for mut mending in std::mem::take(&mut self.mends) {
+            let (busy, free) = std::mem::take(&mut mending.waiting)
+                .into_iter()
+                .partition(|mend| self.queue.is_running(&mend.path));
+            mending.waiting = busy;
+            if free.is_empty() && !mending.waiting.is_empty() {
+                self.mends.push(mending);
+                continue;
+            }
+            mending.count += free.len() as u64;
+            let paths = free.iter().map(|mend: &Mend| mend.path.clone()).collect();
+            let changes = free.into_iter().map(|mend| Change::Mend(Box::new(mend)));
+            self.pending.push_back(Pending {
+                changes: changes.collect(),
+                then: Then::Mended(Box::new(mending), paths),
+            });
+        }
+    }
+
+    /// Rows are believed no more, durably: their files are looked at. The others of the same request have their turn.
+    pub(super) fn mended(&mut self, mending: Mending, paths: Vec<RelPath>, now: Now) {
         for path in paths {
             if !self.queue.touch(path, Touch::Scan, 0, now) {
                 self.scans.lost(now);
             }
+        }
+        if mending.waiting.is_empty() {
+            // An asker that has gone away needs no answer.
+            drop(mending.answer.send(Ok(mending.count)));
+        } else {
+            self.mends.push(mending);
         }
     }
 

@@ -17,7 +17,13 @@ impl Loop {
         if !self.turns.is_empty() || self.turn_not_before.is_some_and(|at| now.mono < at) {
             return;
         }
-        let due = self.take_due(now);
+        self.take_mends();
+        let is_mending = |item: &Pending| matches!(item.then, Then::Mended(..));
+        let due = if self.pending.iter().any(is_mending) {
+            Vec::new()
+        } else {
+            self.take_due(now)
+        };
         let weigh = if self.stopping.is_some() {
             Weigh::default()
         } else {
@@ -139,11 +145,7 @@ impl Loop {
                 // An asker that has gone away needs no answer.
                 Then::Answer(noted) => drop(noted.send(())),
                 Then::Decided(answer, count) => drop(answer.send(Ok(count))),
-                Then::Mended(answer, paths) => {
-                    let count = paths.len() as u64;
-                    self.mended(paths, now);
-                    drop(answer.send(Ok(count)));
-                }
+                Then::Mended(mending, paths) => self.mended(*mending, paths, now),
                 Then::Contacted => self.has_contact(),
                 Then::Unparked => self.unparked(now),
             }

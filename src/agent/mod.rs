@@ -118,7 +118,7 @@ enum Then {
     Finish(Box<Done>),
     Answer(tokio::sync::oneshot::Sender<()>),
     Decided(tokio::sync::oneshot::Sender<Answer>, u64),
-    Mended(tokio::sync::oneshot::Sender<Answer>, Vec<RelPath>),
+    Mended(Box<control::Mending>, Vec<RelPath>),
     Contacted,
     Unparked,
 }
@@ -162,6 +162,7 @@ struct Loop {
     /// Whether the root was looked at since the start, and found to be the right one.
     is_root_checked: bool,
     control: Option<mpsc::Receiver<Control>>,
+    mends: Vec<control::Mending>,
     teller: Teller,
     /// Keys that are looked at again, and when (wall clock, nanoseconds).
     ambiguous: BTreeMap<RelPath, i64>,
@@ -255,6 +256,7 @@ impl Loop {
             config_before: row.config,
             is_root_checked: false,
             control: folder.control,
+            mends: Vec::new(),
             teller: Teller::new(snapshot, folder.snapshots, folder.happenings, now),
             settings,
             mode,

@@ -27,7 +27,7 @@ const FULL: Duration = Duration::from_secs(60);
 const RECENT: usize = 50;
 const RECENT_FAILED: usize = 45;
 /// The longest that a store is left alone because it asked to.
-const CALM_MOST: Duration = Duration::from_secs(3600);
+pub(in crate::agent) const CALM_MOST: Duration = Duration::from_secs(3600);
 
 pub(super) struct Outage {
     /// The questions that are on their way; at most one.

@@ -28,7 +28,9 @@ impl Loop {
         });
         let (rows, uploads, has_rows, waiting) = read.await?;
         self.catalog.recall(waiting, now);
-        if has_rows && !self.contact.is_done() {
+        // Without rows too: what happened to the last of them is still to be told, and that is not before contact.
+        let is_wanted = has_rows || waiting.records > 0 || waiting.snapshot;
+        if is_wanted && !self.contact.is_done() {
             self.contact.wants_rows();
         }
         for (path, until_ns) in rows.into_iter().filter(|(_, until_ns)| *until_ns != 0) {

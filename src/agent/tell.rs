@@ -200,6 +200,7 @@ impl Loop {
         snapshot.outage = self.outage.since();
         snapshot.lease = self.lease.words(now);
         snapshot.away = self.scans.away().map(str::to_owned);
+        snapshot.catalog.clone_from(&self.catalog.trouble);
         let is_complete = self.scans.sees();
         snapshot.level = is_complete
             && !self.lease.is_anothers()

@@ -131,6 +131,8 @@ pub struct FolderSnapshot {
     pub lease: Option<String>,
     /// Why the folder's root cannot be used, if so.
     pub away: Option<String>,
+    /// Why the catalog of what is in the bucket cannot be written, if so.
+    pub catalog: Option<String>,
     /// Counts since the start.
     pub tally: Tally,
 }

@@ -14,7 +14,7 @@ use crate::store::key::{CATALOG, KeyMap};
 /// The most records of a link: some 20 MB of lines, and 4 MB of an object.
 pub const RECORDS_MOST: usize = 50_000;
 /// The most bytes of lines of a link that is written. Where paths are very long this ends it before the records do.
-pub const LINES_MOST: usize = 24 << 20;
+const LINES_MOST: usize = 24 << 20;
 /// The most bytes of an object that is read: more than what is written has before it is packed.
 pub const OBJECT_MOST: u64 = 32 << 20;
 /// The most bytes that a link may unpack to.
@@ -38,11 +38,6 @@ impl Draft {
     pub fn push(&mut self, record: &Record) {
         record.write(&mut self.lines);
         self.records += 1;
-    }
-
-    /// Returns how many records there are.
-    pub fn records(&self) -> usize {
-        self.records
     }
 
     /// Returns true if no more records go in.

@@ -29,7 +29,8 @@
 //! # After a crash
 //!
 //! The rows of the log that were not published are still there. A link that was stored and not noted is found under its own
-//! number, and is taken for what it is; a snapshot that was not finished is begun again, and readers pass over the first.
+//! number, and is taken for what it is. A snapshot goes on behind its last link that was noted; one whose link was stored and
+//! not noted is begun again behind that, and readers pass over the first.
 //!
 //! # What this does not protect against
 //!
@@ -46,6 +47,6 @@ mod record;
 mod walk;
 
 pub use link::read as read_link;
-pub use link::{Draft, LINES_MOST, OBJECT_MOST, RECORDS_MOST, header, key, number};
+pub use link::{Draft, OBJECT_MOST, RECORDS_MOST, header, key, number};
 pub use read::{Chain, Error, History, Past, Reading, Tree, Trouble};
 pub use record::{FORMAT, Fault, Header, Kind, Known, Op, Record};

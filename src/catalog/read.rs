@@ -183,7 +183,7 @@ impl Chain {
     }
 
     /// Returns the number of the last link; `None` if there is none.
-    pub fn last(&self) -> Option<u64> {
+    fn last(&self) -> Option<u64> {
         self.links.last_key_value().map(|(number, _)| *number)
     }
 
@@ -263,7 +263,11 @@ impl Chain {
                     is = Some(record.clone());
                     !same
                 }
-                Op::Gone => is.take().is_some(),
+                // One without a put before it counts too: that was before the first link, or in one that is lost.
+                Op::Gone => {
+                    is = None;
+                    true
+                }
                 Op::Aside => true,
             });
         }

@@ -27,7 +27,7 @@ pub(in crate::catalog) struct Walk<'a> {
     held: Option<Held>,
     /// Since a link could not be read, deltas say nothing.
     is_broken: bool,
-    /// When the last link was made that counted.
+    /// When the last delta was made that counted: what happened before is in it, or in one before it.
     last_ns: i64,
     agent: Option<String>,
     snapshot: Option<Growing>,
@@ -42,6 +42,8 @@ pub(in crate::catalog) struct View {
     pub time_ns: i64,
     /// Whether nothing is missing from it.
     pub is_whole: bool,
+    /// When the snapshot was made that it begins with.
+    snapshot_ns: i64,
 }
 
 struct Held {
@@ -66,6 +68,7 @@ impl<'a> Walk<'a> {
             number: 0,
             time_ns: 0,
             is_whole: true,
+            snapshot_ns: i64::MIN,
         };
         Self {
             keys,
@@ -149,7 +152,7 @@ impl<'a> Walk<'a> {
         (self.is_broken, self.snapshot) = (true, None);
         for view in &mut self.views {
             // What a view wants may all lie before.
-            view.is_whole &= self.last_ns >= view.until_ns;
+            view.is_whole &= self.last_ns.max(view.snapshot_ns) >= view.until_ns;
         }
     }
 
@@ -172,10 +175,13 @@ impl<'a> Walk<'a> {
             (self.each)(header, record);
         }
         match header.kind {
-            Kind::Delta => self.delta(header, &records),
+            Kind::Delta => {
+                self.delta(header, &records);
+                self.last_ns = self.last_ns.max(header.time_ns);
+            }
+            // What happened before it may stand in a delta behind it.
             Kind::Snapshot { began, more } => self.snapshot(header, records, began, more),
         }
-        self.last_ns = self.last_ns.max(header.time_ns);
     }
 
     fn delta(&mut self, header: &Header, records: &[Record]) {
@@ -256,6 +262,7 @@ impl View {
     fn takes(&mut self, tree: Tree, header: &Header) {
         self.tree = Some(tree);
         self.is_whole = true;
+        self.snapshot_ns = header.time_ns;
         (self.number, self.time_ns) = (header.number, header.time_ns);
     }
 }

@@ -7,7 +7,8 @@
 //! Invariant: the numbers of a folder's log go up by one and are never used twice, also when it was emptied.
 //!
 //! Bound: some 300 bytes for each change that is not published. While the bucket cannot be reached that is at most what
-//! changes on the disk, as nothing becomes level: a row is put once, and is gone once.
+//! changes on the disk, as nothing becomes level: a row is put once, and is gone once. Where files can be stored and links
+//! cannot, it grows with every change, and `status` says so.
 
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
 

@@ -113,7 +113,8 @@ impl FolderStatus {
             trouble: snapshot
                 .away
                 .clone()
-                .or_else(|| outage.map(|(_, why)| why.clone())),
+                .or_else(|| outage.map(|(_, why)| why.clone()))
+                .or_else(|| snapshot.catalog.clone()),
         }
     }
 }

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidewatch::agent::{self, Control, Ended, Folder, Mode, Reason, Settings};
+use tidewatch::agent::{self, Control, Ended, Folder, Mode, Reason, Request, Settings};
 use tidewatch::base::buffers::Pool;
 use tidewatch::base::clock::Clock;
 use tidewatch::base::offload::Offload;
 use tidewatch::base::path::RelPath;
 use tidewatch::base::snapshot::{FolderSnapshot, Happening, What};
-use tidewatch::manifest::{FolderKey, Manifest, State};
+use tidewatch::manifest::{FolderKey, Manifest, Mend, State};
 use tidewatch::store::key::KeyMap;
 use tidewatch::store::{ErrorKind, Store};
+use tidewatch::sync::Lane;
 use tidewatch::sync::lease::Owner;
 use tidewatch::sync::limits::Limits;
 use tidewatch::tree::filter::Filter;
@@ -831,5 +832,42 @@ async fn changes_that_no_event_told_shorten_the_rescan_and_their_absence_lengthe
     walks_in(&bench, false).await;
     let after = walks_in(&bench, false).await;
     assert!(after <= quiet + 2, "{after} {quiet}");
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_is_not_believed_any_more_although_its_job_runs_when_that_is_asked() {
+    let bench = Bench::new(Odds::default());
+    bench.tree.write(&path("a"), b"a");
+    assert!(bench.sync().await.last.level);
+    let folder = bench.manifest.folders().unwrap().remove(0);
+    let row = bench.manifest.entries(folder.id, &[path("a")]).unwrap();
+    let stored = row[0].clone().and_then(|row| row.stored).unwrap();
+    // The object is lost, and nobody has noticed: a new time alone sends nothing.
+    bench.bucket.uproot("p/a");
+    let mut agent = bench.start(Mode::Forever);
+    agent.level().await;
+    // Its job waits for room to read it.
+    let room = bench.limits.memory(128 << 20, Lane::Live).await;
+    bench.tree.write(&path("a"), b"a");
+    sleep(SETTLE + Duration::from_secs(5)).await;
+    let (answer, answered) = tokio::sync::oneshot::channel();
+    let mend = Mend {
+        path: path("a"),
+        sha256: stored.sha256,
+        etag: stored.etag,
+        there: None,
+    };
+    let request = Request::Mend(vec![mend]);
+    agent
+        .control
+        .send(Control { request, answer })
+        .await
+        .unwrap();
+    sleep(Duration::from_secs(5)).await;
+    drop(room);
+    assert_eq!(answered.await.unwrap(), Ok(1));
+    agent.until_uploaded("a").await;
+    assert_eq!(bench.object("a").as_deref(), Some(&b"a"[..]));
     agent.stop().await;
 }

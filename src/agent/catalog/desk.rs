@@ -3,7 +3,7 @@
 //! A link is put only where nothing is. If something is there, or an answer was lost, the object says whose it is: what we
 //! were about to write, or have written before a crash, is noted for what it holds; behind another's the chain goes on with
 //! a snapshot, as nobody knows what that one has changed. On a store that ignores conditions the place is looked at before
-//! the first link of a run.
+//! each link: at most once a minute, and the lease may have been another's since the one before.
 //!
 //! Invariant: a link that may be on its way is repeated as it was, byte for byte, until it is settled.
 
@@ -39,8 +39,6 @@ const LARGE: u64 = 10_000;
 pub(in crate::agent) struct Desk {
     /// A link that was sent, or was about to be, and is not settled.
     unsettled: Option<Link>,
-    /// Whether the place of the next link is known to be free, but for others.
-    has_looked: bool,
 }
 
 /// A link, and how far the catalog has come with it.
@@ -95,7 +93,7 @@ impl Desk {
                     None => return Ok(()),
                 },
             };
-            let there = match self.put(ctx, &link).await {
+            let there = match Self::put(ctx, &link).await {
                 Ok(there) => there,
                 Err(error) => {
                     // One that was certainly refused is made anew, of more by then.
@@ -117,15 +115,13 @@ impl Desk {
     }
 
     /// Puts a link; returns what is there instead, if something is.
-    async fn put(&mut self, ctx: &Arc<Ctx>, link: &Link) -> store::Result<Option<Bytes>> {
+    async fn put(ctx: &Arc<Ctx>, link: &Link) -> store::Result<Option<Bytes>> {
         let key = catalog::key(&ctx.keys, link.header.number);
         let features = ctx.store.features();
-        if !features.put_if_absent && !self.has_looked {
-            let there = look(ctx, &key).await?;
-            self.has_looked = true;
-            if there.is_some() {
-                return Ok(there);
-            }
+        if !features.put_if_absent
+            && let Some(there) = look(ctx, &key).await?
+        {
+            return Ok(Some(there));
         }
         let meta = Meta {
             content_type: Some("application/zstd".to_owned()),
@@ -255,29 +251,28 @@ async fn behind(ctx: &Arc<Ctx>, link: &Link) -> Result<(), Failure> {
     }
     let key = catalog::key(&ctx.keys, last);
     let bytes = look(ctx, &key).await?.unwrap_or_default();
-    let (hash, base) = (
-        Sha256::of(&bytes),
-        match catalog::header(&bytes) {
-            Ok(header) => header.base,
-            Err(Fault::Newer(format)) => {
-                return Err(Failure::Other(format!(
-                    "a newer version of tidewatch has written `{key}`, in format {format}: use that one"
-                )));
-            }
-            // What cannot be read gives no tree; the snapshot does.
-            Err(Fault::Broken(_)) => 0,
-        },
-    );
+    let (base, who) = match catalog::header(&bytes) {
+        // More than this state knows of: it is an old one, or was cut off inside a snapshot.
+        Ok(header) if header.agent == link.header.agent => (header.base, "an earlier run"),
+        Ok(header) => (header.base, "another agent"),
+        Err(Fault::Newer(format)) => {
+            return Err(Failure::Other(format!(
+                "a newer version of tidewatch has written `{key}`, in format {format}: use that one"
+            )));
+        }
+        // What cannot be read gives no tree; the snapshot does.
+        Err(Fault::Broken(_)) => (0, "somebody"),
+    };
     tracing::info!(
         link = last,
-        "another agent has written the catalog: it goes on behind that with a snapshot"
+        "{who} has written the catalog: it goes on behind that with a snapshot"
     );
     let is = progress(ctx).await?;
     note(
         ctx,
         Progress {
             number: last,
-            hash: Some(hash),
+            hash: Some(Sha256::of(&bytes)),
             base,
             published: is.published,
             is_due: true,

@@ -2,7 +2,7 @@
 
 use tidewatch::catalog::{Error, Kind, Trouble};
 
-use super::{SECOND, Scribe, T, aside, gone, key, names, put};
+use super::{SECOND, Scribe, T, aside, gone, key, names, path, put};
 
 /// Ten links: files a to e, a snapshot at 5, changes behind it.
 fn ten() -> Scribe {
@@ -31,7 +31,7 @@ async fn the_latest_tree_is_read_from_the_last_snapshot_on() {
     assert_eq!((reading.number, reading.time_ns), (10, T + 90 * SECOND));
     assert_eq!(reading.troubles, []);
     assert_eq!(
-        Some(&reading.tree[&super::path("a")]),
+        Some(&reading.tree[&path("a")]),
         put("a", "a3", 61).known().as_ref()
     );
     // The last link, and those from the snapshot on.
@@ -68,12 +68,12 @@ async fn every_former_moment_is_read_as_it_was() {
         } else {
             "a3"
         };
-        let known = &past.then.tree[&super::path("a")];
+        let known = &past.then.tree[&path("a")];
         assert_eq!(known.etag, format!("etag of {a}"));
     }
     // Where the object of a moment has gone since.
     let past = chain.at(T + 15 * SECOND).await.unwrap();
-    let of_a = &past.asides[&super::path("a")];
+    let of_a = &past.asides[&path("a")];
     assert_eq!(of_a, &[aside("a", "a1", 21)]);
     let early = chain.at(T).await.expect_err("nothing was known");
     assert!(matches!(early, Error::TooEarly { first_ns } if first_ns == T + SECOND));
@@ -94,7 +94,7 @@ async fn a_path_has_its_versions_in_the_order_of_time() {
         .await
         .unwrap();
     let told = |name: &str| {
-        let records = &history.versions[&super::path(name)];
+        let records = &history.versions[&path(name)];
         let word = |record: &tidewatch::catalog::Record| {
             let seconds = (record.time_ns - T) / SECOND;
             format!("{:?} {}", record.op, seconds)
@@ -103,8 +103,36 @@ async fn a_path_has_its_versions_in_the_order_of_time() {
     };
     assert_eq!(told("a"), "Put 1, Aside 21, Put 22, Put 61");
     assert_eq!(told("c"), "Put 5, Put 11, Gone 82, Put 95");
-    assert!(!history.versions.contains_key(&super::path("b")));
+    assert!(!history.versions.contains_key(&path("b")));
     assert_eq!(history.troubles, []);
+}
+
+#[tokio::test]
+async fn a_path_that_went_before_anything_was_told_of_it_has_gone_all_the_same() {
+    let mut scribe = Scribe::new();
+    scribe.snapshot(10, &[put("b", "b1", 1)]);
+    scribe.delta(20, &[gone("a", "a1", 5)]);
+    let history = scribe.chain().await.history(|_| true).await.unwrap();
+    assert_eq!(history.versions[&path("a")], [gone("a", "a1", 5)]);
+}
+
+#[tokio::test]
+async fn what_a_lost_link_behind_a_snapshot_held_is_missing_from_moments_before_it() {
+    // As another agent's chain is gone on with: everything first, then what had been waiting.
+    let mut scribe = Scribe::new();
+    scribe.delta(10, &[put("a", "a1", 5)]);
+    scribe.snapshot(50, &[put("a", "a2", 30), put("b", "b1", 40)]);
+    scribe.delta(60, &[put("a", "a2", 30), put("b", "b1", 40)]);
+    scribe.delta(70, &[put("c", "c1", 65)]);
+    scribe.bucket.uproot(&key(3));
+    let chain = scribe.chain().await;
+    let of = async |seconds: i64| chain.at(T + seconds * SECOND).await.unwrap().then;
+    assert!(of(8).await.is_latest);
+    assert!(!of(35).await.is_latest, "link 3 said what came at 30 s");
+    let then = of(50).await;
+    assert!(then.is_latest, "the snapshot says everything");
+    assert_eq!(names(&then.tree), ["a", "b"]);
+    assert!(!of(55).await.is_latest);
 }
 
 #[tokio::test]
@@ -153,7 +181,7 @@ async fn a_link_that_was_replaced_by_a_well_formed_one_is_named() {
         history.troubles[1].to_string(),
         "link 4 does not hash to what link 5 says"
     );
-    assert!(!history.versions.contains_key(&super::path("evil")));
+    assert!(!history.versions.contains_key(&path("evil")));
 }
 
 #[tokio::test]

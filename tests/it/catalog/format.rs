@@ -48,7 +48,7 @@ fn a_link_comes_back_as_it_was_written_odd_names_and_all() {
     for record in &records {
         draft.push(record);
     }
-    assert_eq!((draft.records(), draft.is_full()), (5, false));
+    assert!(!draft.is_full());
     let (bytes, hash) = draft.finish(&header).unwrap();
     assert_eq!(hash, Sha256::of(&bytes));
     assert_eq!(read(&bytes), Ok((header.clone(), records)));

@@ -5,13 +5,13 @@ use std::time::Duration;
 use tidewatch::agent::{Ended, Mode, Reason};
 use tidewatch::base::policy::{History, OnDelete};
 use tidewatch::catalog::{self, Kind, Op, Reading, Trouble};
-use tidewatch::manifest::{FolderKey, Manifest, Progress, State};
+use tidewatch::manifest::{Change, FolderKey, Manifest, Progress, State};
 use tidewatch::store::ErrorKind;
 use tokio::time::sleep;
 
 use super::{chain_of, keys, names, path};
 use crate::agent::Bench;
-use crate::support::faulty::{Fault, Odds};
+use crate::support::faulty::{Fault, Faulty, Odds};
 use crate::support::mem_store::Habits;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -360,7 +360,7 @@ async fn a_long_chain_gets_a_snapshot_so_that_reading_stays_short() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_without_conditions_is_looked_at_before_the_first_link() {
+async fn a_store_without_conditions_is_looked_at_before_each_link() {
     let habits = Habits {
         ignores_conditions: true,
         ..Habits::default()
@@ -378,6 +378,94 @@ async fn a_store_without_conditions_is_looked_at_before_the_first_link() {
     bench.tree.write(&path("b"), b"b");
     is_level(&bench.sync().await);
     assert_eq!(bench.links(), ["delta 1", "snapshot 2", "delta 1"]);
+    bench.agrees().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn links_of_others_are_not_overwritten_without_conditions_either() {
+    let habits = Habits {
+        ignores_conditions: true,
+        ..Habits::default()
+    };
+    let bench = Bench::with_habits(Odds::default(), habits);
+    let mut agent = bench.start(Mode::Forever);
+    bench.tree.write(&path("a"), b"a");
+    agent.until_uploaded("a").await;
+    sleep(2 * MINUTE).await;
+    assert_eq!(bench.links(), ["delta 1"]);
+    // Somebody else wrote while this one did not hold the lease; and what comes behind cannot be listed for a while.
+    bench.bucket.plant(&super::key(2), b"theirs");
+    bench.store.rule(|operation, _| {
+        (operation == "ListObjectsV2").then_some(Fault::Refused(ErrorKind::Busy))
+    });
+    for name in ["b", "c"] {
+        bench.tree.write(&path(name), name.as_bytes());
+        agent.until_uploaded(name).await;
+        sleep(10 * MINUTE).await;
+        let links = bench.bucket.catalog();
+        assert_eq!(links.len(), 2);
+        assert_eq!(&links[&super::key(2)].bytes[..], b"theirs");
+    }
+    bench.store.rule(|_, _| None);
+    sleep(10 * MINUTE).await;
+    let links = bench.bucket.catalog();
+    assert_eq!(&links[&super::key(2)].bytes[..], b"theirs");
+    assert!(links.len() > 2);
+    assert_eq!(names(&bench.latest().await.tree), ["a", "b", "c"]);
+    agent.stop().await;
+    bench.agrees().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_happened_to_the_last_row_is_told_after_another_owner_too() {
+    let bench = bench();
+    bench.tree.write(&path("a"), b"a");
+    is_level(&bench.sync().await);
+    bench.tree.remove(&path("a"));
+    let folder = bench.manifest.folder(&Bench::folder_key(), "m").unwrap();
+    let changes = [Change::Forget(path("a")), Change::Recontact];
+    bench.manifest.commit(folder.id, &changes).unwrap();
+    is_level(&bench.sync().await);
+    assert_eq!(bench.links(), ["delta 1", "delta 1"]);
+    assert!(bench.latest().await.tree.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_that_failed_are_not_told_to_be_in_the_bucket() {
+    let bench = bench();
+    bench.store.rule(|operation, key| {
+        let fails = operation == "PutObject" && (key.starts_with(CATALOG) || key == "p/b");
+        fails.then_some(Fault::Refused(ErrorKind::Denied))
+    });
+    for name in ["a", "b"] {
+        bench.tree.write(&path(name), name.as_bytes());
+    }
+    let ended = bench.sync().await;
+    let Reason::Store(why) = &ended.reason else {
+        panic!("{:?}", ended.reason)
+    };
+    assert!(why.starts_with("could not write the catalog: "), "{why}");
+    assert_eq!(ended.last.failed, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_does_not_wait_for_a_link_that_hangs() {
+    let speed = Some(1);
+    let mut bench = Bench::new(Odds {
+        speed,
+        ..Odds::default()
+    });
+    let mut agent = bench.start(Mode::Forever);
+    bench.tree.write(&path("a"), b"a");
+    agent.until_uploaded("a").await;
+    let began = tidewatch::base::clock::Clock::Real.now().mono;
+    // The link would take some minutes.
+    assert_eq!(agent.stop().await.reason, Reason::Stopped(false));
+    let grace = bench.settings.shutdown_grace;
+    assert!((grace..2 * grace).contains(&crate::agent::passed(began)));
+    bench.store = Faulty::new(bench.bucket.clone(), 1, Odds::default());
+    is_level(&bench.sync().await);
+    assert_eq!(bench.links(), ["delta 1"]);
     bench.agrees().await;
 }
 
@@ -408,9 +496,16 @@ async fn a_catalog_that_cannot_be_written_holds_nothing_up_and_is_told() {
         sleep(10 * MINUTE).await;
     }
     assert!(bench.links().is_empty());
+    let trouble = agent.snapshots.borrow().catalog.clone();
+    let trouble = trouble.expect("it is shown");
+    assert!(
+        trouble.starts_with("could not write the catalog: "),
+        "{trouble}"
+    );
     bench.store.rule(|_, _| None);
     sleep(10 * MINUTE).await;
     assert_eq!(bench.links(), ["delta 3"]);
+    assert_eq!(agent.snapshots.borrow().catalog, None);
     agent.stop().await;
     bench.agrees().await;
 }
