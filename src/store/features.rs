@@ -24,8 +24,8 @@ pub struct Features {
     pub put_if_match: bool,
     /// Whether a completion with a condition that does not hold is refused.
     pub complete_if: bool,
-    /// Whether a removal with "if it is this" leaves what is not.
-    pub delete_if_match: bool,
+    /// Whether a removal with "if it is this" leaves what is not; `None`: the right to remove was missing when it was asked.
+    pub delete_if_match: Option<bool>,
     /// Whether it copies on its side.
     pub copy: bool,
     /// Whether a copy is refused whose source is another by now.
@@ -74,7 +74,7 @@ impl Features {
         put_if_absent: true,
         put_if_match: true,
         complete_if: true,
-        delete_if_match: true,
+        delete_if_match: Some(true),
         copy: true,
         copy_if_match: true,
         multipart: true,

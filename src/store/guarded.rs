@@ -24,7 +24,7 @@ pub fn trouble(features: &Features) -> Option<&'static str> {
     let is_able = features.put_if_absent
         && features.put_if_match
         && features.complete_if
-        && features.delete_if_match;
+        && features.delete_if_match != Some(false);
     (features.is_known && !is_able).then_some(
         "`guard = \"strict\"` needs a store that holds to If-None-Match and If-Match on puts, completions and deletes, and \
          this one was found to ignore some of them; use another store, or set `guard = \"off\"`",

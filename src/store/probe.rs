@@ -268,13 +268,16 @@ impl Asking<'_> {
         };
         let said = self.may(|| delete(WRONG)).await?;
         if matches!(said, Err(ErrorKind::Denied)) {
-            // Who may not remove anything removes nothing wrong.
-            self.found.delete_if_match = true;
-        } else if is_held(&said) {
+            // Who may not remove anything cannot know; nor does it matter, until a person grants that right.
+            return Ok(());
+        }
+        let mut is_held = is_held(&said);
+        if is_held {
             let stayed = self.may(|| self.store.head(&key)).await?.is_ok();
             let went = self.may(|| delete(&there.etag)).await?.is_ok();
-            self.found.delete_if_match = stayed && went;
+            is_held = stayed && went;
         }
+        self.found.delete_if_match = Some(is_held);
         Ok(())
     }
 

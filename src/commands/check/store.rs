@@ -96,7 +96,7 @@ mod tests {
             tags: false,
             is_ordered: false,
             complete_if: false,
-            delete_if_match: false,
+            delete_if_match: Some(false),
             ..Features::ALL
         };
         assert_eq!(told(&enough, &plain), found);

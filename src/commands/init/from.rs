@@ -26,6 +26,8 @@ struct Asked {
     words: Vec<(String, bool)>,
     exclude: Vec<String>,
     include: Vec<String>,
+    /// Whether the line takes something in again.
+    is_included: bool,
     /// Keys of the folder, in the order of the line.
     folder: Vec<(&'static str, String)>,
     endpoint: Option<String>,
@@ -98,8 +100,14 @@ fn dashed(name: &str) -> String {
 impl Asked {
     fn take(&mut self, tool: Tool, name: &str, means: Means, value: String) {
         match means {
-            Means::Exclude => self.exclude.push(rule(tool, &value)),
-            Means::Include => self.include.push(rule(tool, &value)),
+            Means::Exclude => self.exclude(tool, &value),
+            Means::Include => {
+                let Rule { text, is_below, .. } = Rule::of(tool, &value);
+                // The files themselves: a rule about their folder says less than one that leaves them out.
+                let below = if is_below { "/**" } else { "" };
+                self.include.push(format!("{text}{below}"));
+                self.is_included = true;
+            }
             Means::Delete => self.folder.push(("on_delete", "delete".to_owned())),
             Means::Folder(key) => self.folder.push((key, value)),
             Means::Is(key, value) => self.folder.push((key, value.to_owned())),
@@ -118,6 +126,22 @@ impl Asked {
             Means::Nothing => {}
             Means::Other => self.left_out.push(format!("`{}`", dashed(name))),
         }
+    }
+
+    fn exclude(&mut self, tool: Tool, pattern: &str) {
+        if self.is_included {
+            // Theirs go by their order, ours take in again what any leaves out.
+            self.left_out.push(format!(
+                "that `--exclude {}` comes behind an --include",
+                pattern.escape_debug()
+            ));
+        }
+        let rule = Rule::of(tool, pattern);
+        if rule.is_of_files {
+            self.include.push(format!("{}/", rule.text));
+        }
+        let below = if rule.is_below { "/" } else { "" };
+        self.exclude.push(format!("{}{below}", rule.text));
     }
 
     /// Returns the words that are the tool's verbs, its folder and its remote.
@@ -150,6 +174,10 @@ impl Asked {
                 "take `{}` over: only `rclone sync|copy`, `aws s3 sync`, `s5cmd sync|cp` and `mc mirror` are known",
                 verb.escape_debug()
             ));
+        }
+        let says = |key| self.folder.iter().any(|(given, _)| *given == key);
+        if matches!(tool, Tool::Aws | Tool::S5cmd) && !says("symlinks") {
+            self.folder.push(("symlinks", "follow".to_owned()));
         }
         if tool == Tool::Rclone && verb == "sync" {
             self.folder.push(("on_delete", "delete".to_owned()));
@@ -245,25 +273,58 @@ fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 
-/// Returns a tool's pattern as a gitignore rule.
-///
-/// Without a slash both mean a name at any depth. With one, rclone's is anchored only by a leading slash; the others'
-/// always begin at the folder. A `*` of theirs that crosses folders is one that stands for all that is below.
-fn rule(tool: Tool, pattern: &str) -> String {
-    let bare = pattern.trim_start_matches('/');
-    let is_anchored = pattern.starts_with('/') || tool != Tool::Rclone;
-    let Some(folder) = bare.strip_suffix("/**").or_else(|| bare.strip_suffix("/*")) else {
-        return match (bare.contains('/'), is_anchored) {
-            (false, false) => bare.to_owned(),
-            (false, true) if !pattern.starts_with('/') => bare.to_owned(),
-            (_, true) => format!("/{bare}"),
-            (true, false) => format!("**/{bare}"),
+/// A tool's pattern in gitignore's words.
+struct Rule {
+    text: String,
+    /// It names files; gitignore's would leave out folders of that name with all that is in them.
+    is_of_files: bool,
+    /// It names all that is below a folder.
+    is_below: bool,
+}
+
+impl Rule {
+    fn of(tool: Tool, pattern: &str) -> Self {
+        let bare = pattern.trim_start_matches('/');
+        if tool == Tool::Rclone {
+            return Self::of_rclone(pattern, bare);
+        }
+        // The whole path is held against it, and a `*` crosses folders.
+        let below = bare.strip_suffix("/**").or_else(|| bare.strip_suffix("/*"));
+        let name = below.unwrap_or(bare);
+        let text = if name.contains('/') {
+            let parts = name.split('/').map(|part| match part {
+                "*" | "**" => "*/**".to_owned(),
+                _ if part.starts_with('*') => format!("**/{part}"),
+                _ => part.to_owned(),
+            });
+            format!("/{}", parts.collect::<Vec<_>>().join("/"))
+        } else if name.starts_with('*') {
+            name.to_owned()
+        } else {
+            format!("/{name}")
         };
-    };
-    if is_anchored {
-        format!("/{folder}/")
-    } else {
-        format!("**/{folder}/")
+        Self {
+            text,
+            is_of_files: below.is_none() && !name.ends_with('*'),
+            is_below: below.is_some(),
+        }
+    }
+
+    /// Only a leading slash fixes it to the folder, and only `**` crosses folders.
+    fn of_rclone(pattern: &str, bare: &str) -> Self {
+        let below = bare.strip_suffix("/**").or_else(|| bare.strip_suffix('/'));
+        let before = if pattern.starts_with('/') {
+            "/"
+        } else if bare.contains('/') {
+            "**/"
+        } else {
+            ""
+        };
+        Self {
+            text: format!("{before}{}", below.unwrap_or(bare)),
+            is_of_files: below.is_none(),
+            is_below: below.is_some(),
+        }
     }
 }
 
@@ -302,6 +363,10 @@ fn bandwidth(tool: Tool, text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use crate::base::path::RelPath;
+    use crate::base::stat::Kind;
+    use crate::tree::filter::Filter;
 
     fn places() -> Places {
         let env = |name: &str| match name {
@@ -359,6 +424,7 @@ mod tests {
                 "path = \"/srv/photos\"",
                 "to = \"s3://bucket/photos/\"",
                 "exclude = [\"*.tmp\", \"/cache/\"]",
+                "include = [\"*.tmp/\"]",
                 "on_delete = \"delete\"",
             ]
         );
@@ -377,13 +443,14 @@ mod tests {
                 "path = \"/home/me/Photos\"",
                 "to = \"s3://bucket/p/\"",
                 "exclude = [\"*.tmp\", \"/top/\", \"**/sub/x\"]",
+                "include = [\"*.tmp/\", \"**/sub/x/\"]",
                 "symlinks = \"record\"",
                 "on_delete = \"delete\"",
             ]
         );
         assert_eq!(
             keys(
-                "aws --profile work s3 sync . s3://bucket --delete --exclude '*' --include '*.jpg' --storage-class GLACIER_IR"
+                "aws --profile work s3 sync . s3://bucket --delete --exclude '*' --include '*.jpg' --include 'docs/*' --storage-class GLACIER_IR"
             ),
             [
                 "[s3]",
@@ -392,9 +459,10 @@ mod tests {
                 "path = \"/home/me\"",
                 "to = \"s3://bucket/\"",
                 "exclude = [\"*\"]",
-                "include = [\"*.jpg\"]",
+                "include = [\"*.jpg\", \"/docs/**\"]",
                 "on_delete = \"delete\"",
                 "storage_class = \"GLACIER_IR\"",
+                "symlinks = \"follow\"",
             ]
         );
         assert_eq!(
@@ -409,7 +477,70 @@ mod tests {
                 "[[folder]]",
                 "path = \"/home/me/my dir\"",
                 "to = \"s3://bucket/x/\"",
+                "symlinks = \"follow\"",
             ]
+        );
+    }
+
+    #[test]
+    fn a_pattern_leaves_out_what_the_tool_does_and_no_more() {
+        let kept = |tool, pattern: &str, include: bool, path: &str| {
+            let mut asked = Asked::default();
+            if include {
+                asked.take(tool, "exclude", Means::Exclude, "*".to_owned());
+                asked.take(tool, "include", Means::Include, pattern.to_owned());
+            } else {
+                asked.take(tool, "exclude", Means::Exclude, pattern.to_owned());
+            }
+            let filter = Filter::new(&asked.exclude, &asked.include, false).unwrap();
+            let path = RelPath::new(path.as_bytes()).unwrap();
+            filter.excludes(&path, Kind::File).is_none()
+        };
+        for (tool, pattern, out, taken) in [
+            // Their `*` crosses folders, and without one the whole path is meant.
+            (Tool::Aws, "*.tmp", "a/b.tmp x.tmp", "x.tmp/a"),
+            (Tool::Aws, "name", "name", "sub/name name/a"),
+            (Tool::Mc, "cache/*", "cache/a cache/b/c", "a/cache/b cache"),
+            (Tool::Mc, "cache*", "cache cache/a cache2/a", "a/cache"),
+            (
+                Tool::S5cmd,
+                "docs/*.txt",
+                "docs/a.txt docs/b/c.txt",
+                "a.txt docs/a",
+            ),
+            (
+                Tool::Aws,
+                "*/node_modules/*",
+                "a/node_modules/b a/b/node_modules/c",
+                "node_modules/a",
+            ),
+            // Its `*` does not, and a slash in front fixes it.
+            (Tool::Rclone, "*.tmp", "a/b.tmp", "x.tmp/a"),
+            (Tool::Rclone, "name", "name sub/name", "name/a"),
+            (Tool::Rclone, "/top/*", "top/a", "top/b/c"),
+            (Tool::Rclone, "/top/**", "top/a top/b/c", "a/top/b"),
+            (Tool::Rclone, "sub/x", "sub/x a/sub/x", "sub/x/a"),
+            (Tool::Rclone, "dir/", "dir/a a/dir/b", "dir"),
+        ] {
+            for path in out.split(' ') {
+                assert!(
+                    !kept(tool, pattern, false, path),
+                    "{tool:?} {pattern} {path}"
+                );
+            }
+            for path in taken.split(' ') {
+                assert!(
+                    kept(tool, pattern, false, path),
+                    "{tool:?} {pattern} {path}"
+                );
+            }
+        }
+        assert!(kept(Tool::Aws, "docs/*", true, "docs/a/b"));
+        assert!(!kept(Tool::Aws, "docs/*", true, "other/a"));
+        let late = drawn("aws s3 sync /a s3://bucket --include '*.jpg' --exclude 'raw*'");
+        assert_eq!(
+            late.left_out,
+            ["that `--exclude raw*` comes behind an --include"]
         );
     }
 

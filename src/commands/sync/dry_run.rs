@@ -6,6 +6,7 @@ mod there;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 
@@ -25,7 +26,7 @@ use crate::manifest::{FolderRow, Manifest, OpenError};
 use crate::report::out::{Out, note};
 use crate::store::key::{KeyMap, LEASE};
 use crate::store::s3::S3Store;
-use crate::store::{self, ErrorKind, Store as _};
+use crate::store::{self, Effect, ErrorKind, Store as _};
 use crate::sync::brake::{Brake, Verdict};
 use crate::sync::lease::{Claim, Holder, Seen, Verdict as Ownership};
 use crate::sync::plan::{self, Look};
@@ -111,13 +112,18 @@ async fn look(
     let is_contacted = row.as_ref().is_some_and(|row| row.contacted);
     let agent_id = manifest.map_or("", Manifest::agent_id);
     let mut claim = Claim::new(owner(agent_id, &options.config), &folder.name);
-    let asked = async {
-        let there = ask(&store, folder, is_contacted).await?;
-        store::Result::Ok((there, holder(&store, folder, &mut claim).await?))
+    let asker = Asker {
+        store: &store,
+        keys: KeyMap::new(&folder.to.prefix),
+        timeout: options.timeout,
+    };
+    let answers = async {
+        let there = asker.ask(is_contacted).await?;
+        store::Result::Ok((there, asker.holder(&mut claim).await?))
     };
     let mut exit = Exit::Level;
-    match tokio::time::timeout(options.timeout, asked).await {
-        Ok(Ok((there, holder))) => {
+    match answers.await {
+        Ok((there, holder)) => {
             teller.meets(folder, there)?;
             if let Some(holder) = holder {
                 exit = complain(
@@ -126,12 +132,7 @@ async fn look(
                 )?;
             }
         }
-        Ok(Err(error)) => return complain(&error, Exit::Unreachable),
-        Err(_) => {
-            let timeout = crate::base::units::show_duration(options.timeout);
-            let why = format!("no answer within {timeout}");
-            return complain(&why, Exit::Unreachable);
-        }
+        Err(error) => return complain(&error, Exit::Unreachable),
     }
     let state_dir = options.config.state_dir.clone();
     let state_dir = state_dir.canonicalize().unwrap_or(state_dir);
@@ -152,57 +153,78 @@ async fn look(
     Ok(exit)
 }
 
-/// Asks whether the bucket can be used, and, if this would be the first contact, what is there.
-async fn ask(
-    store: &S3Store,
-    folder: &config::Folder,
-    is_contacted: bool,
-) -> store::Result<Option<There>> {
-    match store.check().await {
-        Err(error)
-            if matches!(
-                error.kind,
-                ErrorKind::NotFound | ErrorKind::Network | ErrorKind::Denied | ErrorKind::Barred
-            ) =>
-        {
-            return Err(error);
-        }
-        Ok(()) | Err(_) => {}
-    }
-    if is_contacted {
-        return Ok(None);
-    }
-    let keys = KeyMap::new(&folder.to.prefix);
-    let (mut there, mut token) = (There::default(), None);
-    loop {
-        let page = store.list(keys.prefix(), token).await?;
-        for object in &page.objects {
-            there.add(&keys, object);
-        }
-        token = page.next;
-        if token.is_none() {
-            return Ok(Some(there));
-        }
-    }
+/// Asks the bucket, with a patience for each request.
+struct Asker<'a> {
+    store: &'a S3Store,
+    keys: KeyMap,
+    timeout: Duration,
 }
 
-/// Looks who else owns the prefix, from whom it would not be taken.
-async fn holder(
-    store: &S3Store,
-    folder: &config::Folder,
-    claim: &mut Claim,
-) -> store::Result<Option<Holder>> {
-    let key = KeyMap::new(&folder.to.prefix).reserved(LEASE);
-    let (object, bytes) = match store.get(&key, None).await {
-        Ok(found) => found,
-        Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let seen = Seen::of(&object, &bytes);
-    Ok(match claim.judge(Some(&seen), Clock::Real.now().mono) {
-        Ownership::Taken(holder) => Some(holder),
-        Ownership::Free { .. } => None,
-    })
+impl Asker<'_> {
+    async fn within<T>(
+        &self,
+        operation: &'static str,
+        key: &str,
+        request: impl Future<Output = store::Result<T>>,
+    ) -> store::Result<T> {
+        let answer = tokio::time::timeout(self.timeout, request).await;
+        answer.unwrap_or_else(|_| {
+            let timeout = crate::base::units::show_duration(self.timeout);
+            let why = format!("no answer within {timeout}");
+            let kind = ErrorKind::Network;
+            Err(store::Error::new(kind, operation, key, Effect::None, &why))
+        })
+    }
+
+    /// Asks whether the bucket can be used, and, if this would be the first contact, what is there.
+    async fn ask(&self, is_contacted: bool) -> store::Result<Option<There>> {
+        match self.within("HeadBucket", "", self.store.check()).await {
+            Err(error)
+                if matches!(
+                    error.kind,
+                    ErrorKind::NotFound
+                        | ErrorKind::Network
+                        | ErrorKind::Denied
+                        | ErrorKind::Barred
+                ) =>
+            {
+                return Err(error);
+            }
+            Ok(()) | Err(_) => {}
+        }
+        if is_contacted {
+            return Ok(None);
+        }
+        let (mut there, mut token) = (There::default(), None);
+        loop {
+            let prefix = self.keys.prefix();
+            let page = self.store.list(prefix, token);
+            let page = self.within("ListObjectsV2", prefix, page).await?;
+            for object in &page.objects {
+                there.add(&self.keys, object);
+            }
+            token = page.next;
+            if token.is_none() {
+                return Ok(Some(there));
+            }
+        }
+    }
+
+    /// Looks who else owns the prefix, from whom it would not be taken.
+    async fn holder(&self, claim: &mut Claim) -> store::Result<Option<Holder>> {
+        let key = self.keys.reserved(LEASE);
+        let get = self.store.get(&key, None);
+        let (object, bytes) = match self.within("GetObject", &key, get).await {
+            Ok(found) => found,
+            Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let seen = Seen::of(&object, &bytes);
+        Ok(match claim.judge(Some(&seen), Clock::Real.now().mono) {
+            Ownership::Taken(holder) => Some(holder),
+            Ownership::Free { .. } => None,
+        })
+    }
 }
 
 /// A walk through one folder.

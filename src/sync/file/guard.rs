@@ -142,10 +142,22 @@ impl Way {
     }
 
     /// Returns under which condition the object that was looked at may be removed.
-    pub(in crate::sync::file) fn removes(&self, object: &Object) -> When {
+    ///
+    /// Of a store of which that is not known nothing is removed that is to be guarded.
+    pub(in crate::sync::file) fn removes(&self, object: &Object) -> Result<When, Stop> {
+        let features = self.ctx.store.features();
         match self.ctx.policy.guard {
-            Guarding::Off => When::Always,
-            Guarding::Strict => When::Is(object.etag.clone()),
+            Guarding::Off => Ok(When::Always),
+            Guarding::Strict if features.is_known && features.delete_if_match.is_none() => {
+                Err(Stop::Store(Error::new(
+                    ErrorKind::Denied,
+                    "DeleteObject",
+                    &self.task.key,
+                    Effect::None,
+                    "the right to remove objects was missing when the store was asked whether it guards them; grant it, and run `tidewatch check`",
+                )))
+            }
+            Guarding::Strict => Ok(When::Is(object.etag.clone())),
         }
     }
 }

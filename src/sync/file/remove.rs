@@ -26,10 +26,10 @@ impl Way {
             return Ok(self.left_alone(object));
         }
         self.size = object.size;
+        let when = self.removes(&object)?;
         if self.ctx.policy.on_delete == OnDelete::Trash {
             self.move_aside(&object).await?;
         }
-        let when = self.removes(&object);
         // The last look, as late as can be: much may have happened since the one before the intent.
         let (tree, path) = (self.ctx.tree.clone(), self.task.job.path.clone());
         let look = move || {

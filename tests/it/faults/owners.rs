@@ -394,7 +394,7 @@ fn f26_a_store_that_ignores_conditions_cannot_be_guarded() {
             ..Features::ALL
         },
         Features {
-            delete_if_match: false,
+            delete_if_match: Some(false),
             ..Features::ALL
         },
     ] {

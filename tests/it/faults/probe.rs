@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use tidewatch::agent::{Mode, Reason};
+use tidewatch::base::policy::{Guarding, OnDelete};
 use tidewatch::manifest::Manifest;
-use tidewatch::store::Store;
 use tidewatch::store::features::Features;
+use tidewatch::store::{ErrorKind, Store};
 use tokio::time::sleep;
 
 use crate::agent::{Bench, path, slow};
 use crate::store::probe::probed;
+use crate::support::faulty::{Fault, Faulty, Odds};
 use crate::support::mem_store::Habits;
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -35,7 +37,8 @@ async fn f35_a_store_that_ignores_conditions_is_known_for_it() {
     let features = bench.bucket.features();
     assert!(features.is_known && features.copy && features.multipart);
     assert!(!features.put_if_absent && !features.put_if_match && !features.complete_if);
-    assert!(!features.delete_if_match && !features.copy_if_match);
+    assert_eq!(features.delete_if_match, Some(false));
+    assert!(!features.copy_if_match);
     // It is served all the same.
     for n in 0..6 {
         bench
@@ -127,4 +130,31 @@ async fn a_store_that_does_not_copy_is_not_asked_to() {
     assert!(unknown.sync().await.last.level);
     let counts = unknown.bucket.counts();
     assert_eq!((counts.of("CopyObject"), counts.of("PutObject")), (4, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_found_out_for_want_of_a_right_is_not_believed_when_it_is_granted() {
+    let mut bench = Bench::new(Odds::default());
+    let line = Faulty::new(bench.bucket.clone(), 1, Odds::default());
+    line.rule(|operation, _| {
+        (operation == "DeleteObject").then_some(Fault::Refused(ErrorKind::Denied))
+    });
+    let found = probed(&line).await.expect("a probe");
+    assert_eq!(found.delete_if_match, None);
+    assert!(found.put_if_match);
+    bench.bucket.learn(found);
+    bench.settings.guard = Guarding::Strict;
+    bench.settings.on_delete = OnDelete::Delete;
+    bench.tree.write(&path("a"), b"a");
+    bench.tree.write(&path("b"), b"b");
+    assert!(bench.sync().await.last.level, "nothing is to be removed");
+    bench.tree.remove(&path("a"));
+    let ended = bench.sync().await;
+    assert_eq!(
+        (ended.last.failed, bench.bucket.counts().of("DeleteObject")),
+        (1, 0)
+    );
+    bench.bucket.learn(Features::ALL);
+    assert!(bench.sync().await.last.level);
+    assert_eq!(bench.object("a"), None);
 }

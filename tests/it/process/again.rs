@@ -2,13 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::Signal;
 
 use crate::process::{World, end_of, send};
 use crate::support::endpoint::{Fault, Seen};
-use std::time::Duration;
 
 #[tokio::test]
 async fn a_second_sync_asks_for_the_lease_and_nothing_else() {
@@ -219,4 +219,21 @@ async fn a_sync_whose_catalog_is_refused_has_sent_its_files_and_exits_with_5() {
     world.endpoint.reset_counts();
     world.sync_level().await;
     assert_eq!(links().len(), 0);
+}
+
+#[tokio::test]
+async fn a_dry_run_has_patience_for_each_answer_and_not_for_all_together() {
+    let world = World::new().await;
+    world.write("a", "a");
+    world.endpoint.latency(Duration::from_secs(1));
+    // The bucket, a listing, the lease: three seconds.
+    let patient = world.sync(&["--dry-run", "--timeout", "2s"]).await;
+    assert_eq!(patient.code, Some(0), "{}", patient.err);
+    let hasty = world.sync(&["--dry-run", "--timeout", "500ms"]).await;
+    assert_eq!(hasty.code, Some(5), "{}", hasty.err);
+    assert!(
+        hasty.err.contains("no answer within 500ms"),
+        "{}",
+        hasty.err
+    );
 }

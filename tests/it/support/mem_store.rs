@@ -563,7 +563,7 @@ impl Store for MemStore {
                 put_if_absent: !habits.ignores_conditions,
                 put_if_match: !habits.ignores_conditions,
                 complete_if: !habits.ignores_conditions && !habits.refuses_multipart,
-                delete_if_match: !habits.ignores_conditions,
+                delete_if_match: Some(!habits.ignores_conditions),
                 copy: !habits.refuses_copies,
                 copy_if_match: !habits.refuses_copies && !habits.ignores_copy_conditions,
                 part_copy: !habits.refuses_copies && !habits.refuses_multipart,
