@@ -46,6 +46,16 @@ pub(super) struct Mending {
     answer: oneshot::Sender<Answer>,
 }
 
+impl Mending {
+    pub fn new(waiting: Vec<Mend>, answer: oneshot::Sender<Answer>) -> Self {
+        Self {
+            waiting,
+            count: 0,
+            answer,
+        }
+    }
+}
+
 /// The most paths that one release looks at again at once; what is beyond is found by the scan that follows.
 const AT_ONCE: usize = 50_000;
 
@@ -61,11 +71,7 @@ impl Loop {
                 Ok((Vec::new(), self.failing.len() as u64))
             }
             Request::Mend(mends) => {
-                self.mends.push(Mending {
-                    waiting: mends,
-                    count: 0,
-                    answer,
-                });
+                self.mends.push(Mending::new(mends, answer));
                 return;
             }
         };

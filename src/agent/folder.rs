@@ -94,6 +94,8 @@ pub struct Settings {
     pub trash_keep: Duration,
     /// Whether an object is only changed while it is the one that is known.
     pub guard: Guarding,
+    /// How often the bucket is compared with what is known of it, by a loop that stays; `None`: never.
+    pub audit: Option<Duration>,
     /// What the config says of the folder, as a number: when it changes, what failed for good is tried again.
     pub config: u64,
     /// Whether what failed for good is tried again at once.
@@ -129,6 +131,7 @@ impl Default for Settings {
             config: 0,
             retry_failed: false,
             guard: Guarding::Off,
+            audit: None,
         }
     }
 }

@@ -14,6 +14,7 @@
 //!   horizon. Multipart uploads are gone on with, or given up.
 //! - Two agents on one prefix: only the one that holds the lease sends what changes anything.
 
+pub mod audit;
 mod catalog;
 mod contact;
 mod control;
@@ -66,6 +67,7 @@ pub use rows::ManifestRows;
 pub use control::{Answer, Control, Request};
 pub use folder::{Ended, Folder, Mode, Reason, Settings};
 
+use audit::Audit;
 use catalog::Catalog;
 use contact::Contact;
 use deletes::Deletes;
@@ -100,6 +102,7 @@ enum Event {
     Probed(crate::store::Result<()>),
     Emptied(trash::Report),
     Cleaned(janitor::Report),
+    Audited(Box<audit::Report>),
     Catalogued(Box<catalog::Report>),
     Leased(Box<lease::Report>),
     Control(Control),
@@ -148,6 +151,7 @@ struct Loop {
     may_overwrite: BTreeSet<RelPath>,
     trash: Trash,
     janitor: Janitor,
+    audit: Audit,
     catalog: Catalog,
     lease: Lease,
     /// The folder that the root was when it was last trusted.
@@ -247,6 +251,7 @@ impl Loop {
             may_overwrite: BTreeSet::new(),
             trash: Trash::new(row.trash_due_ns),
             janitor: Janitor::default(),
+            audit: Audit::new(settings.audit, mode),
             catalog: Catalog::new(),
             lease,
             root: row.root,
@@ -329,6 +334,7 @@ impl Loop {
             self.decide_deletes(now);
             self.start_emptying(now);
             self.start_cleaning(now);
+            self.start_auditing(now);
         }
         self.start_cataloguing(now);
         self.start_turn(now);
@@ -387,6 +393,7 @@ impl Loop {
             Some(probed) = self.outage.probes.join_next() => joined(probed).map_or(Event::Tick, Event::Probed),
             Some(emptied) = self.trash.tasks.join_next() => joined(emptied).map_or(Event::Tick, Event::Emptied),
             Some(cleaned) = self.janitor.tasks.join_next() => joined(cleaned).map_or(Event::Tick, Event::Cleaned),
+            Some(audited) = self.audit.tasks.join_next() => joined(audited).map_or(Event::Tick, |report| Event::Audited(Box::new(report))),
             Some(catalogued) = self.catalog.tasks.join_next() => joined(catalogued).map_or(Event::Tick, |report| Event::Catalogued(Box::new(report))),
             Some(leased) = self.lease.tasks.join_next() => joined(leased).map_or(Event::Tick, |leased| Event::Leased(Box::new(leased))),
             asked = control(&mut self.control), if takes_scans => Event::Control(asked),
@@ -414,6 +421,7 @@ impl Loop {
                 self.contact.stop();
                 self.trash.stop();
                 self.janitor.stop();
+                self.audit.stop();
                 self.catalog.hurry();
             }
             Event::GraceOver => {
@@ -435,6 +443,7 @@ impl Loop {
             Event::Probed(answer) => self.probed(answer, now),
             Event::Emptied(report) => self.emptied(report, now),
             Event::Cleaned(report) => self.cleaned(&report, now),
+            Event::Audited(report) => self.audited(*report, now),
             Event::Catalogued(report) => self.catalogued(*report, now),
             Event::Leased(report) => self.leased(*report, now),
             Event::Control(asked) => self.asked(asked, now),

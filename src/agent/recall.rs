@@ -24,9 +24,12 @@ impl Loop {
             }
             let has_rows = manifest.has_below(folder, &RelPath::root())?;
             let waiting = manifest.waiting(folder)?;
-            Ok::<_, crate::manifest::Error>((rows, manifest.uploads(folder)?, has_rows, waiting))
+            let audited_ns = manifest.audited(folder)?;
+            let uploads = manifest.uploads(folder)?;
+            Ok::<_, crate::manifest::Error>((rows, uploads, has_rows, waiting, audited_ns))
         });
-        let (rows, uploads, has_rows, waiting) = read.await?;
+        let (rows, uploads, has_rows, waiting, audited_ns) = read.await?;
+        self.recall_audit(audited_ns, now);
         self.catalog.recall(waiting, now);
         // Without rows too: what happened to the last of them is still to be told, and that is not before contact.
         let is_wanted = has_rows || waiting.records > 0 || waiting.snapshot;

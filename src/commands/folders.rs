@@ -227,6 +227,7 @@ impl Shared {
                 history: config.history,
                 trash_keep: config.trash_keep,
                 guard: config.guard,
+                audit: config.audit,
                 config: word(&config),
                 retry_failed: start.retry_failed,
             },

@@ -43,6 +43,8 @@ pub const RESCAN: Duration = Duration::from_secs(10 * 60);
 pub const TRASH_KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long running requests may take after a stop signal, unless it is said otherwise.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
+/// How often the bucket is compared with what is known of it, unless it is said otherwise.
+pub const AUDIT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// File bytes in memory, unless it is said otherwise.
 pub const MEMORY_BYTES: u64 = 128 << 20;
 
@@ -216,6 +218,8 @@ pub struct Folder {
     pub symlinks: Symlinks,
     /// How changes are noticed.
     pub watch: WatchMode,
+    /// How often a service compares the bucket with what is known of it; `None`: never by itself.
+    pub audit: Option<Duration>,
     /// How often a service restores a sample and compares it; `None`: never by itself.
     pub drill: Option<Duration>,
     /// A longer file is left out; bytes.
@@ -259,6 +263,7 @@ impl Folder {
             trash_keep: TRASH_KEEP,
             symlinks: Symlinks::default(),
             watch: WatchMode::default(),
+            audit: Some(AUDIT),
             drill: None,
             max_size: None,
             min_size: None,

@@ -20,6 +20,9 @@ const MIN_WINDOW: Duration = Duration::from_secs(1);
 /// The shortest time between two drills: each costs requests and traffic.
 const LEAST_DRILL: Duration = Duration::from_secs(3600);
 
+/// The shortest time between two audits: each lists the whole bucket.
+const LEAST_AUDIT: Duration = Duration::from_secs(3600);
+
 /// Reads the keys into `folder`; one that is not there, or wrong, leaves it as it is.
 pub fn read(reader: &mut Reader<'_>, table: &Section<'_, '_>, folder: &mut Folder) {
     set(
@@ -67,6 +70,11 @@ pub fn read(reader: &mut Reader<'_>, table: &Section<'_, '_>, folder: &mut Folde
     folder.drill = table.parsed(reader, "drill", |text| {
         values::duration_from(LEAST_DRILL, text)
     });
+    let audit = |text: &str| match text {
+        "off" => Ok(None),
+        text => values::duration_from(LEAST_AUDIT, text).map(Some),
+    };
+    set(&mut folder.audit, table.parsed(reader, "audit", audit));
     limits(reader, table, folder);
 }
 

@@ -47,6 +47,7 @@ pub const KEYS: &[(&str, &[&str])] = &[
             "trash_keep",
             "symlinks",
             "watch",
+            "audit",
             "drill",
             "max_size",
             "min_size",

@@ -59,10 +59,12 @@ const UNPARK: &str = "UPDATE files SET parked_until_ns = NULL, parked_seen = NUL
 const CONFIG: &str = "UPDATE folders SET config = ?2 WHERE id = ?1";
 const LEASE_COUNT: &str = "INSERT INTO meta (k, v) VALUES ('lease_count:' || ?1, ?2)
     ON CONFLICT (k) DO UPDATE SET v = excluded.v";
+const AUDITED: &str = "INSERT INTO meta (k, v) VALUES ('audited:' || ?1, ?2)
+    ON CONFLICT (k) DO UPDATE SET v = excluded.v";
 const MOUNTS: &str = "UPDATE folders SET mounts = ?2 WHERE id = ?1";
 
 /// Every statement of this file.
-pub(super) const ALL: [&str; 21] = [
+pub(super) const ALL: [&str; 22] = [
     PUT,
     INTEND,
     FORGET,
@@ -84,6 +86,7 @@ pub(super) const ALL: [&str; 21] = [
     UNPARK,
     CONFIG,
     LEASE_COUNT,
+    AUDITED,
 ];
 
 impl Manifest {
@@ -195,6 +198,7 @@ fn apply(connection: &Connection, folder: FolderId, change: &Change) -> rusqlite
         }
         Change::Unpark => run(UNPARK, params![folder.0]).map(drop),
         Change::Config(word) => run(CONFIG, params![folder.0, word]).and_then(the_folder),
+        Change::Audited(at_ns) => run(AUDITED, params![folder.0, at_ns]).map(drop),
         Change::LeaseCount(count) => {
             // The same bits, signed.
             run(LEASE_COUNT, params![folder.0, count.cast_signed()]).map(drop)

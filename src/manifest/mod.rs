@@ -380,6 +380,8 @@ pub enum Change {
     Aside(Box<Aside>),
     /// So many notes have been written into the lease, or are about to be.
     LeaseCount(u64),
+    /// The bucket was compared with the rows; wall clock, nanoseconds.
+    Audited(i64),
     /// What the config says of the folder, as one word: when it changes, what failed for good may work.
     Config(String),
 }

@@ -136,6 +136,7 @@ fn the_smallest_config_has_the_defaults() {
             trash_keep: Duration::from_secs(30 * 24 * 3600),
             symlinks: Symlinks::Skip,
             watch: WatchMode::Auto,
+            audit: Some(Duration::from_secs(7 * 24 * 3600)),
             drill: None,
             max_size: None,
             min_size: None,

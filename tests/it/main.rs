@@ -9,6 +9,7 @@ mod support;
 
 mod adopt;
 mod agent;
+mod audit;
 mod bandwidth;
 mod catalog;
 #[cfg(feature = "demo")]

@@ -1,23 +1,19 @@
-//! The rows against the bucket's listing.
-//!
-//! Both come in the order of their bytes, so that a page of each is in memory at a time. What does not fit that order
-//! (names that a key holds escaped, and everything on a store that lists in an order of its own) is looked up by name
-//! instead, and its short name remembered. Nothing but an object that is listed as its row says costs no request; whatever
-//! else a page suggests is settled, so that neither a listing nor a row that is old makes a difference.
+//! The rows against the bucket's listing, and what differs by name.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use async_trait::async_trait;
 use tokio::task::JoinSet;
 
+use crate::agent::audit::compare::{Judge, Short, Sight, Verdict, is_odd, short};
+use crate::agent::audit::compare::{Merged, compare as merge};
 use crate::base::offload::Offload;
 use crate::base::path::RelPath;
-use crate::commands::verify::look::{Look, REQUESTS, Rows, Trouble, Verdict, short, to_do};
+use crate::commands::verify::look::{Look, REQUESTS, Trouble, to_do};
 use crate::commands::verify::tell::Kind;
 use crate::manifest::{Entry, State};
-use crate::store::{self, Listed};
 use crate::sync::plan;
 
 /// Paths that are settled at once: a few more than requests, as each reads its row before and after.
@@ -37,19 +33,17 @@ pub async fn compare(look: &Arc<Look>) -> Result<(), Trouble> {
     let mut pass = Pass {
         look: look.clone(),
         settling: JoinSet::new(),
-        seen: HashSet::new(),
-        has_odd: false,
         has_to_do: false,
-        is_ordered: true,
         passed: 0,
     };
-    pass.first().await?;
+    let Merged { seen, has_odd, .. } = merge(look, &mut pass).await?;
+    pass.pass(0);
     pass.settled().await?;
-    if pass.has_odd || pass.has_to_do || look.waits() {
+    if has_odd || pass.has_to_do || look.waits() {
         if look.has_agent {
             rest(look).await?;
         }
-        pass.second().await?;
+        pass.second(&seen).await?;
         pass.settled().await?;
     }
     Ok(())
@@ -72,120 +66,45 @@ async fn rest(look: &Arc<Look>) -> Result<(), Trouble> {
 struct Pass {
     look: Arc<Look>,
     settling: JoinSet<Result<(), Trouble>>,
-    /// Paths that were listed and looked up by name.
-    seen: HashSet<u128>,
-    /// There are rows that were not compared in order.
-    has_odd: bool,
     /// There are rows with something to do.
     has_to_do: bool,
-    /// The listing has been in order so far.
-    is_ordered: bool,
     passed: u64,
 }
 
-impl Pass {
-    /// Merges rows and listing.
-    async fn first(&mut self) -> Result<(), Trouble> {
-        let (sender, mut pages) = mpsc::channel(1);
-        let mut listing = JoinSet::new();
-        listing.spawn(list(self.look.clone(), sender));
-        let mut rows = self.look.rows();
-        let mut row = self.next(&mut rows).await?;
-        let mut last = String::new();
-        while let Some(page) = pages.recv().await {
-            let mut by_name = Vec::new();
-            for listed in page.map_err(Trouble::Bucket)? {
-                if self.look.keys.is_reserved(&listed.key) {
-                    continue;
-                }
-                if is_odd(self.look.keys.prefix(), &listed.key) {
-                    by_name.push(listed);
-                    continue;
-                }
-                self.is_ordered &= last < listed.key || last.is_empty();
-                if !self.is_ordered {
-                    by_name.push(listed);
-                    continue;
-                }
-                while let Some((key, before)) = row.take_if(|(key, _)| *key < listed.key) {
-                    self.settle(before.path, key).await?;
-                    row = self.next(&mut rows).await?;
-                }
-                match row.take_if(|(key, _)| *key == listed.key) {
-                    Some((key, equal)) => {
-                        if !is_as_listed(&equal, &listed) {
-                            self.settle(equal.path, key).await?;
-                        }
-                        row = self.next(&mut rows).await?;
-                    }
-                    None => self.settle_key(&listed.key).await?,
-                }
-                last = listed.key;
-            }
-            self.look_up(by_name).await?;
-        }
-        // What is left was not listed, or not in order.
-        while let Some((key, left)) = row {
-            if self.is_ordered || !self.seen.contains(&short(left.path.as_bytes())) {
-                self.settle(left.path, key).await?;
-            }
-            row = self.next(&mut rows).await?;
-        }
-        let listed = listing.join_next().await;
-        if let Some(Err(panic)) = listed
-            && let Ok(panic) = panic.try_into_panic()
-        {
-            std::panic::resume_unwind(panic);
-        }
-        self.pass(0);
-        Ok(())
-    }
+#[async_trait]
+impl Judge for Pass {
+    type Error = Trouble;
 
-    /// Returns the next row that claims an object under a key in the order of paths; takes note of the others.
-    async fn next(&mut self, rows: &mut Rows) -> Result<Option<(String, Entry)>, Trouble> {
-        while let Some(row) = rows.next().await? {
-            self.pass(1);
-            self.has_to_do |= to_do(&row).is_some();
-            if plan::certain(&row).is_none() {
-                self.look.wait_for(&row.path);
-                continue;
-            }
+    fn met(&mut self, row: &Entry, claims: bool) {
+        self.pass(1);
+        self.has_to_do |= to_do(row).is_some();
+        if claims {
             self.look.teller().tally.compared += 1;
-            match self.look.keys.key(&row.path) {
-                Ok(key) if !is_odd(self.look.keys.prefix(), &key) => return Ok(Some((key, row))),
-                // A row that claims an object under no key is one that is looked at again.
-                _ => self.has_odd = true,
-            }
+        } else {
+            self.look.wait_for(&row.path);
         }
-        Ok(None)
     }
 
-    /// Compares what was listed out of order with its rows.
-    async fn look_up(&mut self, listed: Vec<Listed>) -> Result<(), Trouble> {
-        let mut some = Vec::new();
-        for object in listed {
-            match self.look.keys.path(&object.key) {
-                Some(path) => some.push((path, object)),
-                None => self.settle_key(&object.key).await?,
-            }
-        }
-        if some.is_empty() {
-            return Ok(());
-        }
-        let (manifest, folder) = (self.look.manifest.clone(), self.look.row.id);
-        let paths: Vec<RelPath> = some.iter().map(|(path, _)| path.clone()).collect();
-        let rows = Offload::Pool.run(move || manifest.entries(folder, &paths));
-        for ((path, object), row) in some.into_iter().zip(rows.await?) {
-            self.seen.insert(short(path.as_bytes()));
-            if row.is_none_or(|row| !is_as_listed(&row, &object)) {
-                self.settle(path, object.key).await?;
-            }
-        }
+    async fn path(&mut self, path: RelPath, key: String) -> Result<(), Trouble> {
+        self.make_room().await?;
+        let look = self.look.clone();
+        self.settling
+            .spawn(async move { look.judge(&path, &key).await.map(drop) });
         Ok(())
     }
 
+    async fn key(&mut self, key: &str) -> Result<(), Trouble> {
+        self.make_room().await?;
+        let (look, key) = (self.look.clone(), key.to_owned());
+        self.settling
+            .spawn(async move { look.judge_key(&key).await });
+        Ok(())
+    }
+}
+
+impl Pass {
     /// Goes through the rows once more: names those with something to do, and looks at those that had to wait.
-    async fn second(&mut self) -> Result<(), Trouble> {
+    async fn second(&mut self, seen: &HashSet<Short>) -> Result<(), Trouble> {
         let mut rows = self.look.rows();
         while let Some(row) = rows.next().await? {
             let to_do = to_do(&row);
@@ -196,7 +115,7 @@ impl Pass {
             }
             match self.look.keys.key(&row.path) {
                 Ok(key) if is_certain => {
-                    let was_seen = || self.seen.contains(&short(row.path.as_bytes()));
+                    let was_seen = || seen.contains(&short(row.path.as_bytes()));
                     let is_odd = is_odd(self.look.keys.prefix(), &key);
                     if has_waited || (is_odd && !was_seen()) {
                         self.settle_again(&row, to_do.is_none(), key).await?;
@@ -208,25 +127,6 @@ impl Pass {
                 self.look.say(Kind::NotLevel, &row.path, &why);
             }
         }
-        Ok(())
-    }
-
-    async fn settle_key(&mut self, key: &str) -> Result<(), Trouble> {
-        if let Some(path) = self.look.keys.path(key) {
-            return self.settle(path, key.to_owned()).await;
-        }
-        self.make_room().await?;
-        let (look, key) = (self.look.clone(), key.to_owned());
-        self.settling
-            .spawn(async move { look.judge_key(&key).await });
-        Ok(())
-    }
-
-    async fn settle(&mut self, path: RelPath, key: String) -> Result<(), Trouble> {
-        self.make_room().await?;
-        let look = self.look.clone();
-        self.settling
-            .spawn(async move { look.judge(&path, &key).await.map(drop) });
         Ok(())
     }
 
@@ -284,35 +184,4 @@ pub fn joined(
             Err(_) => Ok(()),
         },
     }
-}
-
-/// Lists the prefix, one page ahead of who compares it.
-async fn list(look: Arc<Look>, pages: mpsc::Sender<store::Result<Vec<Listed>>>) {
-    let mut token = None;
-    loop {
-        // The semaphore is never closed.
-        let permit = look.requests.acquire().await;
-        let page = look.store.list(look.keys.prefix(), token).await;
-        drop(permit);
-        let (page, next) = match page {
-            Ok(page) => (Ok(page.objects), page.next),
-            Err(error) => (Err(error), None),
-        };
-        // Who does not take it any more has met trouble of its own.
-        if pages.send(page).await.is_err() || next.is_none() {
-            return;
-        }
-        token = next;
-    }
-}
-
-/// Returns true for a key that is not the prefix and the path as they are: the order of such keys is not that of paths.
-fn is_odd(prefix: &str, key: &str) -> bool {
-    key.strip_prefix(prefix)
-        .is_none_or(|rest| rest.contains('\u{201b}'))
-}
-
-fn is_as_listed(row: &Entry, listed: &Listed) -> bool {
-    plan::certain(row)
-        .is_some_and(|(_, old)| old.etag == listed.etag && old.stat.size == listed.size)
 }

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit as Place, Semaphore};
 use tokio::task::JoinSet;
 
+use crate::agent::audit::compare::Sight as _;
 use crate::base::buffers::Pool;
 use crate::base::digest::{Hasher, Sha256};
 use crate::base::offload::Offload;

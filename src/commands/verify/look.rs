@@ -1,31 +1,27 @@
 //! A folder that is looked at: its rows, its bucket, and the one judgement of a path.
 //!
 //! The agent may be running. What a listing or a page of rows says may be old by the time it is compared, so a difference
-//! is only said after [`Look::settle`]: the row, the object and the row once more.
+//! is only said after [`settle`]: the row, the object and the row once more.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
+use crate::agent::audit::compare::{Rows, Short, Sight, There, Verdict, settle, short};
 use crate::base::clock::Clock;
-use crate::base::digest::Sha256;
 use crate::base::offload::Offload;
 use crate::base::path::RelPath;
 use crate::commands::verify::mend::Broken;
 use crate::commands::verify::tell::{Kind, Teller, Whose};
 use crate::manifest::{self, Entry, FolderRow, HeldWhat, Manifest, Remote, State};
 use crate::store::key::KeyMap;
-use crate::store::{self, ErrorKind, Object, Store};
-use crate::sync::plan;
+use crate::store::{self, ErrorKind, Page, Store};
 
 /// Requests at once.
 pub const REQUESTS: usize = 32;
-/// Rows read at once.
-const PAGE: usize = 1000;
-/// How often a path is looked at that changes meanwhile; then it is one that is not level.
-const TRIES: usize = 5;
 /// The most files that one run sends again; the next one goes on.
 pub const MENDS_MOST: usize = 100_000;
 
@@ -34,14 +30,11 @@ pub const MENDS_MOST: usize = 100_000;
 pub enum Trouble {
     /// The bucket does not answer, or not to us.
     #[error("{0}")]
-    Bucket(store::Error),
+    Bucket(#[from] store::Error),
     /// The rows cannot be read.
     #[error("{0}")]
     Manifest(#[from] manifest::Error),
 }
-
-/// A short name of a path, for sets of many: two of a million share one with a chance of one in 10²⁶.
-type Short = u128;
 
 /// A folder that is looked at.
 pub struct Look {
@@ -67,23 +60,6 @@ pub struct Look {
     broken: Mutex<Vec<Broken>>,
     /// Differences beyond [`MENDS_MOST`].
     beyond: AtomicU64,
-}
-
-/// What is true of a path's object.
-#[derive(Debug)]
-pub enum Verdict {
-    /// It is what the row says, or neither is there.
-    Same,
-    /// The row, whose object is not there.
-    Missing(Box<Entry>),
-    /// The row, and the object that is there instead.
-    Changed(Box<Entry>, Box<Object>),
-    /// An object without a row.
-    Extra,
-    /// The row claims nothing just now.
-    Waits,
-    /// Nobody could say; that has been told.
-    Unknown,
 }
 
 impl Look {
@@ -142,23 +118,16 @@ impl Look {
         lock(&self.said).contains(&short(path.as_bytes()))
     }
 
-    /// Returns a path's row.
-    pub async fn entry(&self, path: &RelPath) -> Result<Option<Entry>, manifest::Error> {
-        let (manifest, folder, path) = (self.manifest.clone(), self.row.id, path.clone());
-        let read = Offload::Pool.run(move || manifest.entries(folder, &[path]));
-        Ok(read.await?.pop().flatten())
-    }
-
-    /// Returns what lies under a key; an error that is the key's own has been told, and is `Err(None)`.
-    async fn head(&self, key: &str, whose: Whose<'_>) -> Result<Option<Object>, Option<Trouble>> {
+    /// Returns what lies under a key; an error that is the key's own has been told.
+    async fn look_at(&self, key: &str, whose: Whose<'_>) -> Result<There, Trouble> {
         // The semaphore is never closed.
         let permit = self.requests.acquire().await;
         let there = self.store.head(key).await;
         drop(permit);
         match there {
-            Ok(object) => Ok(Some(object)),
-            Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(self.failed(error, whose).err()),
+            Ok(object) => Ok(There::Object(Box::new(object))),
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(There::Nothing),
+            Err(error) => self.failed(error, whose).map(|()| There::Unknown),
         }
     }
 
@@ -171,41 +140,9 @@ impl Look {
         Ok(())
     }
 
-    /// Judges a path by its row and its object, as they are now.
-    pub async fn settle(&self, path: &RelPath, key: &str) -> Result<Verdict, Trouble> {
-        for _ in 0..TRIES {
-            let before = self.entry(path).await?;
-            let claim = before.as_ref().and_then(plan::certain);
-            if before.is_some() && claim.is_none() {
-                return Ok(Verdict::Waits);
-            }
-            let there = match self.head(key, Whose::Path(path, Some(key))).await {
-                Ok(there) => there,
-                Err(None) => return Ok(Verdict::Unknown),
-                Err(Some(trouble)) => return Err(trouble),
-            };
-            let verdict = match (claim, there) {
-                (None, None) => Verdict::Same,
-                (None, Some(_)) => Verdict::Extra,
-                (Some((row, old)), there) => match there {
-                    Some(new) if new.etag == old.etag && new.size == old.stat.size => Verdict::Same,
-                    // An earlier request may have landed, or be about to: the agent looks at it by itself.
-                    _ if plan::doubt_until(row) != 0 => Verdict::Waits,
-                    Some(new) => Verdict::Changed(Box::new(row.clone()), Box::new(new)),
-                    None => Verdict::Missing(Box::new(row.clone())),
-                },
-            };
-            // An intent is durable before the key changes: a row that stayed the same was true all the while.
-            if matches!(verdict, Verdict::Same) || self.entry(path).await? == before {
-                return Ok(verdict);
-            }
-        }
-        Ok(Verdict::Waits)
-    }
-
     /// Settles a path and tells what differs.
     pub async fn judge(&self, path: &RelPath, key: &str) -> Result<Verdict, Trouble> {
-        let verdict = self.settle(path, key).await?;
+        let verdict = settle(self, path, key).await?;
         match &verdict {
             Verdict::Missing(row) => {
                 self.differs(Kind::Missing, row, None, "the bucket has no such object");
@@ -243,15 +180,11 @@ impl Look {
     pub async fn judge_key(&self, key: &str) -> Result<(), Trouble> {
         let rest = key.strip_prefix(self.keys.prefix()).unwrap_or(key);
         let whose = Whose::Key(key, rest);
-        match self.head(key, whose).await {
-            Ok(Some(_)) => {
-                self.teller()
-                    .say(Kind::Extra, whose, "no file can have this key");
-                Ok(())
-            }
-            Ok(None) | Err(None) => Ok(()),
-            Err(Some(trouble)) => Err(trouble),
+        if let There::Object(_) = self.look_at(key, whose).await? {
+            self.teller()
+                .say(Kind::Extra, whose, "no file can have this key");
         }
+        Ok(())
     }
 
     /// Tells that a row's object is wrong, once, and remembers it if it is to be mended.
@@ -276,46 +209,38 @@ impl Look {
         let broken = std::mem::take(&mut *lock(&self.broken));
         (broken, self.beyond.load(Ordering::Relaxed))
     }
+}
 
-    /// Returns a reader of all rows.
-    pub fn rows(self: &Arc<Self>) -> Rows {
-        Rows {
-            look: self.clone(),
-            after: RelPath::root(),
-            page: Vec::new().into_iter(),
-            is_over: false,
-        }
+#[async_trait]
+impl Sight for Look {
+    type Error = Trouble;
+
+    fn keys(&self) -> &KeyMap {
+        &self.keys
     }
-}
 
-/// All rows of a folder, by path, a page at a time.
-pub struct Rows {
-    look: Arc<Look>,
-    after: RelPath,
-    page: std::vec::IntoIter<Entry>,
-    is_over: bool,
-}
+    fn rows(&self) -> Rows {
+        Rows::new(self.manifest.clone(), self.row.id, Offload::Pool)
+    }
 
-impl Rows {
-    /// Returns the next row.
-    pub async fn next(&mut self) -> Result<Option<Entry>, manifest::Error> {
-        loop {
-            if let Some(row) = self.page.next() {
-                return Ok(Some(row));
-            }
-            if self.is_over {
-                return Ok(None);
-            }
-            let (manifest, folder) = (self.look.manifest.clone(), self.look.row.id);
-            let after = self.after.clone();
-            let read = move || manifest.page(folder, &RelPath::root(), &after, PAGE);
-            let page = Offload::Pool.run(read).await?;
-            match page.last() {
-                Some(last) => self.after = last.path.clone(),
-                None => self.is_over = true,
-            }
-            self.page = page.into_iter();
-        }
+    async fn list(&self, token: Option<String>) -> Result<Page, Trouble> {
+        // The semaphore is never closed.
+        let _permit = self.requests.acquire().await;
+        Ok(self.store.list(self.keys.prefix(), token).await?)
+    }
+
+    async fn entry(&self, path: &RelPath) -> Result<Option<Entry>, Trouble> {
+        Ok(self.entries(vec![path.clone()]).await?.pop().flatten())
+    }
+
+    async fn entries(&self, paths: Vec<RelPath>) -> Result<Vec<Option<Entry>>, Trouble> {
+        let (manifest, folder) = (self.manifest.clone(), self.row.id);
+        let read = Offload::Pool.run(move || manifest.entries(folder, &paths));
+        Ok(read.await?)
+    }
+
+    async fn head(&self, path: &RelPath, key: &str) -> Result<There, Trouble> {
+        self.look_at(key, Whose::Path(path, Some(key))).await
     }
 }
 
@@ -332,14 +257,6 @@ pub fn to_do(row: &Entry) -> Option<String> {
         (_, State::Unsent) => Some("it has not been sent".to_owned()),
         (_, State::Synced | State::Kept) => None,
     }
-}
-
-/// Returns the short name of a path or key.
-pub fn short(bytes: &[u8]) -> Short {
-    let Sha256(digest) = Sha256::of(bytes);
-    digest
-        .first_chunk()
-        .map_or(0, |bytes| u128::from_be_bytes(*bytes))
 }
 
 /// Locks what cannot be left in disorder.

@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::agent::audit::compare::{Sight as _, Verdict, settle};
 use crate::agent::{Mode, Reason};
 use crate::base::digest::Sha256;
 use crate::base::offload::Offload;
@@ -23,7 +24,7 @@ use crate::commands::control::{DecideError, ask_to_mend};
 use crate::commands::folders::{Eyes, Left, Shared, Start, Stores, first_snapshot};
 use crate::commands::verify::compare::joined;
 use crate::commands::verify::contents::{Back, Disk, File, RANGES, back};
-use crate::commands::verify::look::{CLOCK, Look, MENDS_MOST, REQUESTS, Trouble, Verdict};
+use crate::commands::verify::look::{CLOCK, Look, MENDS_MOST, REQUESTS, Trouble};
 use crate::commands::verify::tell::Kind;
 use crate::config::{self, Config};
 use crate::manifest::{self, Change, Entry, Manifest, Mend, OpenError, Remote, State};
@@ -372,7 +373,7 @@ async fn not_mended(
             Back::Failed(error) => Some(error.to_string()),
         });
     }
-    Ok(match look.settle(&broken.path, &key).await? {
+    Ok(match settle(&**look, &broken.path, &key).await? {
         Verdict::Same => None,
         Verdict::Missing(_) => Some("the bucket still has no such object".to_owned()),
         Verdict::Changed(..) => Some("the object is still another one".to_owned()),

@@ -578,6 +578,8 @@ fn policies(random: &mut fastrand::Rng) -> Settings {
         overwrite_brake,
         history: [History::Off, History::Trash][random.usize(..2)],
         guard: Guarding::Off,
+        // Nobody else is here: it must never find anything wrong.
+        audit: delete_brake.is_some().then_some(5 * MINUTE),
         trash_keep: [30 * 24 * 60 * MINUTE, 10 * MINUTE][usize::from(random.u8(..4) == 0)],
         ..Settings::default()
     }
