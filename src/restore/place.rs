@@ -10,7 +10,8 @@ use rustix::io::Errno;
 use crate::restore::check::Check;
 use crate::restore::fetch::Fetched;
 use crate::restore::plan::By;
-use crate::restore::target::{Over, Target, Temporary};
+use crate::restore::target::{Over, Target};
+use crate::restore::temporary::Temporary;
 use crate::restore::wanted::{Kind, Stamp, Wanted};
 use crate::store;
 
