@@ -330,14 +330,17 @@ fn read(site: &Site, head: &Parts) -> Response<Full<Bytes>> {
     {
         return said(StatusCode::PRECONDITION_FAILED, "PreconditionFailed");
     }
-    let size = object.bytes.len();
+    let whole = object.bytes.len();
     let range = head.headers.get(RANGE).and_then(|range| {
         let (first, last) = range
             .to_str()
             .ok()?
             .strip_prefix("bytes=")?
             .split_once('-')?;
-        let last = last.parse().unwrap_or(usize::MAX).min(size.checked_sub(1)?);
+        let last = last
+            .parse()
+            .unwrap_or(usize::MAX)
+            .min(whole.checked_sub(1)?);
         let first: usize = first.parse().ok()?;
         (first <= last).then_some((first, last))
     });
@@ -355,7 +358,7 @@ fn read(site: &Site, head: &Parts) -> Response<Full<Bytes>> {
     if let Some((first, last)) = range {
         // A sum of the whole says nothing of a part.
         headers.remove("x-amz-checksum-crc64nvme");
-        if let Ok(value) = HeaderValue::try_from(format!("bytes {first}-{last}/{size}")) {
+        if let Ok(value) = HeaderValue::try_from(format!("bytes {first}-{last}/{whole}")) {
             headers.insert(CONTENT_RANGE, value);
         }
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;

@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 use crate::base::offload::Offload;
 use crate::restore::check::{Check, Summing};
 use crate::restore::fetch::{Fetcher, Held};
+use crate::restore::flush::Flush;
 use crate::restore::place::{self, Ended, Job};
 use crate::restore::plan::By;
 use crate::restore::target::Target;
@@ -151,6 +152,7 @@ async fn bring(
         rooms: VecDeque::new(),
         inbox: Arc::default(),
         counters: counters.clone(),
+        flush: target.flush().clone(),
         file: None,
     };
     let (temporary, summing) = match ranges.run(temporary, seen.check.begin()).await {
@@ -229,6 +231,7 @@ struct Ranges {
     rooms: VecDeque<(u64, Held)>,
     inbox: Arc<Inbox>,
     counters: Arc<Counters>,
+    flush: Arc<Flush>,
     /// The file and the sum of what it has; away while it is worked on.
     file: Option<(Temporary, Summing)>,
 }
@@ -268,6 +271,7 @@ impl Ranges {
                     let worked = joined(worked)?.map_err(|error| Ended::of_disk(&error));
                     let (temporary, summing, done) = worked?;
                     self.file = Some((temporary, summing));
+                    self.flush.wrote(done - self.done);
                     self.done = done;
                     self.rooms.retain(|(end, _)| *end > done);
                 }

@@ -24,6 +24,7 @@
 
 pub mod check;
 pub mod fetch;
+pub mod flush;
 pub mod large;
 pub mod listing;
 pub mod look;
@@ -157,6 +158,7 @@ impl<'a> Restore<'a> {
             .await;
         self.folders(&target, std::mem::take(&mut plan.folders))
             .await;
+        let flushing = target.flush().keep_flushing();
         // Links come last: until then nothing can lie behind one that we have made ourselves.
         for jobs in [
             std::mem::take(&mut plan.files),
@@ -177,6 +179,7 @@ impl<'a> Restore<'a> {
             };
             transfer.run(jobs).await;
         }
+        drop(flushing);
         self.finish(&target, plan.folder_stamps).await;
         Ok(self.sums)
     }
@@ -400,7 +403,7 @@ impl<'a> Restore<'a> {
                     failed.push((one, error));
                 }
             }
-            (failed, dir.sync())
+            (failed, dir.flush().sync())
         });
         let (failed, synced) = finished.await;
         for (one, error) in failed {

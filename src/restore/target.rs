@@ -22,6 +22,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::base::path::RelPath;
+use crate::restore::flush::Flush;
 use crate::restore::temporary::{self, Left, Temporary, Unplaced};
 use crate::restore::wanted::Stamp;
 
@@ -55,8 +56,7 @@ pub struct Target {
     /// The beginnings of files that this run can go on with.
     kept: Mutex<HashSet<Vec<u8>>>,
     folders: Mutex<HashMap<RelPath, Arc<OwnedFd>>>,
-    /// One handle on each filesystem that was written to, by device.
-    devices: Mutex<HashMap<u64, Arc<OwnedFd>>>,
+    flush: Arc<Flush>,
 }
 
 /// What a file takes the place of.
@@ -85,7 +85,7 @@ impl Target {
             next: AtomicU32::new(0),
             kept: Mutex::default(),
             folders: Mutex::default(),
-            devices: Mutex::default(),
+            flush: Arc::default(),
         }))
     }
 
@@ -122,9 +122,7 @@ impl Target {
         };
         let device = rustix::fs::fstat(&handle)?.st_dev;
         let handle = Arc::new(handle);
-        lock(&self.devices)
-            .entry(device)
-            .or_insert_with(|| handle.clone());
+        self.flush.on(device, &handle);
         let mut folders = lock(&self.folders);
         if folders.len() >= OPEN_FOLDERS {
             folders.clear();
@@ -303,12 +301,9 @@ impl Target {
         finished
     }
 
-    /// Brings everything that was written to the disks. Until then a power cut can take it.
-    pub fn sync(&self) -> io::Result<()> {
-        for device in lock(&self.devices).values() {
-            rustix::fs::syncfs(&**device)?;
-        }
-        Ok(())
+    /// Returns what brings everything to the disks.
+    pub fn flush(&self) -> &Arc<Flush> {
+        &self.flush
     }
 }
 
