@@ -38,11 +38,11 @@ pub const RANGE: u64 = 8 << 20;
 /// Ranges of one file on their way or waiting for their turn: more only take memory, and the caches with it.
 const AT_ONCE: usize = 8;
 
-/// Bytes that are written with one call, about: what a core's cache holds while they are summed up.
-const WRITE: usize = 1 << 20;
+/// Bytes that are worth a second thread: what takes much longer to write, and to sum up, than to wake one.
+const WORTH: u64 = 1 << 20;
 
-/// Pieces that are written with one call, at most (the kernel's limit is 1,024).
-const PIECES: usize = 512;
+/// Bytes of a beginning that are read at once.
+const READ: usize = 1 << 20;
 
 /// Returns the name of the beginning of a file that may be there from another run; `None` for one that is fetched whole.
 pub fn beginning(job: &Job) -> Option<Vec<u8>> {
@@ -187,12 +187,12 @@ impl Inbox {
         pieces.contains_key(&at)
     }
 
-    /// Takes what follows from `at` on, as much as one call writes.
+    /// Takes what follows from `at` on, a range at most, so that the room of those that are done is given back.
     fn next(&self, mut at: u64) -> Vec<Bytes> {
-        let start = at;
+        let end = at + RANGE;
         let mut waiting = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
         let mut taken = Vec::new();
-        while at - start < WRITE as u64 && taken.len() < PIECES {
+        while at < end {
             let Some(piece) = waiting.remove(&at) else {
                 break;
             };
@@ -252,10 +252,8 @@ impl Ranges {
             if self.inbox.has(self.done)
                 && let Some((temporary, summing)) = self.file.take()
             {
-                let (inbox, at, counters) = (self.inbox.clone(), self.done, self.counters.clone());
-                work.spawn(
-                    Offload::Pool.run(move || take_in(temporary, summing, &inbox, at, &counters)),
-                );
+                let pieces = self.inbox.next(self.done);
+                work.spawn(take_in(temporary, summing, pieces, self.done));
             }
             if asked == self.size
                 && gets.is_empty()
@@ -272,6 +270,7 @@ impl Ranges {
                     let (temporary, summing, done) = worked?;
                     self.file = Some((temporary, summing));
                     self.flush.wrote(done - self.done);
+                    Counters::add(&self.counters.bytes, done - self.done);
                     self.done = done;
                     self.rooms.retain(|(end, _)| *end > done);
                 }
@@ -301,12 +300,12 @@ impl Ranges {
 
 /// Sums up what another run has left. Blocks.
 fn again(temporary: Temporary, mut summing: Summing, there: u64, counters: &Counters) -> Worked {
-    let mut buffer = vec![0; if there == 0 { 0 } else { WRITE }];
+    let mut buffer = vec![0; if there == 0 { 0 } else { READ }];
     let mut at = 0;
     while at < there {
         let most = buffer
             .len()
-            .min(usize::try_from(there - at).unwrap_or(WRITE));
+            .min(usize::try_from(there - at).unwrap_or(READ));
         let read = temporary.read_at(&mut buffer[..most], at)?;
         if read == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -318,30 +317,29 @@ fn again(temporary: Temporary, mut summing: Summing, there: u64, counters: &Coun
     Ok((temporary, summing, there))
 }
 
-/// Writes and sums up what has arrived, for as long as there is something, but no longer than a range, so that the room of
-/// those that are done is given back. Blocks.
-fn take_in(
+/// Writes and sums up what has arrived: side by side, where it is enough to be worth a second thread.
+async fn take_in(
     temporary: Temporary,
     mut summing: Summing,
-    inbox: &Inbox,
-    mut at: u64,
-    counters: &Counters,
+    pieces: Vec<Bytes>,
+    at: u64,
 ) -> Worked {
-    let end = at + RANGE;
-    while at < end {
-        let pieces = inbox.next(at);
-        if pieces.is_empty() {
-            break;
+    let len: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+    let pieces = Arc::new(pieces);
+    let same = pieces.clone();
+    let write = move || temporary.write_all_at(&pieces, at).map(|()| temporary);
+    let sum = move || {
+        for piece in &*same {
+            summing.update(piece);
         }
-        temporary.write_all_at(&pieces, at)?;
-        let began = at;
-        for piece in pieces {
-            summing.update(&piece);
-            at += piece.len() as u64;
-        }
-        Counters::add(&counters.bytes, at - began);
-    }
-    Ok((temporary, summing, at))
+        summing
+    };
+    let (temporary, summing) = if len < WORTH {
+        Offload::Pool.run(move || (write(), sum())).await
+    } else {
+        tokio::join!(Offload::Pool.run(write), Offload::Pool.run(sum))
+    };
+    Ok((temporary?, summing, at + len))
 }
 
 /// Takes what a task has come to; its panic goes on here.

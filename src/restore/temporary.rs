@@ -29,6 +29,9 @@ const OF_A_RUN: usize = 16;
 /// Digits of the name of a beginning.
 const OF_A_BEGINNING: usize = 32;
 
+/// Pieces that one call writes, at most (the kernel's `UIO_MAXIOV`).
+const PIECES: usize = 1024;
+
 /// A file on its way, under its temporary name.
 #[derive(Debug)]
 pub struct Temporary {
@@ -90,21 +93,22 @@ impl Temporary {
         Ok(())
     }
 
-    /// Writes pieces one behind the other from an offset on, at most 1,024 of them, with one call where the kernel takes
-    /// them all: the fewer calls, the larger the pages that a filesystem makes.
-    pub fn write_all_at(&self, pieces: &[Bytes], offset: u64) -> io::Result<()> {
-        let slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
-        let mut written = match rustix::io::pwritev(&self.file, &slices, offset) {
-            Ok(written) => written,
-            Err(Errno::INTR) => 0,
-            Err(error) => return Err(error.into()),
-        };
-        let mut at = offset + written as u64;
-        for piece in pieces {
-            let done = written.min(piece.len());
-            written -= done;
-            self.write_at(&piece[done..], at)?;
-            at += (piece.len() - done) as u64;
+    /// Writes pieces one behind the other from an offset on, many with each call: the fewer calls, the larger the pages that
+    /// a filesystem makes.
+    pub fn write_all_at(&self, pieces: &[Bytes], mut offset: u64) -> io::Result<()> {
+        for pieces in pieces.chunks(PIECES) {
+            let slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+            let mut written = match rustix::io::pwritev(&self.file, &slices, offset) {
+                Ok(written) => written,
+                Err(Errno::INTR) => 0,
+                Err(error) => return Err(error.into()),
+            };
+            for piece in pieces {
+                let done = written.min(piece.len());
+                written -= done;
+                self.write_at(&piece[done..], offset + done as u64)?;
+                offset += piece.len() as u64;
+            }
         }
         Ok(())
     }
