@@ -131,9 +131,11 @@ async fn bring(
 ) -> Ended {
     let wanted = &job.wanted;
     let (dir, path, size) = (target.clone(), wanted.path.clone(), seen.size);
-    let made = Offload::Pool.run(move || match name {
-        Some(name) => dir.beginning(&path, &name, size),
-        None => dir.temporary(&path, None).map(|temporary| (temporary, 0)),
+    let made = Offload::Pool.run(move || {
+        let begun = name.and_then(|name| dir.beginning(&path, &name, size).ok());
+        // Something that is no file and cannot be removed may have the name: then it goes without.
+        let anew = || Ok((dir.temporary(&path, None)?, 0));
+        begun.map_or_else(anew, Ok)
     });
     let (temporary, there) = match made.await {
         Ok(made) => made,

@@ -174,4 +174,11 @@ async fn what_somebody_else_put_under_the_name_of_a_beginning_is_not_written_to(
         assert!(fs::read(back(&world).join("large")).unwrap() == bytes);
         assert_eq!(names(&back(&world)), [b"large"]);
     }
+    // What cannot be removed is in nobody's way.
+    let _ = fs::remove_dir_all(back(&world));
+    fs::create_dir_all(name.join("mine")).unwrap();
+    let done = restore(&world, &[]).await;
+    assert_eq!(done.code, Some(0), "{}{}", done.out, done.err);
+    assert!(fs::read(back(&world).join("large")).unwrap() == bytes);
+    assert!(name.join("mine").is_dir());
 }
