@@ -5,6 +5,7 @@
 //! would take it up later, as a sync has: a restore that fails is run again by whoever wants the files.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::base::backoff;
-use crate::store::{Error, ErrorKind, Object, Result, Store, Which};
+use crate::store::{Error, ErrorKind, Object, Result, Sink, Store, Which};
 
 /// How often one request is tried.
 const TRIES: u32 = 5;
@@ -49,7 +50,7 @@ pub struct Fetcher {
 pub struct Fetched {
     /// The object.
     pub object: Object,
-    /// Its content, or the part that was asked for.
+    /// Its content.
     pub bytes: Bytes,
     _held: Held,
 }
@@ -91,18 +92,12 @@ impl Fetcher {
         Held(permit(&self.reads, 1).await)
     }
 
-    /// Reads one of an object's contents, or a part of it, for which there is room.
-    pub async fn get(
-        &self,
-        key: &str,
-        which: &Which,
-        range: Option<Range<u64>>,
-        held: Held,
-    ) -> Result<Fetched> {
+    /// Reads one of an object's contents, for which there is room.
+    pub async fn get(&self, key: &str, which: &Which, held: Held) -> Result<Fetched> {
         let mut failures = 0;
         loop {
             let request = permit(&self.requests, 1).await;
-            let answer = self.store.get_of(key, which, range.clone()).await;
+            let answer = self.store.get_of(key, which, None).await;
             drop(request);
             match answer {
                 Ok((object, bytes)) => {
@@ -112,7 +107,35 @@ impl Fetcher {
                         _held: held,
                     });
                 }
-                // The room is kept meanwhile: parts of the same file that have arrived may be waiting for this one.
+                Err(error) => {
+                    failures += 1;
+                    self.rest(error, failures).await?;
+                }
+            }
+        }
+    }
+
+    /// Reads a part of one of an object's contents into `sink`, for which there is room. What has arrived is not asked for
+    /// again.
+    pub async fn get_into(
+        &self,
+        key: &str,
+        which: &Which,
+        range: Range<u64>,
+        sink: &dyn Sink,
+    ) -> Result<Object> {
+        let through = Through {
+            sink,
+            next: AtomicU64::new(range.start),
+        };
+        let mut failures = 0;
+        loop {
+            let rest = through.next.load(Ordering::Relaxed)..range.end;
+            let request = permit(&self.requests, 1).await;
+            let answer = self.store.read_into(key, which, rest, &through).await;
+            drop(request);
+            match answer {
+                Ok(object) => return Ok(object),
                 Err(error) => {
                     failures += 1;
                     self.rest(error, failures).await?;
@@ -153,6 +176,20 @@ impl Fetcher {
         };
         tokio::time::sleep(error.retry_after.map_or(pause, |asked| asked.min(LONGEST))).await;
         Ok(())
+    }
+}
+
+/// Notes how far a content has come on its way into a sink.
+struct Through<'a> {
+    sink: &'a dyn Sink,
+    next: AtomicU64,
+}
+
+impl Sink for Through<'_> {
+    fn take(&self, at: u64, piece: Bytes) {
+        let next = at + piece.len() as u64;
+        self.sink.take(at, piece);
+        self.next.store(next, Ordering::Relaxed);
     }
 }
 

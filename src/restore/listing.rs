@@ -14,7 +14,7 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 use crate::base::path::RelPath;
-use crate::restore::target::is_temporary;
+use crate::restore::temporary::is_temporary;
 use crate::restore::wanted::{Kind, Refused, Stamp, Wanted, trouble};
 use crate::store::key::KeyMap;
 use crate::store::{Listed, Object, Result, Store};

@@ -2,9 +2,9 @@
 //!
 //! Overview: a list comes from `listing` (every object under a prefix) or from a catalog; `look` finds out what the target
 //! has of it, `plan` decides what becomes of each path; then folders are made, `transfer` brings the files back, with
-//! `fetch` for the requests, `large` for files in ranges, `check` for what proves a content right and `place` for the way
-//! into the tree; links come last, then the times of folders, then the disks are flushed. `target` is the only file that
-//! changes anything on the disk.
+//! `fetch` for the requests, `window` for their number, `large` for files in ranges, `check` for what proves a content right and `place` for the way
+//! into the tree; links come last, then the times of folders, then the disks are flushed. `target` and `temporary`, the
+//! files on their way, are all that changes anything on the disk.
 //!
 //! Order: nothing at all is written before everything in the target has been looked at, so that conflicts are named while
 //! nothing has happened yet. A file gets its name when its content has been verified and its time and mode are set.
@@ -12,26 +12,30 @@
 //! Errors and retries: a file that fails is named and the others go on; see `fetch` for the retries. A full disk, or a
 //! bucket that gives nothing any more, ends it.
 //!
-//! Cancellation: what is in its place stays and is counted; what is on its way goes, with its temporary name.
+//! Cancellation: what is in its place stays and is counted; what is on its way goes, with its temporary name. Only the
+//! beginning of a large file stays, under a temporary name too, and the next run goes on behind it (see `large`).
 //!
-//! After a crash: temporary names are left, which the next run removes from the folders that it touches, and after a power
-//! cut perhaps files whose bytes never reached the disk. The next run reads and compares what is there, so both are
-//! mended by running it again. A file that takes another one's place is flushed before that.
+//! After a crash: temporary names are left, which the next run removes from the folders that it touches, or goes on with,
+//! and after a power cut perhaps files whose bytes never reached the disk. The next run reads and compares what is there,
+//! so both are mended by running it again. A file that takes another one's place is flushed before that.
 //!
 //! What this does not protect against: somebody who may write in the target while it runs, inside the target; a bucket
 //! whose owner changed content and metadata together.
 
 pub mod check;
 pub mod fetch;
+pub mod flush;
 pub mod large;
 pub mod listing;
 pub mod look;
 pub mod place;
 pub mod plan;
 pub mod target;
+pub mod temporary;
 pub mod told;
 pub mod transfer;
 pub mod wanted;
+pub mod window;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -149,10 +153,12 @@ impl<'a> Restore<'a> {
             None => self.make(run).await?,
         };
         self.count(&plan);
+        target.keep(plan.files.iter().filter_map(large::beginning));
         self.stamp_files(&target, std::mem::take(&mut plan.stamps))
             .await;
         self.folders(&target, std::mem::take(&mut plan.folders))
             .await;
+        let flushing = target.flush().keep_flushing();
         // Links come last: until then nothing can lie behind one that we have made ourselves.
         for jobs in [
             std::mem::take(&mut plan.files),
@@ -173,6 +179,7 @@ impl<'a> Restore<'a> {
             };
             transfer.run(jobs).await;
         }
+        drop(flushing);
         self.finish(&target, plan.folder_stamps).await;
         Ok(self.sums)
     }
@@ -396,7 +403,7 @@ impl<'a> Restore<'a> {
                     failed.push((one, error));
                 }
             }
-            (failed, dir.sync())
+            (failed, dir.flush().sync())
         });
         let (failed, synced) = finished.await;
         for (one, error) in failed {

@@ -10,7 +10,8 @@ use rustix::io::Errno;
 use crate::restore::check::Check;
 use crate::restore::fetch::Fetched;
 use crate::restore::plan::By;
-use crate::restore::target::{Over, Target, Temporary};
+use crate::restore::target::{Over, Target};
+use crate::restore::temporary::Temporary;
 use crate::restore::wanted::{Kind, Stamp, Wanted};
 use crate::store;
 
@@ -95,7 +96,10 @@ fn file(target: &Target, job: &Job, stamp: &Stamp, bytes: &[u8]) -> io::Result<(
     let temporary = target.temporary(&job.wanted.path, mode)?;
     temporary.write_at(bytes, 0)?;
     target.stamp(temporary.file(), stamp, mode)?;
-    temporary.place(&job.wanted.path, job.over)
+    temporary.place(&job.wanted.path, job.over)?;
+    target.flush().wrote(bytes.len() as u64);
+    target.flush().placed();
+    Ok(())
 }
 
 /// Puts a file in its place whose content has been written and verified.

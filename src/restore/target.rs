@@ -4,11 +4,11 @@
 //! meanwhile. Every handle comes from `openat2` with `BENEATH`, `NO_SYMLINKS` and `NO_MAGICLINKS` from a handle that
 //! came so itself; everything else names one component of such a folder and follows no link.
 //!
-//! What is on its way has a temporary name in its own folder, `.tidewatch-restore-` and 16 hexadecimal digits, of which
-//! the first eight are this run's. Names of that form that another run left are removed from every folder that is
-//! touched; a lock on the target keeps a second run from being the other one.
+//! What is on its way has a temporary name in its own folder (see `temporary`). Those that another run left are removed
+//! from every folder that is touched, but for the beginnings of large files that this run goes on with; a lock on the
+//! target keeps a second run from being the other one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -16,16 +16,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags, Timespec,
+    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags, Timespec,
     Timestamps, UTIME_OMIT,
 };
 use rustix::io::Errno;
 
 use crate::base::path::RelPath;
+use crate::restore::flush::Flush;
+use crate::restore::temporary::{self, Left, Temporary, Unplaced};
 use crate::restore::wanted::Stamp;
-
-/// What every temporary name begins with.
-const TEMPORARY: &[u8] = b".tidewatch-restore-";
 
 /// Folders that are kept open at once: a process may usually have 1,024 handles, and connections need some.
 const OPEN_FOLDERS: usize = 256;
@@ -54,18 +53,10 @@ pub struct Target {
     /// This run, in temporary names.
     run: u32,
     next: AtomicU32,
+    /// The beginnings of files that this run can go on with.
+    kept: Mutex<HashSet<Vec<u8>>>,
     folders: Mutex<HashMap<RelPath, Arc<OwnedFd>>>,
-    /// One handle on each filesystem that was written to, by device.
-    devices: Mutex<HashMap<u64, Arc<OwnedFd>>>,
-}
-
-/// A file on its way, under its temporary name, which goes when this is dropped before it has been put in place.
-#[derive(Debug)]
-pub struct Temporary {
-    folder: Arc<OwnedFd>,
-    name: Vec<u8>,
-    file: OwnedFd,
-    is_placed: bool,
+    flush: Arc<Flush>,
 }
 
 /// What a file takes the place of.
@@ -92,8 +83,9 @@ impl Target {
             umask: umask(),
             run,
             next: AtomicU32::new(0),
+            kept: Mutex::default(),
             folders: Mutex::default(),
-            devices: Mutex::default(),
+            flush: Arc::default(),
         }))
     }
 
@@ -130,9 +122,7 @@ impl Target {
         };
         let device = rustix::fs::fstat(&handle)?.st_dev;
         let handle = Arc::new(handle);
-        lock(&self.devices)
-            .entry(device)
-            .or_insert_with(|| handle.clone());
+        self.flush.on(device, &handle);
         let mut folders = lock(&self.folders);
         if folders.len() >= OPEN_FOLDERS {
             folders.clear();
@@ -154,12 +144,20 @@ impl Target {
         open_folder(above.as_fd(), &name).map_err(blocked)
     }
 
+    /// Lets the beginnings of files of these names stay where they are found.
+    pub fn keep(&self, names: impl Iterator<Item = Vec<u8>>) {
+        lock(&self.kept).extend(names);
+    }
+
     /// Removes what other runs have left on their way.
     fn clean(&self, folder: BorrowedFd<'_>) -> io::Result<()> {
         for name in names(folder)? {
-            if let Some(run) = run_of(&name)
-                && run != self.run
-            {
+            let is_others = match temporary::left_by(&name) {
+                Some(Left::Run(run)) => run != self.run,
+                Some(Left::Beginning) => !lock(&self.kept).contains(&name),
+                None => false,
+            };
+            if is_others {
                 // What cannot be removed, such as a folder of that name, stays, and is in nobody's way.
                 let _ = rustix::fs::unlinkat(folder, &*name, AtFlags::empty());
             }
@@ -168,9 +166,7 @@ impl Target {
     }
 
     fn temporary_name(&self) -> Vec<u8> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let run = format!("{:08x}{number:08x}", self.run);
-        [TEMPORARY, run.as_bytes()].concat()
+        temporary::name(self.run, self.next.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Makes an empty file in the folder of `path`. `mode`: of a file whose content is certain already, the one that it is
@@ -182,12 +178,43 @@ impl Target {
         let mode = Mode::from_raw_mode(mode.unwrap_or(0o600) & PLAIN);
         let name = self.temporary_name();
         let file = rustix::fs::openat(&folder, &*name, flags, mode)?;
-        Ok(Temporary {
-            folder,
-            name,
-            file,
-            is_placed: false,
-        })
+        Ok(Temporary::new(folder, name, file, Unplaced::Goes))
+    }
+
+    /// Opens the beginning of the file of `path` that has this name, or makes an empty one; returns how much of it there
+    /// is, at most `most` bytes. What is not a file of our own, or longer, is removed first.
+    pub fn beginning(
+        &self,
+        path: &RelPath,
+        name: &[u8],
+        most: u64,
+    ) -> io::Result<(Temporary, u64)> {
+        let folder = self.folder(&path.parent().unwrap_or_else(RelPath::root))?;
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        // Asked for its kind before it is opened: opening a device can do something.
+        if let Ok(stat) = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)
+            && is_beginning(&stat, most)
+            && let Ok(file) = open_beneath(folder.as_fd(), name, flags)
+            && let stat = rustix::fs::fstat(&file)?
+            && is_beginning(&stat, most)
+        {
+            let temporary = Temporary::new(folder, name.to_vec(), file, Unplaced::Stays);
+            return Ok((temporary, stat.st_size as u64));
+        }
+        self.forget(path, name)?;
+        let flags = flags | OFlags::CREATE | OFlags::EXCL;
+        let file = rustix::fs::openat(&folder, name, flags, Mode::from_raw_mode(0o600))?;
+        let temporary = Temporary::new(folder, name.to_vec(), file, Unplaced::Stays);
+        Ok((temporary, 0))
+    }
+
+    /// Removes the beginning of the file of `path`, if it is there.
+    pub fn forget(&self, path: &RelPath, name: &[u8]) -> io::Result<()> {
+        let folder = self.folder(&path.parent().unwrap_or_else(RelPath::root))?;
+        match rustix::fs::unlinkat(&folder, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Returns the mode of a file of which nobody says what mode it has.
@@ -274,55 +301,9 @@ impl Target {
         finished
     }
 
-    /// Brings everything that was written to the disks. Until then a power cut can take it.
-    pub fn sync(&self) -> io::Result<()> {
-        for device in lock(&self.devices).values() {
-            rustix::fs::syncfs(&**device)?;
-        }
-        Ok(())
-    }
-}
-
-impl Temporary {
-    /// Returns the file.
-    pub fn file(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-
-    /// Writes at an offset.
-    pub fn write_at(&self, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
-        while !bytes.is_empty() {
-            match rustix::io::pwrite(&self.file, bytes, offset) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => {
-                    bytes = &bytes[written..];
-                    offset += written as u64;
-                }
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
-    /// Gives it its name. What it takes the place of must not be lost to a power cut, so its own bytes go to the disk
-    /// before that.
-    pub fn place(mut self, path: &RelPath, over: Over) -> io::Result<()> {
-        if over == Over::Whatever {
-            rustix::fs::fsync(&self.file)?;
-        }
-        rename(self.folder.as_fd(), &self.name, path.name(), over)?;
-        self.is_placed = true;
-        Ok(())
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if !self.is_placed {
-            // What cannot be removed now, the next run removes.
-            let _ = rustix::fs::unlinkat(&self.folder, &*self.name, AtFlags::empty());
-        }
+    /// Returns what brings everything to the disks.
+    pub fn flush(&self) -> &Arc<Flush> {
+        &self.flush
     }
 }
 
@@ -330,6 +311,15 @@ impl Drop for Temporary {
 pub fn open_file(folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     Ok(open_beneath(folder, name, flags)?)
+}
+
+/// Returns true for a file that nobody but a run of ours, or of the same user, can have put there: it has no other name,
+/// under which somebody else would see what is written.
+fn is_beginning(stat: &rustix::fs::Stat, most: u64) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+        && stat.st_nlink == 1
+        && stat.st_uid == rustix::process::geteuid().as_raw()
+        && u64::try_from(stat.st_size).is_ok_and(|size| size <= most)
 }
 
 fn open_folder(from: BorrowedFd<'_>, folder: &RelPath) -> rustix::io::Result<OwnedFd> {
@@ -367,7 +357,8 @@ fn open_beneath(from: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> rustix::io:
     }
 }
 
-fn rename(folder: BorrowedFd<'_>, from: &[u8], to: &[u8], over: Over) -> io::Result<()> {
+/// Gives something of a folder another name there.
+pub fn rename(folder: BorrowedFd<'_>, from: &[u8], to: &[u8], over: Over) -> io::Result<()> {
     if over == Over::Whatever {
         return Ok(rustix::fs::renameat(folder, from, folder, to)?);
     }
@@ -404,21 +395,6 @@ fn names(folder: BorrowedFd<'_>) -> io::Result<Vec<Vec<u8>>> {
         }
     }
     Ok(names)
-}
-
-/// Returns true for the names that files have while they are being restored.
-pub fn is_temporary(name: &[u8]) -> bool {
-    run_of(name).is_some()
-}
-
-/// Returns which run gave a temporary name; `None` for every other name.
-fn run_of(name: &[u8]) -> Option<u32> {
-    let digits = name.strip_prefix(TEMPORARY)?;
-    let is_hex = |byte: &u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte);
-    if digits.len() != 16 || !digits.iter().all(is_hex) {
-        return None;
-    }
-    u32::from_str_radix(std::str::from_utf8(&digits[..8]).ok()?, 16).ok()
 }
 
 /// Returns the bits that the process takes from every new file. Asking the kernel the usual way would set them, for every
@@ -499,18 +475,48 @@ mod tests {
             ".tidewatch-restore-000000080000000G",
             ".tidewatch-restore-00000008000000001",
             "x.tidewatch-restore-0000000800000000",
+            ".tidewatch-restore-00000000000000000000000000000001",
         ];
         for name in names {
             std::fs::File::create(dir.path().join(name)).unwrap();
         }
-        target(dir.path())
-            .folder(&RelPath::root())
-            .expect("it opens");
+        let gone = ".tidewatch-restore-00000000000000000000000000000002";
+        std::fs::File::create(dir.path().join(gone)).unwrap();
+        let target = target(dir.path());
+        target.keep([names[6].as_bytes().to_vec()].into_iter());
+        target.folder(&RelPath::root()).expect("it opens");
+        assert!(!dir.path().join(gone).exists());
         let left: Vec<_> = names
             .iter()
             .filter(|name| dir.path().join(name).exists())
             .collect();
         assert_eq!(left, names[1..].iter().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_beginning_stays_until_it_is_whole_and_an_empty_or_too_long_one_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = target(dir.path());
+        let of = |etag: &str| temporary::beginning(&path("a"), "key", etag, "", 6);
+        let name = of("one");
+        assert_ne!(name, of("two"));
+        let begin = |name: &[u8], most: u64| target.beginning(&path("a"), name, most).unwrap();
+        let left = || std::fs::read_dir(dir.path()).unwrap().count();
+        drop(begin(&name, 6));
+        assert_eq!(left(), 0);
+        let (file, there) = begin(&name, 6);
+        assert_eq!(there, 0);
+        let pieces = ["ti", "", "de"].map(|text| bytes::Bytes::from_static(text.as_bytes()));
+        file.write_all_at(&pieces, 0).unwrap();
+        drop(file);
+        assert_eq!(left(), 1);
+        let (file, there) = begin(&name, 6);
+        let mut read = [0; 9];
+        assert_eq!((there, file.read_at(&mut read, 1).unwrap()), (4, 3));
+        assert_eq!(&read[..3], b"ide");
+        drop(file);
+        assert_eq!(begin(&name, 3).1, 0, "it is longer than the whole");
+        assert_eq!(left(), 0);
     }
 
     #[test]

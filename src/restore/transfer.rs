@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::base::clock::Clock;
 use crate::base::offload::Offload;
 use crate::restore::fetch::{Fetched, Fetcher};
 use crate::restore::large::{self, RANGE};
@@ -19,6 +20,7 @@ use crate::restore::place::{self, Ended, Job};
 use crate::restore::target::Target;
 use crate::restore::told::{Counters, Happening, Sums, Tell, What};
 use crate::restore::wanted::Kind;
+use crate::restore::window::Window;
 use crate::store::{self, ErrorKind, Which};
 
 /// Batches that are written at once: one for each core would do, and a second one hides a slow disk.
@@ -65,6 +67,7 @@ impl Transfer<'_> {
         let mut writes: JoinSet<Vec<(Job, Ended)>> = JoinSet::new();
         let mut waiting: Vec<(Job, Fetched)> = Vec::new();
         let mut failed_in_a_row = 0;
+        let mut window = Window::new(self.at_once, Clock::Real.now().mono);
         loop {
             let is_over = self.stop.is_cancelled() || self.sums.stopped_by.is_some();
             if is_over {
@@ -73,7 +76,7 @@ impl Transfer<'_> {
                 gets.shutdown().await;
                 waiting.clear();
             }
-            while !is_over && gets.len() < self.at_once {
+            while !is_over && gets.len() < window.size() {
                 let Some(job) = again.pop().or_else(|| next.next()) else {
                     break;
                 };
@@ -105,7 +108,10 @@ impl Transfer<'_> {
                     let mut got = Some(got);
                     while let Some(one) = got {
                         match joined(one) {
-                            Some((job, Arrived::Bytes(fetched))) => waiting.push((job, *fetched)),
+                            Some((job, Arrived::Bytes(fetched))) => {
+                                window.done(fetched.bytes.len() as u64, Clock::Real.now().mono);
+                                waiting.push((job, *fetched));
+                            }
                             Some((job, Arrived::Ended(ended))) => {
                                 self.end(job, ended, &mut again, &mut failed_in_a_row);
                             }
@@ -210,7 +216,7 @@ async fn get(
                     (None, Some(etag)) => Which::Is(etag.clone()),
                     _ => job.wanted.which(),
                 };
-                match fetcher.get(&job.wanted.key, &which, None, held).await {
+                match fetcher.get(&job.wanted.key, &which, held).await {
                     Ok(content) => {
                         Counters::add(&counters.bytes, content.bytes.len() as u64);
                         Arrived::Bytes(Box::new(content))

@@ -2,7 +2,7 @@
 
 use crate::base::digest::Sha256;
 use crate::base::path::RelPath;
-use crate::restore::target::is_temporary;
+use crate::restore::temporary::is_temporary;
 use crate::store::{Object, Which};
 
 /// The longest name that a file of the disk can have, in bytes (the kernel's `NAME_MAX`).

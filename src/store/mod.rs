@@ -9,6 +9,7 @@ pub mod key;
 mod object;
 pub mod probe;
 pub mod s3;
+pub mod sink;
 pub mod tap;
 pub mod which;
 
@@ -24,6 +25,7 @@ use crate::base::digest::{Crc64, Sha256};
 use crate::store::features::Features;
 
 pub use crate::store::object::{Object, Sum};
+pub use crate::store::sink::Sink;
 pub use crate::store::tap::{Flow, Tap};
 pub use crate::store::which::Which;
 
@@ -73,6 +75,20 @@ pub trait Store: Send + Sync + 'static {
         which: &Which,
         range: Option<std::ops::Range<u64>>,
     ) -> Result<(Object, Bytes)>;
+
+    /// Reads a part of one of a key's contents into `sink`, while it arrives. What `sink` has taken is of that content, also
+    /// when it ends with an error.
+    async fn read_into(
+        &self,
+        key: &str,
+        which: &Which,
+        range: std::ops::Range<u64>,
+        sink: &dyn Sink,
+    ) -> Result<Object> {
+        let (object, bytes) = self.get_of(key, which, Some(range.clone())).await?;
+        sink.take(range.start, bytes);
+        Ok(object)
+    }
 
     /// Looks at one of a key's contents, and asks for the checksum that the store has of it.
     async fn head_of(&self, key: &str, which: &Which) -> Result<Object>;

@@ -13,6 +13,7 @@ mod drill;
 mod faults;
 mod hostile;
 mod past;
+mod resume;
 mod round;
 
 use std::collections::BTreeMap;

@@ -49,7 +49,7 @@ use crate::store::s3::objects::Sums;
 use crate::store::s3::reach::Reach;
 use crate::store::s3::sums::{Uploads, lower};
 use crate::store::{
-    Body, Meta, Object, Page, Part, PartPage, Removed, Result, Store, Stored, UploadPage,
+    Body, Meta, Object, Page, Part, PartPage, Removed, Result, Sink, Store, Stored, UploadPage,
     UploadToken, When, Which,
 };
 
@@ -243,6 +243,16 @@ impl Store for S3Store {
         range: Option<Range<u64>>,
     ) -> Result<(Object, Bytes)> {
         self.read_object(key, which, range, Sums::Asked).await
+    }
+
+    async fn read_into(
+        &self,
+        key: &str,
+        which: &Which,
+        range: Range<u64>,
+        sink: &dyn Sink,
+    ) -> Result<Object> {
+        self.read_range(key, which, range, sink).await
     }
 
     async fn head_of(&self, key: &str, which: &Which) -> Result<Object> {

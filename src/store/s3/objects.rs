@@ -1,20 +1,23 @@
 //! Requests about one object: look, read, copy, remove.
 
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumMode, MetadataDirective, ServerSideEncryption};
 use bytes::{Bytes, BytesMut};
 
 use crate::store::s3::S3Store;
-use crate::store::s3::attempt::{Call, Pace};
+use crate::store::s3::attempt::{Call, Pace, Watch};
 use crate::store::s3::classify::{Failure, Trouble, trouble};
 use crate::store::s3::sums::{Told, sums_of};
 use crate::store::s3::wire::{
     absent, bytes_range, etag as tag, is, length, nanoseconds, quoted, returned, source, stored,
 };
-use crate::store::{Effect, Error, ErrorKind, Meta, Object, Removed, Result, Stored, When, Which};
+use crate::store::{
+    Effect, Error, ErrorKind, Meta, Object, Removed, Result, Sink, Stored, When, Which,
+};
 
 /// Bytes for which memory is taken before they have arrived.
 const MOST_AHEAD: u64 = 16 << 20;
@@ -46,31 +49,14 @@ impl S3Store {
         if range.as_ref().is_some_and(Range::is_empty) {
             return Ok((self.look_at(key, which, sums).await?, Bytes::new()));
         }
-        // Of a range, the checksum would be held against bytes that are not the whole.
-        let mode = sums.mode().filter(|_| range.is_none());
-        let mode = &mode;
-        let asked = range.as_ref().map(bytes_range);
-        let asked = &asked;
-        let call = Call::read("GetObject", key);
-        let read = self.run(call, |watch| async move {
+        let asked = range.as_ref();
+        let read = self.run(Call::read("GetObject", key), |watch| async move {
             let flight = Arc::clone(&watch.flight);
-            let mut answer = asked_with!(self.client().get_object(), self.given)
-                .bucket(&self.bucket)
-                .key(key)
-                .set_version_id(which.version_id().map(str::to_owned))
-                .set_if_match(which.etag().map(quoted))
-                .set_range(asked.clone())
-                .set_checksum_mode(mode.clone())
-                .customize()
-                .interceptor(watch)
-                .send()
-                .await
-                .map_err(trouble)?;
-            let len = length(answer.content_length())?;
+            let (object, len, mut body) = self.ask_for(watch, key, which, asked, sums).await?;
             // What an answer says of itself is no reason to take more memory than has arrived.
             let most = usize::try_from(len.min(MOST_AHEAD)).unwrap_or_default();
             let mut bytes = BytesMut::with_capacity(most);
-            while let Some(piece) = answer.body.next().await {
+            while let Some(piece) = body.next().await {
                 flight.step();
                 let piece = piece.map_err(|error| Trouble::Broken(error.to_string()))?;
                 bytes.extend_from_slice(&piece);
@@ -78,36 +64,112 @@ impl S3Store {
             if bytes.len() as u64 != len {
                 return Err(Trouble::Broken("the object came only in part".to_owned()));
             }
-            let size = match (asked, answer.content_range()) {
-                (Some(_), Some(text)) => text
-                    .rsplit_once('/')
-                    .and_then(|(_, size)| size.parse().ok())
-                    .ok_or_else(|| Trouble::Garbled(format!("Content-Range is {text:?}")))?,
-                (Some(_), None) => {
-                    return Err(Trouble::Garbled("it ignores the range".to_owned()));
-                }
-                (None, _) => len,
-            };
-            let etag = tag(answer.e_tag())?;
-            let (crc64, sum) = sums_of!(answer).of_whole(&etag);
-            let object = Object {
-                size,
-                etag,
-                version_id: answer.version_id().map(str::to_owned),
-                user: returned(answer.metadata()),
-                crc64,
-                is_keyed: is_keyed(
-                    answer.server_side_encryption(),
-                    answer.sse_customer_algorithm(),
-                ),
-                modified_ns: answer.last_modified().and_then(nanoseconds),
-                date_ns: flight.date_ns(),
-                sum,
-            };
             Ok((object, bytes.freeze()))
         });
         let (object, bytes) = read.await.map_err(|failure| failure.error)?;
         expected("GetObject", key, which, object).map(|object| (object, bytes))
+    }
+
+    /// Reads a range piece by piece. A line that breaks is followed by a request for the rest, and only that.
+    pub(super) async fn read_range(
+        &self,
+        key: &str,
+        which: &Which,
+        range: Range<u64>,
+        sink: &dyn Sink,
+    ) -> Result<Object> {
+        if range.is_empty() {
+            return self.look_at(key, which, Sums::Unasked).await;
+        }
+        let (next, first) = (&AtomicU64::new(range.start), &OnceLock::new());
+        let read = self.run(Call::read("GetObject", key), |watch| async move {
+            let flight = Arc::clone(&watch.flight);
+            let mut at = next.load(Ordering::Relaxed);
+            let rest = at..range.end;
+            let asked = self.ask_for(watch, key, which, Some(&rest), Sums::Unasked);
+            let (object, len, mut body) = asked.await?;
+            if which.etag().is_some_and(|etag| etag != object.etag) {
+                return Ok(object);
+            }
+            if *first.get_or_init(|| object.etag.clone()) != object.etag {
+                let why = "the object was changed while it was read";
+                return Err(Trouble::Garbled(why.to_owned()));
+            }
+            let end = at.saturating_add(len);
+            if end != rest.end.min(object.size) {
+                let why = "it sends another range than it was asked for";
+                return Err(Trouble::Garbled(why.to_owned()));
+            }
+            while let Some(piece) = body.next().await {
+                flight.step();
+                let piece = match piece {
+                    Ok(piece) => piece,
+                    Err(_) if at == end => break,
+                    Err(error) => return Err(Trouble::Broken(error.to_string())),
+                };
+                let len = piece.len() as u64;
+                sink.take(at, piece);
+                at += len;
+                next.store(at, Ordering::Relaxed);
+            }
+            if at != end {
+                return Err(Trouble::Broken("the range came only in part".to_owned()));
+            }
+            Ok(object)
+        });
+        let object = read.await.map_err(|failure| failure.error)?;
+        expected("GetObject", key, which, object)
+    }
+
+    /// Sends one GET; returns what the answer says of the object, and its body, with the length that it is to have.
+    async fn ask_for(
+        &self,
+        watch: Watch,
+        key: &str,
+        which: &Which,
+        range: Option<&Range<u64>>,
+        sums: Sums,
+    ) -> std::result::Result<(Object, u64, ByteStream), Trouble> {
+        let flight = Arc::clone(&watch.flight);
+        let answer = asked_with!(self.client().get_object(), self.given)
+            .bucket(&self.bucket)
+            .key(key)
+            .set_version_id(which.version_id().map(str::to_owned))
+            .set_if_match(which.etag().map(quoted))
+            .set_range(range.map(bytes_range))
+            // Of a range, the checksum would be held against bytes that are not the whole.
+            .set_checksum_mode(sums.mode().filter(|_| range.is_none()))
+            .customize()
+            .interceptor(watch)
+            .send()
+            .await
+            .map_err(trouble)?;
+        let len = length(answer.content_length())?;
+        let size = match (range, answer.content_range()) {
+            (Some(range), Some(text)) => size_of(text, range.start)
+                .ok_or_else(|| Trouble::Garbled(format!("Content-Range is {text:?}")))?,
+            (Some(_), None) => {
+                return Err(Trouble::Garbled("it ignores the range".to_owned()));
+            }
+            (None, _) => len,
+        };
+        let etag = tag(answer.e_tag())?;
+        let (crc64, sum) = sums_of!(answer).of_whole(&etag);
+        let object = Object {
+            size,
+            etag,
+            version_id: answer.version_id().map(str::to_owned),
+            user: returned(answer.metadata()),
+            crc64,
+            is_keyed: is_keyed(
+                answer.server_side_encryption(),
+                answer.sse_customer_algorithm(),
+            ),
+            modified_ns: answer.last_modified().and_then(nanoseconds),
+            date_ns: flight.date_ns(),
+            sum,
+        };
+        Ok((object, len, answer.body))
     }
 
     pub(super) async fn look_at(&self, key: &str, which: &Which, sums: Sums) -> Result<Object> {
@@ -230,6 +292,14 @@ impl S3Store {
             is_outstanding: earlier.into_inner(),
         })
     }
+}
+
+/// Reads the size of the whole object from a Content-Range that begins at `start`, as `bytes 0-4/9` does.
+fn size_of(text: &str, start: u64) -> Option<u64> {
+    let (range, size) = text.trim().strip_prefix("bytes")?.split_once('/')?;
+    let (first, _) = range.trim().split_once('-')?;
+    let is_asked = first.parse() == Ok(start);
+    size.parse().ok().filter(|_| is_asked)
 }
 
 fn is_keyed(service: Option<&ServerSideEncryption>, customer: Option<&str>) -> bool {

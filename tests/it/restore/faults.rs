@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -130,13 +132,18 @@ async fn an_object_that_changes_while_it_is_read_comes_back_as_one_of_its_conten
     let world = World::new().await;
     let (old, new) = (vec![1; 30 << 20], vec![2; 29 << 20]);
     plant(&world, "p/large", &old, &[]).await;
-    world.endpoint.latency(Duration::from_millis(100));
-    let child = command(&world, &["--concurrency", "1", "--json"])
-        .spawn()
-        .unwrap();
+    let is_changed = Arc::new(AtomicBool::new(false));
+    let changed = is_changed.clone();
+    world.endpoint.script(move |seen| {
+        let range = seen.headers.get("range");
+        let is_later = range.is_some_and(|range| !range.starts_with("bytes=0-"));
+        (is_later && !changed.load(Ordering::Relaxed)).then_some(Fault::Error(503, "SlowDown"))
+    });
+    let child = command(&world, &["--json"]).spawn().unwrap();
     let begun = |e: &Endpoint| e.count("GetObject") > 0;
     world.endpoint.until("the first range", begun).await;
     plant(&world, "p/large", &new, &[]).await;
+    is_changed.store(true, Ordering::Relaxed);
     let ended = end_of(child).await;
     assert_eq!(ended.code, Some(0), "{}{}", ended.out, ended.err);
     assert!(fs::read(back(&world).join("large")).unwrap() == new);

@@ -4,15 +4,15 @@
     reason = "what a server could not be tested for is shown"
 )]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use tidewatch::base::digest::{Crc64, Sha256};
 use tidewatch::base::path::RelPath;
 use tidewatch::store::key::KeyMap;
 use tidewatch::store::{
-    Body, Effect, Error, ErrorKind, Listed, MAX_BATCH, Meta, Part, PartPage, Result, Store, When,
-    Which,
+    Body, Effect, Error, ErrorKind, Listed, MAX_BATCH, Meta, Part, PartPage, Result, Sink, Store,
+    When, Which,
 };
 
 /// What a store can do; everything, by default.
@@ -254,6 +254,12 @@ async fn one_of_its_contents_is_read(store: &dyn Store, key: &str, bytes: &[u8])
             .await
             .expect("a range");
         assert_eq!((object.etag, &*part), (seen.etag.clone(), &bytes[4..8]));
+        let pieces = Pieces::default();
+        let object = store.read_into(key, &which, 2..7, &pieces).await;
+        let object = object.expect("a range");
+        assert_eq!((&object.etag, object.size), (&seen.etag, seen.size));
+        let end = pieces.joined_from(2);
+        assert_eq!(end, bytes[2..7], "{which:?}");
     }
     let other = Which::Is("0123456789abcdef0123456789abcdef".to_owned());
     for error in [
@@ -261,6 +267,33 @@ async fn one_of_its_contents_is_read(store: &dyn Store, key: &str, bytes: &[u8])
         store.head_of(key, &other).await.expect_err("another"),
     ] {
         assert_eq!(error.kind, ErrorKind::Precondition, "{error}");
+    }
+    let pieces = Pieces::default();
+    let read = store.read_into(key, &other, 2..7, &pieces).await;
+    assert_eq!(read.expect_err("another").kind, ErrorKind::Precondition);
+    assert!(pieces.joined_from(2).is_empty(), "none of another content");
+}
+
+/// Pieces of a content, as they arrived.
+#[derive(Default)]
+pub struct Pieces(Mutex<Vec<(u64, Bytes)>>);
+
+impl Sink for Pieces {
+    fn take(&self, at: u64, piece: Bytes) {
+        self.0.lock().expect("not poisoned").push((at, piece));
+    }
+}
+
+impl Pieces {
+    /// Returns them one behind the other; they must leave nothing out.
+    pub fn joined_from(&self, mut next: u64) -> Vec<u8> {
+        let mut joined = Vec::new();
+        for (at, piece) in &*self.0.lock().expect("not poisoned") {
+            assert_eq!(*at, next);
+            next += piece.len() as u64;
+            joined.extend_from_slice(piece);
+        }
+        joined
     }
 }
 

@@ -5,6 +5,7 @@ use tidewatch::store::s3::{Addressing, S3Store, Settings, SetupError};
 use tidewatch::store::{Effect, ErrorKind, Meta, Store, Sum, Which};
 
 use crate::store::faults::{OK, at, body, part, xml};
+use crate::store::suite::Pieces;
 use crate::support::raw_server::{RawServer, Reply};
 
 fn base64(crc64: Crc64) -> String {
@@ -331,5 +332,43 @@ async fn the_bucket_is_in_the_path_unless_asked_otherwise() {
                 .is_some_and(|host| host.starts_with("bucket.localhost"))
         );
         assert!(seen.head.starts_with("PUT /k"), "{}", seen.head);
+    }
+}
+
+#[tokio::test]
+async fn a_range_that_breaks_off_is_asked_for_from_there_on() {
+    let server = RawServer::start([
+        Reply::Part("etag: \"e\"\r\ncontent-range: bytes 2-8/10\r\n", "the", 4),
+        Reply::Part("etag: \"e\"\r\ncontent-range: bytes 5-8/10\r\n", "tide", 0),
+    ])
+    .await;
+    let store = at(server.url()).await;
+    let (which, pieces) = (Which::Is("e".to_owned()), Pieces::default());
+    let object = store.read_into("k", &which, 2..9, &pieces).await;
+    assert_eq!(object.expect("a range").size, 10);
+    assert_eq!(pieces.joined_from(2), b"thetide");
+    let seen = server.seen();
+    let ranges: Vec<_> = seen.iter().map(|seen| seen.header("range")).collect();
+    assert_eq!(ranges, [Some("bytes=2-8"), Some("bytes=5-8")]);
+    assert!(
+        seen.iter()
+            .all(|seen| seen.header("if-match") == Some("\"e\""))
+    );
+}
+
+#[tokio::test]
+async fn a_range_of_another_place_or_of_two_contents_is_not_taken() {
+    for second in [
+        Reply::Part("etag: \"e\"\r\ncontent-range: bytes 0-3/10\r\n", "tide", 0),
+        Reply::Part("etag: \"f\"\r\ncontent-range: bytes 5-8/10\r\n", "tide", 0),
+        Reply::Part("etag: \"e\"\r\ncontent-range: bytes 5-6/10\r\n", "ti", 0),
+    ] {
+        let first = Reply::Part("etag: \"e\"\r\ncontent-range: bytes 2-8/10\r\n", "the", 4);
+        let server = RawServer::start([first, second.clone()]).await;
+        let store = at(server.url()).await;
+        let pieces = Pieces::default();
+        let read = store.read_into("k", &Which::Current, 2..9, &pieces).await;
+        read.expect_err("it is no whole range");
+        assert_eq!(pieces.joined_from(2), b"the", "{second:?}");
     }
 }

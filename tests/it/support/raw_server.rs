@@ -22,6 +22,9 @@ pub enum Reply {
     CloseEarly,
     /// Announces a hundred bytes more than it sends, and closes.
     Cut(&'static str),
+    /// A part of an object, with headers (each line with its `\r\n`): announces so many bytes more than it sends, and closes if
+    /// there are any.
+    Part(&'static str, &'static str, usize),
     /// What this makes of the request.
     By(fn(&Seen) -> Reply),
 }
@@ -170,6 +173,17 @@ async fn serve(
                 );
                 let _ = stream.write_all(text.as_bytes()).await;
                 return;
+            }
+            Reply::Part(headers, body, missing) => {
+                let text = format!(
+                    "HTTP/1.1 206 X\r\n{headers}content-length: {}\r\n\r\n{body}",
+                    body.len() + missing
+                );
+                if missing > 0 {
+                    let _ = stream.write_all(text.as_bytes()).await;
+                    return;
+                }
+                text
             }
             Reply::Silence => return std::future::pending().await,
             Reply::StopReading | Reply::Close | Reply::CloseEarly | Reply::By(_) => return,

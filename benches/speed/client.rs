@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 /// What a run needs to know.
 pub struct Place<'a> {
-    /// The folder that is uploaded.
+    /// The folder that is uploaded, or restored to.
     pub folder: &'a Path,
     /// An empty folder for what the client wants to remember.
     pub state: &'a Path,
@@ -23,7 +23,7 @@ pub struct Place<'a> {
     pub url: &'a str,
 }
 
-/// A program that uploads a folder.
+/// A program that uploads or restores a folder.
 #[derive(Clone, Debug)]
 pub struct Client {
     /// What it is called in the table, and by `--only`.
@@ -50,100 +50,131 @@ pub struct Cost {
     pub success: bool,
 }
 
-/// Returns all clients that are known, those that are not installed among them.
-pub fn all() -> Vec<Client> {
-    let tidewatch = PathBuf::from(env!("CARGO_BIN_EXE_tidewatch"));
-    let rclone = find("rclone");
-    vec![
-        Client {
-            name: "tidewatch",
-            program: Some(tidewatch),
-            version: "--version",
-            by_default: true,
-            arguments: |place| {
-                let mut line = words(&["sync", "--quiet"]);
-                line.push(place.folder.into());
-                line.extend(words(&["s3://bucket", "--endpoint-url", place.url]));
-                line.extend(words(&["--state-dir"]));
-                line.push(place.state.into());
-                line
-            },
+/// Returns what uploads, also what is not installed.
+pub fn uploading() -> Vec<Client> {
+    clients([
+        |place| {
+            let mut line = words(&["sync", "--quiet"]);
+            line.push(place.folder.into());
+            line.extend(words(&["s3://bucket", "--endpoint-url", place.url]));
+            line.extend(words(&["--state-dir"]));
+            line.push(place.state.into());
+            line
         },
-        Client {
-            name: "rclone",
-            program: rclone.clone(),
-            version: "version",
-            by_default: true,
-            // As a user would tune it who knows that the bucket is there.
-            arguments: |place| {
-                rclone_line(
-                    place,
-                    &[
-                        "--transfers",
-                        "64",
-                        "--checkers",
-                        "64",
-                        "--s3-no-check-bucket",
-                    ],
-                )
-            },
+        // As a user would tune it who knows that the bucket is there.
+        |place| rclone_up(place, &TUNED),
+        // As fast as it goes: it neither looks what is there nor at what it has written.
+        |place| {
+            let bare = ["--s3-no-head", "--no-check-dest"];
+            rclone_up(place, &[&TUNED[..], &bare].concat())
         },
-        Client {
-            name: "rclone-bare",
-            program: rclone.clone(),
-            version: "version",
-            by_default: true,
-            // As fast as it goes: it neither looks what is there nor at what it has written.
-            arguments: |place| {
-                rclone_line(
-                    place,
-                    &[
-                        "--transfers",
-                        "64",
-                        "--checkers",
-                        "64",
-                        "--s3-no-check-bucket",
-                        "--s3-no-head",
-                        "--no-check-dest",
-                    ],
-                )
-            },
+        |place| rclone_up(place, &[]),
+        |place| {
+            let mut line = words(&["--log", "error", "--endpoint-url", place.url, "cp"]);
+            // The slash makes it the folder's content.
+            line.push(place.folder.join("").into());
+            line.extend(words(&["s3://bucket/"]));
+            line
         },
-        Client {
-            name: "rclone-default",
-            program: rclone,
-            version: "version",
-            by_default: false,
-            arguments: |place| rclone_line(place, &[]),
-        },
-        Client {
-            name: "s5cmd",
-            program: find("s5cmd"),
-            version: "version",
-            by_default: true,
-            arguments: |place| {
-                let mut line = words(&["--log", "error", "--endpoint-url", place.url, "cp"]);
-                // The slash makes it the folder's content.
-                line.push(place.folder.join("").into());
-                line.extend(words(&["s3://bucket/"]));
-                line
-            },
-        },
-    ]
+    ])
 }
 
-fn rclone_line(place: &Place<'_>, options: &[&str]) -> Vec<OsString> {
+/// Returns what restores, also what is not installed. What tidewatch keeps for itself nobody is asked to fetch.
+pub fn restoring() -> Vec<Client> {
+    clients([
+        |place| {
+            let line = [
+                "restore",
+                "--quiet",
+                "s3://bucket",
+                "--endpoint-url",
+                place.url,
+            ];
+            let mut line = words(&line);
+            line.extend(words(&["--to"]));
+            line.push(place.folder.into());
+            line
+        },
+        |place| {
+            let streams = ["--multi-thread-streams", "8"];
+            rclone_down(place, &[&TUNED[..], &streams].concat())
+        },
+        // As fast as it goes: it asks for no object's time, and looks at nothing that is there or that it has written.
+        |place| {
+            let streams = ["--multi-thread-streams", "8"];
+            let bare = [
+                "--use-server-modtime",
+                "--s3-no-head-object",
+                "--no-check-dest",
+                "--ignore-checksum",
+            ];
+            rclone_down(place, &[&TUNED[..], &streams, &bare].concat())
+        },
+        |place| rclone_down(place, &[]),
+        |place| {
+            let line = ["--log", "error", "--endpoint-url", place.url, "cp"];
+            let mut line = words(&line);
+            line.extend(words(&["--exclude", ".tidewatch/*", "s3://bucket/*"]));
+            line.push(place.folder.join("").into());
+            line
+        },
+    ])
+}
+
+/// Names the clients, in the order of the table, and how each is called.
+fn clients(arguments: [fn(&Place<'_>) -> Vec<OsString>; 5]) -> Vec<Client> {
+    let tidewatch = PathBuf::from(env!("CARGO_BIN_EXE_tidewatch"));
+    let rclone = find("rclone");
+    let known = [
+        ("tidewatch", Some(tidewatch), "--version"),
+        ("rclone", rclone.clone(), "version"),
+        ("rclone-bare", rclone.clone(), "version"),
+        ("rclone-default", rclone, "version"),
+        ("s5cmd", find("s5cmd"), "version"),
+    ];
+    let known = known.into_iter().zip(arguments);
+    known
+        .map(|((name, program, version), arguments)| Client {
+            name,
+            program,
+            version,
+            by_default: name != "rclone-default",
+            arguments,
+        })
+        .collect()
+}
+
+/// As a user tunes rclone for small files.
+const TUNED: [&str; 5] = [
+    "--transfers",
+    "64",
+    "--checkers",
+    "64",
+    "--s3-no-check-bucket",
+];
+
+fn rclone_up(place: &Place<'_>, options: &[&str]) -> Vec<OsString> {
     let mut line = words(&["copy", "--config", "/dev/null"]);
     line.extend(words(options));
     line.push(place.folder.into());
-    let url = place.url;
-    line.push(
-        format!(
-            ":s3,provider=Other,env_auth=true,region=us-east-1,force_path_style=true,endpoint='{url}':bucket"
-        )
-        .into(),
-    );
+    line.push(rclone_bucket(place.url));
     line
+}
+
+fn rclone_down(place: &Place<'_>, options: &[&str]) -> Vec<OsString> {
+    let mut line = words(&["copy", "--config", "/dev/null"]);
+    line.extend(words(options));
+    line.extend(words(&["--exclude", "/.tidewatch/**"]));
+    line.push(rclone_bucket(place.url));
+    line.push(place.folder.into());
+    line
+}
+
+fn rclone_bucket(url: &str) -> OsString {
+    format!(
+        ":s3,provider=Other,env_auth=true,region=us-east-1,force_path_style=true,endpoint='{url}':bucket"
+    )
+    .into()
 }
 
 fn words(words: &[&str]) -> Vec<OsString> {
