@@ -142,13 +142,17 @@ def ask(query):
     return rows
 
 kinds = ask(f"SELECT number, kind, format, first, last FROM {lines} WHERE op = 'link' ORDER BY number")
-assert kinds == [(1, "delta", 1, 1, 3), (2, "delta", 1, 4, 5)], kinds
+assert kinds == [(1, "delta", 1, 1, 4), (2, "delta", 1, 5, 7)], kinds
 # What there is now: the last word of each path.
 now = ask(f"""
     SELECT path, size, mode, path_base64 FROM {lines} WHERE op IN ('put', 'gone')
     QUALIFY op = 'put' AND row_number() OVER (PARTITION BY path, path_base64 ORDER BY time DESC) = 1 ORDER BY path""")
 odd = base64.b64encode(b"odd \xff name").decode()
 assert now == [("a.txt", 6, "0640", None), ("odd \\xff name", 3, "0644", odd)], now
+folders = ask(f"""
+    SELECT path, mode, mtime IS NOT NULL FROM {lines} WHERE op IN ('folder', 'folder_gone')
+    QUALIFY op = 'folder' AND row_number() OVER (PARTITION BY path, path_base64 ORDER BY time DESC) = 1""")
+assert folders == [("b", "0755", True)], folders
 history = ask(f"SELECT op, size FROM {lines} WHERE path = 'b/c.txt' ORDER BY time")
 assert history == [("put", 3), ("gone", 3)], history
 columns = {name: str(kind) for name, kind, *_ in duckdb.sql(f"DESCRIBE SELECT * FROM {lines}").fetchall()}

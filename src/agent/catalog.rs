@@ -106,6 +106,11 @@ impl Catalog {
         self.is_given_up = true;
     }
 
+    /// Returns true if anything waits to be written.
+    pub fn is_waiting(&self) -> bool {
+        self.due.is_some()
+    }
+
     fn next_at(&self) -> Option<Instant> {
         let due = self.due.filter(|_| self.tasks.is_empty())?;
         Some(self.not_before.map_or(due, |at| due.max(at)))

@@ -126,6 +126,11 @@ impl Contact {
 }
 
 impl Loop {
+    /// Returns true if there is something to send, be it only a link of the catalog, or rows that may be wrong.
+    pub(super) fn wants_contact(&self) -> bool {
+        !self.queue.is_empty() || self.contact.is_again || self.catalog.is_waiting()
+    }
+
     /// Begins the listing when there is something to send and it has not been done.
     pub(super) fn start_contact(&mut self) {
         let Stage::Wanted(not_before) = self.contact.stage else {
@@ -134,7 +139,7 @@ impl Loop {
         let now = self.ctx.clock.now();
         // What another owner would still add has to be seen.
         if !self.lease.is_held(now)
-            || (self.queue.is_empty() && !self.contact.is_again)
+            || !self.wants_contact()
             || !self.jobs.is_empty()
             || not_before.is_some_and(|at| now.mono < at)
         {

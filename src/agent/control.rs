@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 use crate::agent::root::renumbered;
 use crate::agent::{Loop, Pending, Then};
 use crate::base::clock::Now;
+use crate::base::drill::Drill;
 use crate::base::path::RelPath;
 use crate::manifest::{Change, Mend};
 use crate::tree::Touch;
@@ -33,6 +34,8 @@ pub enum Request {
     RetryFailed,
     /// Sends these files again: their objects are not what the rows say.
     Mend(Vec<Mend>),
+    /// Has the catalog told how a restore drill went.
+    Drilled(Box<Drill>),
 }
 
 /// How it went: how many paths it was about, or why it did not work.
@@ -70,6 +73,7 @@ impl Loop {
                 self.unpark();
                 Ok((Vec::new(), self.failing.len() as u64))
             }
+            Request::Drilled(drill) => Ok((vec![Change::Drilled(drill)], 1)),
             Request::Mend(mends) => {
                 self.mends.push(Mending::new(mends, answer));
                 return;

@@ -35,6 +35,8 @@ pub(super) enum RootFound {
         changes: Vec<Change>,
         /// Where something was mounted, and is not.
         away: Vec<RelPath>,
+        /// Which one it is.
+        is: Identity,
     },
     /// It is not there, or another one.
     Away(String),
@@ -71,7 +73,7 @@ impl RootCheck {
         if known != self.mounts {
             changes.push(Change::Mounts(known.into_iter().collect()));
         }
-        RootFound::There { changes, away }
+        RootFound::There { changes, away, is }
     }
 
     fn is_forgotten(&self, point: &RelPath) -> bool {

@@ -2,9 +2,10 @@
 
 use crate::base::clock::Now;
 use crate::base::path::RelPath;
+use crate::base::stat::FolderStamp;
 use crate::manifest::{Entry, FolderId, HeldWhat, Manifest, State};
 use crate::sync::plan;
-use crate::tree::scan::{Known, Rows};
+use crate::tree::scan::{Folder, Known, Rows};
 
 /// The manifest's rows as a scan wants them.
 pub struct ManifestRows {
@@ -25,6 +26,25 @@ impl Rows for ManifestRows {
     ) -> anyhow::Result<Vec<Known>> {
         let rows = self.manifest.page(self.folder, within, after, limit)?;
         Ok(rows.iter().map(|row| known(row, self.now)).collect())
+    }
+
+    fn folders(
+        &mut self,
+        within: &RelPath,
+        after: &RelPath,
+        limit: usize,
+    ) -> anyhow::Result<Vec<Folder>> {
+        let folders = self
+            .manifest
+            .subfolders(self.folder, within, after, limit)?
+            .into_iter();
+        Ok(folders
+            .map(|(path, stamp)| Folder { path, stamp })
+            .collect())
+    }
+
+    fn folder(&mut self, path: &RelPath) -> anyhow::Result<Option<FolderStamp>> {
+        Ok(self.manifest.subfolder(self.folder, path)?)
     }
 }
 

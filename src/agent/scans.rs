@@ -20,7 +20,7 @@ use crate::base::path::RelPath;
 use crate::manifest::{Change, FolderId, Manifest};
 use crate::tree::filter::Filter;
 use crate::tree::polls::Polls;
-use crate::tree::scan::{Depth, Scanner, Scope, Step};
+use crate::tree::scan::{Depth, FolderNews, Scanner, Scope, Step};
 use crate::tree::{Hint, Touch, Tree};
 
 /// Differing paths handed over at once.
@@ -296,22 +296,31 @@ impl Loop {
         let (sender, reports) = mpsc::channel(2);
         let offload = self.ctx.offload;
         let scope = scanner.scope().clone();
-        let root = self.root_check();
+        let (root, tree) = (self.root_check(), self.ctx.tree.clone());
         self.scans.tasks.spawn(async move {
-            match offload.run(move || root.check()).await {
-                RootFound::There { changes, away } => {
+            let is = match offload.run(move || root.check()).await {
+                RootFound::There { changes, away, is } => {
                     if sender.send(Found::Root(changes, away)).await.is_err() {
                         return;
                     }
+                    is
                 }
                 RootFound::Away(why) => {
                     let _ = sender.send(Found::Away(why)).await;
                     return;
                 }
-            }
+            };
             loop {
+                let tree = tree.clone();
                 let step = offload.run(move || {
-                    let step = scanner.step(BATCH);
+                    let mut step = scanner.step(BATCH);
+                    if let Ok(step) = &mut step
+                        && !step.folders.is_empty()
+                        && tree.identity().ok() != Some(is)
+                    {
+                        // They are those of something that has come to be there since.
+                        step.folders.clear();
+                    }
                     (scanner, step)
                 });
                 let (back, step) = step.await;
@@ -370,6 +379,7 @@ impl Loop {
         if is_full && self.scans.completed.is_none() {
             self.tally().unchanged += step.unchanged;
         }
+        self.note_folders(step.folders);
         for (path, why) in step.skipped {
             self.skipped(&path, &format!("it is {why}"));
         }
@@ -379,6 +389,20 @@ impl Loop {
         if step.done {
             self.scan_ended(is_full, now);
         }
+    }
+
+    /// Has the catalog told what is new of folders.
+    fn note_folders(&mut self, news: Vec<FolderNews>) {
+        if news.is_empty() {
+            return;
+        }
+        let change = |news| match news {
+            FolderNews::Is(path, stamp) => Change::Folder(path, stamp),
+            FolderNews::Gone(path) => Change::FolderGone(path),
+        };
+        let changes = news.into_iter().map(change).collect();
+        let then = Then::Nothing;
+        self.pending.push_back(Pending { changes, then });
     }
 
     fn cannot_list(&mut self, path: &RelPath, error: &std::io::Error) {

@@ -359,11 +359,12 @@ impl Turn {
             }
             _ => 0,
         };
+        let manifest = &self.ctx.manifest;
         let had_files = || {
-            self.ctx
-                .manifest
-                .has_below(self.ctx.folder, path)
-                .unwrap_or(true)
+            manifest.has_below(self.ctx.folder, path).unwrap_or(true)
+                || manifest
+                    .has_subfolder(self.ctx.folder, path)
+                    .unwrap_or(true)
         };
         // A name of the past: its folder is gone too, and may be somewhere else by now.
         let is_stale = || {

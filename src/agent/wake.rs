@@ -58,7 +58,7 @@ impl Loop {
             sooner(self.trash.next_at(may_empty, now));
             sooner(self.janitor_wake(now));
             sooner(self.audit_wake(now));
-            let may_list = is_ours && (!self.queue.is_empty() || self.contact.is_running());
+            let may_list = is_ours && (self.wants_contact() || self.contact.is_running());
             sooner(self.contact.next_at().filter(|_| may_list));
             sooner(self.teller.next_at());
             if let Mode::Once { timeout } = self.mode {

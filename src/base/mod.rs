@@ -4,6 +4,7 @@ pub mod backoff;
 pub mod buffers;
 pub mod clock;
 pub mod digest;
+pub mod drill;
 pub mod host;
 pub mod offload;
 pub mod path;

@@ -49,6 +49,31 @@ pub struct Identity {
     pub fsid: u64,
 }
 
+/// What is kept of a folder: it has no content.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FolderStamp {
+    /// Last modification, nanoseconds since the epoch.
+    pub mtime_ns: i64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+impl FolderStamp {
+    /// Returns what is kept of the folder with this stat.
+    pub fn of(stat: &Stat) -> Self {
+        Self {
+            mtime_ns: stat.mtime_ns,
+            mode: stat.mode,
+            uid: stat.uid,
+            gid: stat.gid,
+        }
+    }
+}
+
 impl Stat {
     /// The stat of a file of which nothing is known.
     pub const NONE: Self = Self {

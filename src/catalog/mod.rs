@@ -15,7 +15,8 @@
 //! later: the catalog may lag behind the bucket, it never says what was not there. Records of a link are in the order in
 //! which they happened; those of a snapshot are in the order of their paths, read while rows may change. That does no harm:
 //! what changes meanwhile is in the log, and the deltas behind the snapshot are replayed over it. A delta may also hold
-//! what had happened before the snapshot in front of it.
+//! what had happened before the snapshot in front of it. Folders, which scans see, are on record beside the files, each by
+//! its own records: neither says anything of the other.
 //!
 //! # Errors and retries
 //!
@@ -48,5 +49,5 @@ mod walk;
 
 pub use link::read as read_link;
 pub use link::{Draft, OBJECT_MOST, RECORDS_MOST, header, key, number};
-pub use read::{Chain, Error, History, Past, Reading, Tree, Trouble};
+pub use read::{Chain, Error, Folders, History, Past, Reading, Tree, Trouble};
 pub use record::{FORMAT, Fault, Header, Kind, Known, Op, Record};

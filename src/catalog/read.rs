@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::base::clock::rfc3339_millis;
 use crate::base::path::{RelPath, escaped};
+use crate::base::stat::FolderStamp;
 use crate::catalog::link::{self, OBJECT_MOST};
 use crate::catalog::record::{Fault, Header, Known, Op, Record};
 use crate::catalog::walk::Walk;
@@ -23,6 +24,9 @@ const AT_ONCE: u64 = 8;
 
 /// What the catalog knows of each file.
 pub type Tree = BTreeMap<RelPath, Known>;
+
+/// What the catalog knows of each folder inside the synced one, empty or not.
+pub type Folders = BTreeMap<RelPath, FolderStamp>;
 
 /// The links of a prefix, as a listing shows them.
 pub struct Chain {
@@ -38,6 +42,8 @@ pub struct Chain {
 pub struct Reading {
     /// What is known of each file.
     pub tree: Tree,
+    /// What is known of each folder. A scan sees those, and files go their own way: one of the two may be ahead.
+    pub folders: Folders,
     /// The last link that the tree holds.
     pub number: u64,
     /// When that was made, wall clock of its agent, nanoseconds since the epoch.
@@ -235,13 +241,13 @@ impl Chain {
         }
     }
 
-    /// Returns what has happened, as far as `wants` is true of it, by path. Reads the whole chain.
+    /// Returns what has happened to files, as far as `wants` is true of it, by path. Reads the whole chain.
     pub async fn history(&self, wants: impl Fn(&Record) -> bool + Send) -> Result<History, Error> {
         let mut versions: BTreeMap<RelPath, Vec<Record>> = BTreeMap::new();
         let found = &mut versions;
         self.last().ok_or_else(|| self.none())?;
         let take = move |_: &Header, record: &Record| {
-            if wants(record) {
+            if record.op.is_of_file() && wants(record) {
                 let of_path = found.entry(record.path.clone()).or_default();
                 of_path.push(record.clone());
             }
@@ -269,6 +275,7 @@ impl Chain {
                     true
                 }
                 Op::Aside => true,
+                Op::Folder | Op::FolderGone | Op::Drill => false,
             });
         }
         Ok(History {
@@ -295,6 +302,7 @@ impl Chain {
             };
             readings.push(Reading {
                 tree,
+                folders: view.folders,
                 number: view.number,
                 time_ns: view.time_ns,
                 is_latest: view.is_whole,

@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::clock::{parse_rfc3339_nanos, rfc3339_nanos};
 use crate::base::digest::Sha256;
+use crate::base::drill::Drill;
 use crate::base::path::{RelPath, escaped};
+use crate::base::stat::FolderStamp;
 use crate::store::key::KeyMap;
 
 /// The format that this version writes, and the newest that it reads.
@@ -55,7 +57,7 @@ pub enum Kind {
 
 /// What happened to a path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Op {
     /// The path now has this content, under its key.
     Put,
@@ -63,11 +65,25 @@ pub enum Op {
     Gone,
     /// The object that the path had was copied to `trash_key`.
     Aside,
+    /// The path is a folder, with this time, mode and owner.
+    Folder,
+    /// The folder is gone from the disk.
+    FolderGone,
+    /// A restore drill has ended; it is about no path.
+    Drill,
 }
 
-/// One line about a path.
+impl Op {
+    /// Returns true for what happens to a file.
+    pub fn is_of_file(self) -> bool {
+        matches!(self, Self::Put | Self::Gone | Self::Aside)
+    }
+}
+
+/// One line, about a path or a drill.
 ///
-/// Invariant: a `Put` has everything but `trash_key`, and perhaps a version; an `Aside` has its `trash_key`.
+/// Invariant: a `Put` has everything but `trash_key` and `drill`, and perhaps a version; an `Aside` has its `trash_key`, a
+/// `Folder` its time, mode and owner, a `Drill` its `drill` and the root as its path; no other has either.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Record {
     /// What happened.
@@ -96,6 +112,8 @@ pub struct Record {
     pub version_id: Option<String>,
     /// When, wall clock of the agent, nanoseconds since the epoch. Of a `Put`: when it was found level.
     pub time_ns: i64,
+    /// How a drill went.
+    pub drill: Option<Box<Drill>>,
 }
 
 /// Why a line, or a link, cannot be read.
@@ -142,13 +160,14 @@ struct Nothing {
     trash_key: Option<()>,
     etag: Option<()>,
     version_id: Option<()>,
+    drill: Option<()>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct RecordLine<'a> {
     op: Op,
     #[serde(borrow)]
-    path: Cow<'a, str>,
+    path: Option<Cow<'a, str>>,
     path_base64: Option<String>,
     size: Option<u64>,
     mtime: Option<String>,
@@ -165,6 +184,9 @@ struct RecordLine<'a> {
     #[serde(borrow)]
     version_id: Option<Cow<'a, str>>,
     time: String,
+    /// There are a few in a year: the other lines do without the column.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    drill: Option<Box<Drill>>,
 }
 
 /// What a line of any format has.
@@ -251,7 +273,7 @@ impl Record {
         write(
             &RecordLine {
                 op: self.op,
-                path,
+                path: (!self.path.is_root()).then_some(path),
                 path_base64,
                 size: self.size,
                 mtime: self.mtime_ns.map(rfc3339_nanos),
@@ -264,6 +286,7 @@ impl Record {
                 etag: self.etag.as_deref().map(Cow::Borrowed),
                 version_id: self.version_id.as_deref().map(Cow::Borrowed),
                 time: rfc3339_nanos(self.time_ns),
+                drill: self.drill.clone(),
             },
             lines,
         );
@@ -274,15 +297,21 @@ impl Record {
         let bad = |why: &str| broken(number, why);
         let line: RecordLine<'_> =
             serde_json::from_slice(line).map_err(|error| bad(&error.to_string()))?;
-        let path = match &line.path_base64 {
-            Some(text) => STANDARD
+        let path = match (&line.path_base64, &line.path) {
+            (Some(text), _) => STANDARD
                 .decode(text)
                 .map_err(|_| bad("`path_base64` is not base64"))?,
-            None => line.path.as_bytes().to_vec(),
+            (None, Some(path)) => path.as_bytes().to_vec(),
+            (None, None) => Vec::new(),
         };
         let path = RelPath::new(&path)
-            .filter(|path| !path.is_root())
+            .filter(|path| path.is_root() == (line.op == Op::Drill))
             .ok_or_else(|| bad("the path is none that a file can have"))?;
+        // Of a file the key tells; a folder has none.
+        let is_own = || keys.is_reserved(&format!("{}{path}", keys.prefix()));
+        if matches!(line.op, Op::Folder | Op::FolderGone) && is_own() {
+            return Err(bad("the path is Tidewatch's own"));
+        }
         let key = line.key.map(Cow::into_owned);
         if key
             .as_ref()
@@ -319,12 +348,30 @@ impl Record {
             etag: line.etag.map(Cow::into_owned),
             version_id: line.version_id.map(Cow::into_owned),
             time_ns: time(number, &line.time)?,
+            drill: line.drill,
         };
         match record.op {
             Op::Put if record.known().is_none() => Err(bad("a `put` lacks what it has to say")),
             Op::Aside if record.trash_key.is_none() => Err(bad("an `aside` does not say where")),
+            Op::Folder if record.folder().is_none() => {
+                Err(bad("a `folder` lacks what it has to say"))
+            }
+            Op::Drill if record.drill.is_none() => Err(bad("a `drill` does not say how it went")),
             _ => Ok(record),
         }
+    }
+
+    /// Returns what a `Folder` says; `None` for others.
+    pub fn folder(&self) -> Option<FolderStamp> {
+        if self.op != Op::Folder {
+            return None;
+        }
+        Some(FolderStamp {
+            mtime_ns: self.mtime_ns?,
+            mode: self.mode?,
+            uid: self.uid?,
+            gid: self.gid?,
+        })
     }
 
     /// Returns what a `Put` says; `None` for others.

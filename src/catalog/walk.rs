@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::base::digest::Sha256;
 use crate::catalog::link;
-use crate::catalog::read::{Tree, Trouble};
+use crate::catalog::read::{Folders, Tree, Trouble};
 use crate::catalog::record::{Fault, Header, Kind, Op, Record};
 use crate::store::key::KeyMap;
 
@@ -37,6 +37,7 @@ pub(in crate::catalog) struct Walk<'a> {
 pub(in crate::catalog) struct View {
     until_ns: i64,
     pub tree: Option<Tree>,
+    pub folders: Folders,
     /// The last link that it holds, and when that was made.
     pub number: u64,
     pub time_ns: i64,
@@ -57,6 +58,7 @@ struct Growing {
     began: u64,
     next: u64,
     tree: Tree,
+    folders: Folders,
 }
 
 impl<'a> Walk<'a> {
@@ -65,6 +67,7 @@ impl<'a> Walk<'a> {
         let view = |until_ns: &i64| View {
             until_ns: *until_ns,
             tree: None,
+            folders: Folders::new(),
             number: 0,
             time_ns: 0,
             is_whole: true,
@@ -212,7 +215,13 @@ impl<'a> Walk<'a> {
                         }
                     }
                     Op::Gone => drop(tree.remove(&record.path)),
-                    Op::Aside => {}
+                    Op::Folder => {
+                        if let Some(stamp) = record.folder() {
+                            view.folders.insert(record.path.clone(), stamp);
+                        }
+                    }
+                    Op::FolderGone => drop(view.folders.remove(&record.path)),
+                    Op::Aside | Op::Drill => {}
                 }
             }
             if count > 0 || records.is_empty() {
@@ -226,7 +235,8 @@ impl<'a> Walk<'a> {
             self.snapshot = Some(Growing {
                 began,
                 next: began,
-                tree: BTreeMap::new(),
+                tree: Tree::new(),
+                folders: Folders::new(),
             });
         }
         let goes_on = |growing: &Growing| growing.began == began && growing.next == header.number;
@@ -234,11 +244,13 @@ impl<'a> Walk<'a> {
             return;
         };
         growing.next += 1;
-        let known = records.into_iter().filter_map(|record| {
-            let known = record.known()?;
-            Some((record.path, known))
-        });
-        growing.tree.extend(known);
+        for record in records {
+            if let Some(known) = record.known() {
+                growing.tree.insert(record.path, known);
+            } else if let Some(stamp) = record.folder() {
+                growing.folders.insert(record.path, stamp);
+            }
+        }
         if more {
             self.snapshot = Some(growing);
             return;
@@ -250,17 +262,17 @@ impl<'a> Walk<'a> {
         let mut left = self.views.iter_mut().filter(takes).collect::<Vec<_>>();
         let last = left.pop();
         for view in left {
-            view.takes(growing.tree.clone(), header);
+            view.takes(growing.tree.clone(), growing.folders.clone(), header);
         }
         if let Some(view) = last {
-            view.takes(growing.tree, header);
+            view.takes(growing.tree, growing.folders, header);
         }
     }
 }
 
 impl View {
-    fn takes(&mut self, tree: Tree, header: &Header) {
-        self.tree = Some(tree);
+    fn takes(&mut self, tree: Tree, folders: Folders, header: &Header) {
+        (self.tree, self.folders) = (Some(tree), folders);
         self.is_whole = true;
         self.snapshot_ns = header.time_ns;
         (self.number, self.time_ns) = (header.number, header.time_ns);

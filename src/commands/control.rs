@@ -22,8 +22,10 @@ use tokio::task::JoinSet;
 use crate::agent::{Control, Request};
 use crate::base::clock::Clock;
 use crate::base::digest::Sha256;
+use crate::base::drill::Drill;
 use crate::base::path::RelPath;
 use crate::commands::folders;
+use crate::config::Target;
 use crate::manifest::{Change, FolderRow, Manifest, Mend, OpenError, Remote};
 use crate::tree::Tree as _;
 use crate::tree::real::RealTree;
@@ -56,6 +58,9 @@ struct Line {
     /// What is to be sent again, if that is asked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     mends: Vec<Wrong>,
+    /// How a drill went, if that is to be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    drill: Option<Box<Drill>>,
 }
 
 /// What can be asked, in the words of the line.
@@ -67,6 +72,7 @@ enum Word {
     AcceptRoot,
     RetryFailed,
     Mend,
+    Drilled,
 }
 
 /// A file to be sent again: its path in base64, and what its row claims; the object that somebody else has put there.
@@ -127,6 +133,16 @@ impl From<Verb> for Word {
 }
 
 impl Line {
+    fn new(row: &FolderRow, request: Word) -> Self {
+        Self {
+            request,
+            path: crate::base::path::escaped(&row.key.path),
+            to: crate::commands::status::target(row),
+            mends: Vec::new(),
+            drill: None,
+        }
+    }
+
     fn request(self) -> Option<Request> {
         Some(match self.request {
             Word::Release => Request::Release,
@@ -137,6 +153,7 @@ impl Line {
                 let mends = self.mends.into_iter().map(Wrong::mend);
                 Request::Mend(mends.collect::<Option<_>>()?)
             }
+            Word::Drilled => Request::Drilled(self.drill?),
         })
     }
 }
@@ -218,7 +235,7 @@ async fn pass_on(line: Line, doors: &[Door]) -> Result<u64, String> {
     let door = door.ok_or("find that folder: this agent does not look after it")?;
     let (answer, told) = oneshot::channel();
     let request = line.request();
-    let request = request.ok_or("understand the request: what is to be sent again")?;
+    let request = request.ok_or("understand the request: it does not say what it is about")?;
     let asked = Control { request, answer };
     let gone = |_| "reach the folder's loop: it is stopping".to_owned();
     door.asks
@@ -282,7 +299,43 @@ pub fn decide(state_dir: &Path, row: &FolderRow, verb: Verb) -> Result<u64, Deci
 
 /// Asks the agent; `None` if none listens. Blocks.
 pub fn ask(state_dir: &Path, row: &FolderRow, verb: Verb) -> Option<Result<u64, DecideError>> {
-    tell(state_dir, row, verb.into(), Vec::new())
+    tell(state_dir, &Line::new(row, verb.into()))
+}
+
+/// Has the catalog told how a drill of a folder went: by the agent that runs, else by the next one. Returns false if the
+/// state folder knows no such folder. Blocks.
+pub fn note_drill(
+    state_dir: &Path,
+    (root, to): (&Path, &Target),
+    drill: Drill,
+) -> Result<bool, DecideError> {
+    let refused = |error: &dyn std::fmt::Display| DecideError::Refused(error.to_string());
+    let reader = Manifest::open_read_only(state_dir).map_err(|error| refused(&error))?;
+    let rows = reader.map(|manifest| manifest.folders());
+    let rows = rows.transpose().map_err(|error| refused(&error))?;
+    let is_it = |row: &FolderRow| {
+        let is_there = (&row.key.bucket, &row.key.prefix) == (&to.bucket, &to.prefix);
+        is_there && Path::new(folders::root_of(row)) == root
+    };
+    let Some(row) = rows.unwrap_or_default().into_iter().find(is_it) else {
+        return Ok(false);
+    };
+    let drill = Box::new(drill);
+    let line = Line {
+        drill: Some(drill.clone()),
+        ..Line::new(&row, Word::Drilled)
+    };
+    if let Some(answer) = tell(state_dir, &line) {
+        return answer.map(|_| true);
+    }
+    let now = Clock::Real.now();
+    let (manifest, _) = Manifest::open(state_dir, now.wall_ns).map_err(|error| match error {
+        OpenError::Locked { .. } => DecideError::Taken(error.to_string()),
+        error => refused(&error),
+    })?;
+    let committed = manifest.commit(row.id, &[Change::Drilled(drill)]);
+    manifest.close();
+    committed.map(|()| true).map_err(|error| refused(&error))
 }
 
 /// Asks the agent to send files again; returns how many it has taken, `None` if none listens. Blocks.
@@ -302,7 +355,11 @@ pub fn ask_to_mend(
             continue;
         }
         bytes = 0;
-        match tell(state_dir, row, Word::Mend, std::mem::take(&mut some))? {
+        let line = Line {
+            mends: std::mem::take(&mut some),
+            ..Line::new(row, Word::Mend)
+        };
+        match tell(state_dir, &line)? {
             Ok(taken) => count += taken,
             Err(error) => return Some(Err(error)),
         }
@@ -310,16 +367,11 @@ pub fn ask_to_mend(
     Some(Ok(count))
 }
 
-fn tell(
-    state_dir: &Path,
-    row: &FolderRow,
-    word: Word,
-    mends: Vec<Wrong>,
-) -> Option<Result<u64, DecideError>> {
+fn tell(state_dir: &Path, line: &Line) -> Option<Result<u64, DecideError>> {
     let dir = File::open(state_dir).ok()?;
     let stream = UnixStream::connect(address(&dir)).ok()?;
     Some(
-        converse(stream, row, word, mends)
+        converse(stream, line)
             .map_err(|error| format!("ask the agent: {error}"))
             .and_then(|reply| match reply {
                 Reply {
@@ -333,22 +385,10 @@ fn tell(
     )
 }
 
-fn converse(
-    mut stream: UnixStream,
-    row: &FolderRow,
-    request: Word,
-    mends: Vec<Wrong>,
-) -> io::Result<Reply> {
+fn converse(mut stream: UnixStream, line: &Line) -> io::Result<Reply> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let path = crate::base::path::escaped(&row.key.path);
-    let line = Line {
-        request,
-        path,
-        to: crate::commands::status::target(row),
-        mends,
-    };
-    let mut text = serde_json::to_vec(&line)?;
+    let mut text = serde_json::to_vec(line)?;
     text.push(b'\n');
     stream.write_all(&text)?;
     let mut answer = String::new();

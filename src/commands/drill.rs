@@ -1,8 +1,9 @@
 //! `tidewatch drill`, and the drills of a service: does the backup come back?
 //!
 //! A drill restores a random sample of files and one whole folder into a scratch place inside the state folder, in the same
-//! way as `restore` does, compares what came back with the disk, takes the scratch place away, and keeps how it went. Only
-//! reads the bucket. What changed on the disk since it was synced is counted and is no fault.
+//! way as `restore` does, compares what came back with the disk, takes the scratch place away, and keeps how it went: in the
+//! state folder, and as a line that the agent writes into the catalog. Only reads the bucket. What changed on the disk since
+//! it was synced is counted and is no fault.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -17,10 +18,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::base::clock::{Clock, rfc3339};
 use crate::base::digest::{Hasher, Sha256};
+use crate::base::drill::Drill;
 use crate::base::offload::Offload;
 use crate::base::path::RelPath;
 use crate::base::units::{show_bytes, show_duration};
 use crate::commands::Exit;
+use crate::commands::control;
 use crate::commands::folders::{Stores, shown};
 use crate::commands::restore::past::{self, Moment};
 use crate::commands::signals::Signals;
@@ -198,8 +201,30 @@ async fn one(folder: &Folder, state_dir: &Path, stop: &CancellationToken) -> (Dr
                 "tidewatch: how the drill went could not be kept in {dir}: {error}"
             ));
         }
+        if drilled.error.is_none() {
+            tell_catalog(folder, state_dir, &drilled).await;
+        }
     }
     (drilled, exit)
+}
+
+/// Leaves a line for the catalog; the agent of the folder writes it.
+async fn tell_catalog(folder: &Folder, state_dir: &Path, drilled: &Drilled) {
+    let host = rustix::system::uname().nodename().to_string_lossy().into();
+    let line = Drill {
+        host,
+        ok: drilled.ok,
+        files: drilled.files,
+        bytes: drilled.bytes,
+        same: drilled.same,
+        changed: drilled.changed,
+        wrong: drilled.wrong.len() as u64,
+    };
+    let (dir, root, to) = (state_dir.to_owned(), folder.path.clone(), folder.to.clone());
+    let told = Offload::Pool.run(move || control::note_drill(&dir, (&root, &to), line));
+    if let Err(error) = told.await {
+        tracing::warn!(folder = %folder.name, "the catalog is not told how the drill went: could not {error}");
+    }
 }
 
 async fn attempt(

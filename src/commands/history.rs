@@ -221,6 +221,8 @@ fn versions(path: &RelPath, records: &[Record]) -> Vec<Found> {
                     version.asides.push(record.clone());
                 }
             }
+            // A history has only what happened to files.
+            Op::Folder | Op::FolderGone | Op::Drill => {}
         }
     }
     found

@@ -7,7 +7,7 @@ use crate::base::path::{RelPath, escaped};
 use crate::base::stat::{Identity, Kind};
 use crate::manifest::connections::Manifest;
 use crate::manifest::error::Error;
-use crate::manifest::{Change, Entry, FolderId, Mend, Remote, log, uploads};
+use crate::manifest::{Change, Entry, FolderId, Mend, Remote, log, subfolders, uploads};
 
 const PUT: &str = "INSERT INTO files (folder_id, path, state, ambiguous_until_ns, size, mtime_ns, ctime_ns, dev, ino,
       mode, uid, gid, nlink, read_at_ns, sha256, etag, version_id, synced_at_ns, want_sha256, attempts, last_error,
@@ -138,6 +138,10 @@ fn log_change(
         Change::Aside(aside) => {
             log::aside(connection, folder, aside).map_err(naming(aside.path.as_bytes()))
         }
+        Change::Folder(path, stamp) => subfolders::seen(connection, folder, path, stamp, now_ns)
+            .map_err(naming(path.as_bytes())),
+        Change::FolderGone(path) => subfolders::gone(connection, folder, path, now_ns),
+        Change::Drilled(drill) => log::drilled(connection, folder, drill, now_ns),
         _ => Ok(0),
     }
 }
@@ -149,8 +153,10 @@ fn apply(connection: &Connection, folder: FolderId, change: &Change) -> rusqlite
     match change {
         Change::Put(entry) => put(connection, folder, entry).map_err(naming(entry.path.as_bytes())),
         Change::Forget(path) => run(FORGET, params![folder.0, path.as_bytes()]).map(drop),
-        // It is only logged.
-        Change::Aside(_) => Ok(()),
+        // They are done with what is logged.
+        Change::Aside(_) | Change::Folder(..) | Change::FolderGone(_) | Change::Drilled(_) => {
+            Ok(())
+        }
         Change::Intend(path) => run(INTEND, params![folder.0, path.as_bytes()])
             .map(drop)
             .map_err(naming(path.as_bytes())),

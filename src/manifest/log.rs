@@ -13,15 +13,16 @@
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
 
 use crate::base::digest::Sha256;
+use crate::base::drill::Drill;
 use crate::base::path::RelPath;
-use crate::base::stat::Stat;
+use crate::base::stat::{FolderStamp, Stat};
 use crate::manifest::changes::sql_length;
 use crate::manifest::connections::Manifest;
 use crate::manifest::decode::{digest, length, rel_path, unreadable};
 use crate::manifest::error::Error;
 use crate::manifest::{Content, Entry, FolderId, State};
 
-/// The number of the next row of the log.
+/// Inserts a row into the log, under the next number.
 macro_rules! logs {
     ($what:literal) => {
         concat!(
@@ -33,6 +34,8 @@ macro_rules! logs {
         )
     };
 }
+
+pub(super) use logs;
 
 // A row that is there already, and says the same, is no news.
 const LOG_PUT: &str = logs!(
@@ -53,9 +56,12 @@ const LOG_DROPPED: &str = logs!(
 const LOG_ASIDE: &str = logs!(
     "1, 'aside', :path, :size, :mtime, :mode, :uid, :gid, :sha256, :etag, :version, NULL, :trash, :time"
 );
+const LOG_DRILL: &str = "INSERT INTO log (folder_id, seq, op, time_ns, drill) SELECT ?1, coalesce(
+      (SELECT max(seq) FROM log WHERE folder_id = ?1),
+      (SELECT published FROM catalog WHERE folder_id = ?1), 0) + 1, 'drill', ?2, ?3";
 const LOGGED: &str =
     "SELECT seq, op, path, size, mtime_ns, mode, uid, gid, sha256, etag, version_id, is_kept,
-    trash_key, time_ns FROM log WHERE folder_id = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
+    trash_key, time_ns, drill FROM log WHERE folder_id = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
 const LAST: &str = "SELECT max(seq) FROM log WHERE folder_id = ?1";
 const OLDEST: &str = "SELECT time_ns FROM log WHERE folder_id = ?1 ORDER BY seq LIMIT 1";
 const LIVE: &str = "SELECT f.path, f.size, f.mtime_ns, f.mode, f.uid, f.gid, f.sha256, f.etag, f.version_id,
@@ -64,22 +70,23 @@ const LIVE: &str = "SELECT f.path, f.size, f.mtime_ns, f.mode, f.uid, f.gid, f.s
     WHERE i.folder_id = ?1 AND i.path > ?2 AND f.live = 1 AND f.sha256 IS NOT NULL ORDER BY i.path LIMIT ?3";
 const COUNT_LIVE: &str = "SELECT count(*) FROM files WHERE folder_id = ?1 AND live = 1";
 const CATALOG: &str =
-    "SELECT number, hash, base, published, records, links, is_due, began, after FROM catalog
+    "SELECT number, hash, base, published, records, links, is_due, began, after, after_folder FROM catalog
     WHERE folder_id = ?1";
 const CATALOGUED: &str = "INSERT INTO catalog
-      (folder_id, number, hash, base, published, records, links, is_due, began, after)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+      (folder_id, number, hash, base, published, records, links, is_due, began, after, after_folder)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
     ON CONFLICT (folder_id) DO UPDATE SET number = excluded.number, hash = excluded.hash, base = excluded.base,
       published = excluded.published, records = excluded.records, links = excluded.links, is_due = excluded.is_due,
-      began = excluded.began, after = excluded.after";
+      began = excluded.began, after = excluded.after, after_folder = excluded.after_folder";
 const PUBLISHED: &str = "DELETE FROM log WHERE folder_id = ?1 AND seq <= ?2";
 
 /// Every statement of this file.
-pub(super) const ALL: [&str; 12] = [
+pub(super) const ALL: [&str; 13] = [
     LOG_PUT,
     LOG_GONE,
     LOG_DROPPED,
     LOG_ASIDE,
+    LOG_DRILL,
     LOGGED,
     LAST,
     OLDEST,
@@ -97,9 +104,9 @@ pub struct Logged {
     pub seq: u64,
     /// What.
     pub what: What,
-    /// The path.
+    /// The path; the root, if it is about none.
     pub path: RelPath,
-    /// What is known of the file and of its object; all of it for a [`What::Put`].
+    /// What is known of the file and of its object; all of it for a [`What::Put`]. Of a folder its time, mode and owner.
     pub facts: Facts,
     /// When, wall clock, nanoseconds.
     pub time_ns: i64,
@@ -117,6 +124,12 @@ pub enum What {
     },
     /// Its object was copied to this whole key.
     Aside(String),
+    /// It is a folder.
+    Folder,
+    /// The folder is gone from the disk.
+    FolderGone,
+    /// A restore drill has ended; it is about no path.
+    Drill(Box<Drill>),
 }
 
 /// What is known of a file and of its object.
@@ -141,6 +154,17 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Returns what is known of a folder.
+    pub fn of_folder(stamp: &FolderStamp) -> Self {
+        Self {
+            mtime_ns: Some(stamp.mtime_ns),
+            mode: Some(stamp.mode),
+            uid: Some(stamp.uid),
+            gid: Some(stamp.gid),
+            ..Self::default()
+        }
+    }
+
     /// Returns all that is known of a content.
     pub fn of(content: &Content) -> Self {
         let Stat {
@@ -196,8 +220,10 @@ pub struct Progress {
     pub is_due: bool,
     /// The first link of the snapshot that is being written.
     pub began: Option<u64>,
-    /// The last path that is in it.
+    /// The last file's path that is in it.
     pub after: Option<RelPath>,
+    /// The last folder's path that is in it, the root at their beginning; `None`: not all files are in it yet.
+    pub after_folder: Option<RelPath>,
 }
 
 /// What waits to be published.
@@ -295,6 +321,7 @@ impl Manifest {
                 is.is_due,
                 is.began.map(sql_length).transpose()?,
                 is.after.as_ref().map(RelPath::as_bytes),
+                is.after_folder.as_ref().map(RelPath::as_bytes),
             ])?;
             connection
                 .prepare_cached(PUBLISHED)?
@@ -386,13 +413,29 @@ pub(super) fn aside(
         })
 }
 
+/// Logs how a restore drill went.
+pub(super) fn drilled(
+    connection: &Connection,
+    folder: FolderId,
+    drill: &Drill,
+    now_ns: i64,
+) -> rusqlite::Result<usize> {
+    let text = serde_json::to_string(drill)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+    connection
+        .prepare_cached(LOG_DRILL)?
+        .execute(params![folder.0, now_ns, text])
+}
+
 fn progress(connection: &Connection, folder: FolderId) -> rusqlite::Result<Progress> {
     let is = connection
         .prepare_cached(CATALOG)?
         .query_row(params![folder.0], |row| {
-            let after = row.get_ref(8)?.as_blob_or_null()?.map(RelPath::new);
-            let after =
-                after.map(|path| path.ok_or_else(|| unreadable(8, "a path that cannot be")));
+            let path = |column| {
+                let path = row.get_ref(column)?.as_blob_or_null()?.map(RelPath::new);
+                path.map(|path| path.ok_or_else(|| unreadable(column, "a path that cannot be")))
+                    .transpose()
+            };
             let began: Option<i64> = row.get(7)?;
             Ok(Progress {
                 number: length(row, 0)?,
@@ -403,7 +446,8 @@ fn progress(connection: &Connection, folder: FolderId) -> rusqlite::Result<Progr
                 links: length(row, 5)?,
                 is_due: row.get(6)?,
                 began: began.map(i64::cast_unsigned),
-                after: after.transpose()?,
+                after: path(8)?,
+                after_folder: path(9)?,
             })
         })
         .optional()?;
@@ -417,15 +461,25 @@ fn logged(row: &Row<'_>) -> rusqlite::Result<Logged> {
             is_kept: row.get::<_, Option<bool>>(11)?.unwrap_or(false),
         },
         "aside" => What::Aside(row.get(12)?),
+        "folder" => What::Folder,
+        "folder_gone" => What::FolderGone,
+        "drill" => What::Drill(drill(row.get_ref(14)?.as_str()?)?),
         _ => return Err(unreadable(1, "a word that nothing is logged under")),
     };
     Ok(Logged {
         seq: length(row, 0)?,
         what,
-        path: rel_path(row, 2)?,
+        path: match row.get_ref(2)?.as_blob_or_null()? {
+            Some(_) => rel_path(row, 2)?,
+            None => RelPath::root(),
+        },
         facts: facts(row, 3)?,
         time_ns: row.get(13)?,
     })
+}
+
+fn drill(text: &str) -> rusqlite::Result<Box<Drill>> {
+    serde_json::from_str(text).map_err(|_| unreadable(14, "a drill that cannot be"))
 }
 
 fn facts(row: &Row<'_>, first: usize) -> rusqlite::Result<Facts> {

@@ -10,7 +10,8 @@
 //!
 //! `open` has the places, the lock, creation and damage; `schema` the tables and how a connection is set up;
 //! `connections` the two connections and what happens to them after an error; `rows` and `changes` read and write
-//! rows; `log` has what is on its way into the catalog; `uploads` has the multipart uploads; `error` what can go wrong.
+//! rows; `log` has what is on its way into the catalog; `subfolders`
+//! the folders that it has on record; `uploads` has the multipart uploads; `error` what can go wrong.
 //!
 //! # Order
 //!
@@ -63,6 +64,7 @@ mod log;
 mod open;
 mod rows;
 mod schema;
+mod subfolders;
 mod uploads;
 
 pub use buckets::Probed;
@@ -73,8 +75,9 @@ pub use open::{Opened, held_since, holder, is_locked};
 pub use rows::LARGE_BYTES;
 
 use crate::base::digest::{Crc64, Sha256};
+use crate::base::drill::Drill;
 use crate::base::path::RelPath;
-use crate::base::stat::{Identity, Stat};
+use crate::base::stat::{FolderStamp, Identity, Stat};
 
 /// A folder's number in this state folder.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -378,6 +381,12 @@ pub enum Change {
     Unpark,
     /// An object was copied out of the way; only the catalog is told.
     Aside(Box<Aside>),
+    /// A folder inside the synced one is there and has this time, mode and owner; only the catalog is told.
+    Folder(RelPath, FolderStamp),
+    /// A folder inside the synced one is gone; only the catalog is told.
+    FolderGone(RelPath),
+    /// A restore drill has ended; only the catalog is told.
+    Drilled(Box<Drill>),
     /// So many notes have been written into the lease, or are about to be.
     LeaseCount(u64),
     /// The bucket was compared with the rows; wall clock, nanoseconds.

@@ -24,10 +24,11 @@ pub(super) const OLDEST_SQLITE: i32 = 3_051_003;
 ///   the kind of file has no column.
 /// - A row is `live` if the log's last word of it is that it is there; what was known before there was a log gets into the
 ///   catalog with a snapshot.
+/// - The path of a subfolder ends with `/`: so the table has the order in which a walk meets them.
 /// - States are words: people read them, and no flipped bit makes one into another.
 /// - An index is partial wherever its query is, and its query repeats the index's condition word for word: that is how
 ///   `SQLite` knows that it may use it. The first 8 bytes of a hash find it, and keep the index small.
-const STEPS: [&str; 4] = ["
+const STEPS: [&str; 5] = ["
 CREATE TABLE meta (k TEXT PRIMARY KEY, v ANY NOT NULL) STRICT, WITHOUT ROWID;
 
 CREATE TABLE folders (
@@ -177,6 +178,49 @@ CREATE TABLE catalog (
   after BLOB
 ) STRICT;
 INSERT INTO catalog (folder_id, is_due) SELECT DISTINCT folder_id, 1 FROM files;
+", "
+CREATE TABLE subfolders (
+  folder_id INTEGER NOT NULL REFERENCES folders (id),
+  path BLOB NOT NULL CHECK (length(path) > 1 AND substr(path, -1) = x'2f'),
+  mtime_ns INTEGER NOT NULL,
+  mode INTEGER NOT NULL,
+  uid INTEGER NOT NULL,
+  gid INTEGER NOT NULL,
+  seen_at_ns INTEGER NOT NULL,
+  PRIMARY KEY (folder_id, path)
+) STRICT, WITHOUT ROWID;
+
+ALTER TABLE log RENAME TO log_before;
+CREATE TABLE log (
+  folder_id INTEGER NOT NULL REFERENCES folders (id),
+  seq INTEGER NOT NULL CHECK (seq > 0),
+  op TEXT NOT NULL CHECK (op IN ('put', 'gone', 'aside', 'folder', 'folder_gone', 'drill')),
+  path BLOB CHECK (length(path) > 0),
+  size INTEGER CHECK (size >= 0),
+  mtime_ns INTEGER,
+  mode INTEGER,
+  uid INTEGER,
+  gid INTEGER,
+  sha256 BLOB CHECK (length(sha256) = 32),
+  etag TEXT,
+  version_id TEXT,
+  is_kept INTEGER CHECK (is_kept IN (0, 1)),
+  trash_key TEXT,
+  time_ns INTEGER NOT NULL,
+  drill TEXT,
+  PRIMARY KEY (folder_id, seq),
+  CHECK ((op = 'aside') = (trash_key IS NOT NULL)),
+  CHECK ((op = 'drill') = (path IS NULL) AND (op = 'drill') = (drill IS NOT NULL)),
+  CHECK (op <> 'put' OR (size IS NOT NULL AND mtime_ns IS NOT NULL AND mode IS NOT NULL AND uid IS NOT NULL
+    AND gid IS NOT NULL AND sha256 IS NOT NULL AND etag IS NOT NULL)),
+  CHECK (op <> 'folder' OR (mtime_ns IS NOT NULL AND mode IS NOT NULL AND uid IS NOT NULL AND gid IS NOT NULL))
+) STRICT, WITHOUT ROWID;
+INSERT INTO log (folder_id, seq, op, path, size, mtime_ns, mode, uid, gid, sha256, etag, version_id, is_kept, trash_key,
+    time_ns)
+  SELECT folder_id, seq, op, path, size, mtime_ns, mode, uid, gid, sha256, etag, version_id, is_kept, trash_key, time_ns
+  FROM log_before;
+DROP TABLE log_before;
+ALTER TABLE catalog ADD COLUMN after_folder BLOB;
 "];
 
 /// What every connection is told: 16 MiB of cache; no mapped memory, where an I/O error would be a signal; cells and
@@ -259,7 +303,7 @@ fn flags(access: OpenFlags) -> OpenFlags {
 fn set_up(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(Duration::from_secs(10))?;
     // More than there are statements, so that each is prepared once.
-    connection.set_prepared_statement_cache_capacity(96);
+    connection.set_prepared_statement_cache_capacity(112);
     connection.execute_batch(EVERY)
 }
 

@@ -36,6 +36,8 @@ const LOOKS: usize = 32;
 pub struct Listing {
     /// What can be on the disk, by path.
     pub wanted: Vec<Wanted>,
+    /// Folders in which something of that lies, and which come about with it: they get their time, mode and owner.
+    pub around: Vec<Wanted>,
     /// What cannot.
     pub refused: Vec<Refused>,
     /// Those of the paths that were asked for under which there is nothing.
@@ -191,6 +193,7 @@ impl Listing {
         };
         self.wanted
             .sort_by(|a, b| (&a.path, rank(a.kind)).cmp(&(&b.path, rank(b.kind))));
+        self.drop_stale_folders();
         let mut folders = BTreeSet::new();
         for wanted in &self.wanted {
             if wanted.kind == Kind::Folder {
@@ -216,6 +219,44 @@ impl Listing {
                 self.wanted.push(wanted);
             }
         }
+        let is_around: Vec<bool> = self.wanted.iter().map(|one| self.has_below(one)).collect();
+        let mut is_around = is_around.into_iter();
+        let is_around = |_: &mut Wanted| is_around.next().unwrap_or(false);
+        self.around.extend(self.wanted.extract_if(.., is_around));
+    }
+
+    /// Forgets folders that only the catalog knows, where by now a file is, or above them: scans tell it of folders, and
+    /// jobs of files, so one of the two may be ahead.
+    fn drop_stale_folders(&mut self) {
+        let is_file = |path: &RelPath| {
+            let at = self.wanted.partition_point(|one| one.path < *path);
+            let mut here = self.wanted[at..].iter().take_while(|one| one.path == *path);
+            here.any(|one| one.kind != Kind::Folder)
+        };
+        let is_stale = |one: &Wanted| {
+            let mut at = Some(one.path.clone()).filter(|_| one.is_bare_folder());
+            while let Some(path) = at {
+                if is_file(&path) {
+                    return true;
+                }
+                at = path.parent();
+            }
+            false
+        };
+        let is_stale: Vec<bool> = self.wanted.iter().map(is_stale).collect();
+        let mut is_stale = is_stale.into_iter();
+        self.wanted.retain(|_| !is_stale.next().unwrap_or(false));
+    }
+
+    /// Returns true for a folder that only the catalog knows, and below which something else is wanted.
+    fn has_below(&self, one: &Wanted) -> bool {
+        if !one.is_bare_folder() {
+            return false;
+        }
+        let below = [one.path.as_bytes(), b"/"].concat();
+        let is_before = |other: &Wanted| *other.path.as_bytes() < *below;
+        let next = self.wanted.get(self.wanted.partition_point(is_before));
+        next.is_some_and(|other| other.path.is_within(&one.path))
     }
 }
 
@@ -283,6 +324,41 @@ mod tests {
         assert_eq!(listing.wanted[5].kind, Kind::File);
         let refused: Vec<_> = listing.refused.iter().map(|one| &*one.key).collect();
         assert_eq!(refused, ["key of a", "key of link", "key of twice"]);
+    }
+
+    #[test]
+    fn a_folder_of_the_catalog_makes_room_for_files_and_is_counted_only_if_it_is_empty() {
+        let bare = |path: &str| Wanted {
+            key: String::new(),
+            ..wanted(path, Kind::Folder)
+        };
+        let mut listing = Listing {
+            wanted: vec![
+                bare("a"),
+                bare("a/empty"),
+                bare("a-b"),
+                bare("file"),
+                bare("file/below"),
+                bare("link/below/it"),
+                bare("marked"),
+                wanted("a-b.txt", Kind::File),
+                wanted("b/c", Kind::File),
+                bare("b"),
+                wanted("file", Kind::File),
+                wanted("link", Kind::Link),
+                wanted("marked", Kind::Folder),
+            ],
+            ..Listing::default()
+        };
+        listing.settle();
+        let names = |all: &[Wanted]| -> Vec<String> {
+            all.iter().map(|one| one.path.to_string()).collect()
+        };
+        let expected = ["a-b", "a-b.txt", "a/empty", "b/c", "file", "link", "marked"];
+        assert_eq!(names(&listing.wanted), expected);
+        assert_eq!(names(&listing.around), ["a", "b"]);
+        assert_eq!(listing.refused, []);
+        assert_eq!(listing.wanted[4].kind, Kind::File);
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Bringing files back: from a list of what is wanted to a folder that has it.
 //!
 //! Overview: a list comes from `listing` (every object under a prefix) or from a catalog; `look` finds out what the target
-//! has of it, `plan` decides what becomes of each path; then folders are made, `transfer` brings the files back, with
-//! `fetch` for the requests, `window` for their number, `large` for files in ranges, `check` for what proves a content right and `place` for the way
-//! into the tree; links come last, then the times of folders, then the disks are flushed. `target` and `temporary`, the
-//! files on their way, are all that changes anything on the disk.
+//! has of it, `plan` decides what becomes of each path, and `work` gathers it; then folders are made, `transfer` brings
+//! the files back, with `fetch` for the requests, `window` for their number, `large` for files in ranges, `check` for what
+//! proves a content right and `place` for the way into the tree; links come last, then the times of folders, then the disks
+//! are flushed. `target` and `temporary`, the files on their way, are all that changes anything on the disk.
 //!
 //! Order: nothing at all is written before everything in the target has been looked at, so that conflicts are named while
 //! nothing has happened yet. A file gets its name when its content has been verified and its time and mode are set.
@@ -36,6 +36,7 @@ pub mod told;
 pub mod transfer;
 pub mod wanted;
 pub mod window;
+pub mod work;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -49,12 +50,13 @@ use crate::base::offload::Offload;
 use crate::restore::fetch::Fetcher;
 use crate::restore::listing::Listing;
 use crate::restore::look::Local;
-use crate::restore::place::{Ended, Job};
+use crate::restore::place::Ended;
 use crate::restore::plan::{OnConflict, Step, There};
 use crate::restore::target::{Over, Owners, Target};
 use crate::restore::told::{Counters, Happening, Sums, Tell, What};
 use crate::restore::transfer::Transfer;
 use crate::restore::wanted::{Kind, Wanted};
+use crate::restore::work::Work;
 use crate::store::Store;
 
 /// Paths that are looked at in one blocking call.
@@ -135,16 +137,17 @@ impl<'a> Restore<'a> {
             Some(target) => self.prepare(target).await?,
             None => true,
         };
+        let around = listing.around;
         let mut plan = match target.as_ref().filter(|_| !is_fresh) {
             Some(target) => self.compare(target, listing.wanted).await,
-            None => Plan::of_nothing(listing.wanted),
+            None => Work::of_nothing(listing.wanted),
         };
         let is_blocked = self.settings.on_conflict == OnConflict::Fail && self.sums.conflicts > 0;
         if is_blocked || self.settings.is_dry_run || self.stop.is_cancelled() {
             if self.settings.is_dry_run && !self.stop.is_cancelled() && !is_blocked {
                 self.tell_plan(&plan);
             } else {
-                self.sums.untried += plan.len();
+                self.sums.untried += plan.count();
             }
             return Ok(self.sums);
         }
@@ -152,7 +155,7 @@ impl<'a> Restore<'a> {
             Some(target) => target,
             None => self.make(run).await?,
         };
-        self.count(&plan);
+        self.announce(&plan);
         target.keep(plan.files.iter().filter_map(large::beginning));
         self.stamp_files(&target, std::mem::take(&mut plan.stamps))
             .await;
@@ -180,7 +183,12 @@ impl<'a> Restore<'a> {
             transfer.run(jobs).await;
         }
         drop(flushing);
-        self.finish(&target, plan.folder_stamps).await;
+        let mut folders = plan.folder_stamps;
+        // A folder that may not be written to is for when nothing is to be put in it any more.
+        if self.sums.failed + self.sums.untried == 0 && !self.stop.is_cancelled() {
+            folders.extend(around);
+        }
+        self.finish(&target, folders).await;
         Ok(self.sums)
     }
 
@@ -227,8 +235,8 @@ impl<'a> Restore<'a> {
     }
 
     /// Compares everything with what is there, and tells what has not to be done.
-    async fn compare(&mut self, target: &Arc<Target>, wanted: Vec<Wanted>) -> Plan {
-        let mut plan = Plan::default();
+    async fn compare(&mut self, target: &Arc<Target>, wanted: Vec<Wanted>) -> Work {
+        let mut plan = Work::default();
         let mut looks: JoinSet<(Wanted, Result<There, String>)> = JoinSet::new();
         let mut rest = wanted.into_iter();
         loop {
@@ -271,7 +279,7 @@ impl<'a> Restore<'a> {
 
     fn looked(
         &mut self,
-        plan: &mut Plan,
+        plan: &mut Work,
         look: Result<(Wanted, Result<There, String>), tokio::task::JoinError>,
     ) {
         match look {
@@ -284,7 +292,7 @@ impl<'a> Restore<'a> {
         }
     }
 
-    fn decide(&mut self, plan: &mut Plan, wanted: Wanted, there: Result<There, String>) {
+    fn decide(&mut self, plan: &mut Work, wanted: Wanted, there: Result<There, String>) {
         let (path, key) = (Some(&wanted.path), &wanted.key);
         let there = match there {
             Ok(there) => there,
@@ -306,7 +314,7 @@ impl<'a> Restore<'a> {
         }
     }
 
-    fn tell_plan(&mut self, plan: &Plan) {
+    fn tell_plan(&mut self, plan: &Work) {
         for wanted in &plan.stamps {
             self.told(What::Equal, Some(&wanted.path), &wanted.key, None);
         }
@@ -326,7 +334,7 @@ impl<'a> Restore<'a> {
     }
 
     /// Tells whoever shows how far it is how much there is to do.
-    fn count(&self, plan: &Plan) {
+    fn announce(&self, plan: &Work) {
         let jobs = || plan.files.iter().chain(&plan.links);
         let bytes = jobs().map(|job| job.wanted.size).sum();
         let files = jobs().count() as u64;
@@ -399,8 +407,11 @@ impl<'a> Restore<'a> {
         let finished = Offload::Pool.run(move || {
             let mut failed = Vec::new();
             for one in folders {
-                if let Err(error) = dir.stamp_folder(&one.path, &one.stamp) {
-                    failed.push((one, error));
+                match dir.stamp_folder(&one.path, &one.stamp) {
+                    // Something else stays there, or nothing came to be in it: that has been told.
+                    Err(error) if one.is_bare_folder() && is_no_folder(&error) => {}
+                    Err(error) => failed.push((one, error)),
+                    Ok(()) => {}
                 }
             }
             (failed, dir.flush().sync())
@@ -446,53 +457,11 @@ impl<'a> Restore<'a> {
     }
 }
 
-/// What has to be done.
-#[derive(Debug, Default)]
-struct Plan {
-    folders: Vec<Wanted>,
-    files: Vec<Job>,
-    links: Vec<Job>,
-    /// Files of which only time and mode are put right.
-    stamps: Vec<Wanted>,
-    /// Folders that get a time and mode at the end.
-    folder_stamps: Vec<Wanted>,
-}
-
-impl Plan {
-    /// Makes the plan for a target in which nothing is.
-    fn of_nothing(wanted: Vec<Wanted>) -> Self {
-        let mut plan = Self::default();
-        for one in wanted {
-            plan.add(one, Over::Nothing);
-        }
-        plan
-    }
-
-    fn add(&mut self, wanted: Wanted, over: Over) {
-        let jobs = match wanted.kind {
-            Kind::Folder => {
-                self.folder_stamps.push(wanted.clone());
-                return self.folders.push(wanted);
-            }
-            Kind::File => &mut self.files,
-            Kind::Link => &mut self.links,
-        };
-        jobs.push(Job {
-            wanted,
-            over,
-            is_again: false,
-        });
-    }
-
-    /// Brings files of one folder together again, which were looked at side by side.
-    fn sort(&mut self) {
-        self.files.sort_by(|a, b| a.wanted.path.cmp(&b.wanted.path));
-    }
-
-    fn len(&self) -> u64 {
-        let wanted = self.folders.len() + self.stamps.len();
-        (wanted + self.files.len() + self.links.len()) as u64
-    }
+fn is_no_folder(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
 }
 
 fn shown(path: &Path) -> String {

@@ -263,18 +263,25 @@ impl Target {
     /// Gives a folder its owner, mode and time, as far as they are known.
     pub fn stamp_folder(&self, path: &RelPath, stamp: &Stamp) -> io::Result<()> {
         let folder = open_folder(self.root.as_fd(), path).map_err(blocked)?;
+        // What is right already may be somebody else's, who alone can set it.
+        let has = rustix::fs::fstat(&folder)?;
+        let may = match self.owners {
+            Owners::Mine => PLAIN,
+            Owners::Theirs => 0o7777,
+        };
         if self.owners == Owners::Theirs {
             rustix::fs::fchown(&folder, uid(stamp.uid), gid(stamp.gid))?;
         }
-        if let Some(mode) = stamp.mode {
-            let may = match self.owners {
-                Owners::Mine => PLAIN,
-                Owners::Theirs => 0o7777,
-            };
-            rustix::fs::fchmod(&folder, Mode::from_raw_mode(mode & may))?;
+        let mode = stamp.mode.map(|mode| mode & may);
+        // Changing the owner takes bits away.
+        let is_mode = |mode: u32| self.owners == Owners::Mine && mode == has.st_mode & may;
+        if let Some(mode) = mode.filter(|mode| !is_mode(*mode)) {
+            rustix::fs::fchmod(&folder, Mode::from_raw_mode(mode))?;
         }
-        if let Some(mtime_ns) = stamp.mtime_ns {
-            rustix::fs::futimens(&folder, &times(mtime_ns))?;
+        let mtime_ns = has.st_mtime.checked_mul(1_000_000_000);
+        let mtime_ns = mtime_ns.and_then(|ns| ns.checked_add(has.st_mtime_nsec as i64));
+        if let Some(wanted_ns) = stamp.mtime_ns.filter(|ns| Some(*ns) != mtime_ns) {
+            rustix::fs::futimens(&folder, &times(wanted_ns))?;
         }
         Ok(())
     }

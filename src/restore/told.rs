@@ -59,6 +59,13 @@ pub struct Happening<'a> {
     pub error: Option<&'a str>,
 }
 
+impl Happening<'_> {
+    /// Returns true if it is about a folder that has no object.
+    pub fn is_bare_folder(&self) -> bool {
+        self.path.is_some() && self.key.is_empty()
+    }
+}
+
 /// Who is told what happens, as it happens.
 pub type Tell<'a> = &'a mut (dyn FnMut(&Happening<'_>) + Send + Sync);
 
@@ -67,6 +74,8 @@ pub type Tell<'a> = &'a mut (dyn FnMut(&Happening<'_>) + Send + Sync);
 pub struct Sums {
     /// Files and links that were brought back, and folders that have an object of their own.
     pub restored: u64,
+    /// Empty folders that have no object, and were made, or would be.
+    pub folders: u64,
     /// Those that a real run would bring back, of a dry run.
     pub would_restore: u64,
     /// What was there already.
@@ -98,7 +107,9 @@ pub struct Sums {
 impl Sums {
     /// Counts one thing.
     pub fn count(&mut self, happening: &Happening<'_>) {
+        let is_folder = happening.is_bare_folder();
         let count = match happening.what {
+            What::Restored | What::WouldRestore if is_folder => &mut self.folders,
             What::Restored => &mut self.restored,
             What::WouldRestore => &mut self.would_restore,
             What::Equal => &mut self.equal,

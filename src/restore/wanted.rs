@@ -2,6 +2,7 @@
 
 use crate::base::digest::Sha256;
 use crate::base::path::RelPath;
+use crate::base::stat::FolderStamp;
 use crate::restore::temporary::is_temporary;
 use crate::store::{Object, Which};
 
@@ -63,11 +64,27 @@ pub struct Refused {
 }
 
 impl Wanted {
+    /// Returns true for a folder that has no object: the catalog has it on record.
+    pub fn is_bare_folder(&self) -> bool {
+        self.kind == Kind::Folder && self.key.is_empty()
+    }
+
     /// Returns which of the object's contents it is.
     pub fn which(&self) -> Which {
         match &self.version_id {
             Some(id) => Which::Version(id.clone()),
             None => Which::Current,
+        }
+    }
+}
+
+impl From<FolderStamp> for Stamp {
+    fn from(stamp: FolderStamp) -> Self {
+        Self {
+            mtime_ns: Some(stamp.mtime_ns),
+            mode: Some(stamp.mode),
+            uid: Some(stamp.uid),
+            gid: Some(stamp.gid),
         }
     }
 }

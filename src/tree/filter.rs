@@ -229,6 +229,15 @@ impl Filter {
         self.excludes_on(&ground, path, kind == Kind::Folder)
     }
 
+    /// Returns true if a folder that a walk enters belongs itself, and is not only on the way to what may be taken in again.
+    pub fn takes_folder(&self, path: &RelPath) -> bool {
+        let Some(folder) = path.parent().filter(|_| !self.reaches.is_empty()) else {
+            return true;
+        };
+        let ground = self.grounds.of(self, &folder);
+        closed_to(&ground, path).is_none() && self.ruled_out(&ground, path, true).is_none()
+    }
+
     /// Returns why `path`, which is there and has this stat, is left out: by its path, and a regular file by its size and
     /// its age at `now_wall_ns` too.
     pub fn leaves_out(&self, path: &RelPath, stat: &Stat, now_wall_ns: i64) -> Option<Reason> {
@@ -261,30 +270,32 @@ impl Filter {
         of_age.map(|(name, limit)| Reason::Age(name, show_duration(limit)))
     }
 
-    /// Judges a path in a folder on this ground.
+    /// Judges a path in a folder on this ground; a folder on the way to what may be taken in again is not left out.
     fn excludes_on(&self, ground: &Ground, path: &RelPath, is_folder: bool) -> Option<Reason> {
-        if let Some(reason) = &ground.closed {
-            return Some(reason.clone());
+        if let Some(reason) = closed_to(ground, path) {
+            return Some(reason);
         }
-        if ground.is_cache && path.name() != TAG {
-            return Some(Reason::Cache(path.parent().unwrap_or_else(RelPath::root)));
-        }
-        let reason = match self.verdict(ground, path, is_folder) {
-            Some(Verdict::Out(reason)) => reason,
-            Some(Verdict::In) => return None,
+        let reason = self.ruled_out(ground, path, is_folder)?;
+        let is_way = is_folder && self.reaches.iter().any(|reach| reach.touches(path));
+        (!is_way).then_some(reason)
+    }
+
+    /// Returns which rule, or which built-in name, leaves a path out on this ground.
+    fn ruled_out(&self, ground: &Ground, path: &RelPath, is_folder: bool) -> Option<Reason> {
+        match self.verdict(ground, path, is_folder) {
+            Some(Verdict::Out(reason)) => Some(reason),
+            Some(Verdict::In) => None,
             None => {
                 // A program's temporary is always a file, and a folder of such a name may hold anything.
                 let is_asked = self.builtin && !is_folder;
                 let shape = is_asked.then(|| shapes::of(path.name())).flatten();
                 match (shape, &ground.inherited) {
-                    (Some(shape), _) => Reason::Builtin(shape),
-                    (None, Some(Verdict::Out(reason))) => reason.clone(),
-                    (None, Some(Verdict::In) | None) => return None,
+                    (Some(shape), _) => Some(Reason::Builtin(shape)),
+                    (None, Some(Verdict::Out(reason))) => Some(reason.clone()),
+                    (None, Some(Verdict::In) | None) => None,
                 }
             }
-        };
-        let is_way = is_folder && self.reaches.iter().any(|reach| reach.touches(path));
-        (!is_way).then_some(reason)
+        }
     }
 
     /// Asks the rules about the path itself, the nearest first; not about the folders above it.
@@ -301,6 +312,14 @@ impl Filter {
             Match::Whitelist(_) => Some(Verdict::In),
         }
     }
+}
+
+/// Returns why nothing of that name is taken on this ground, whatever the rules say.
+fn closed_to(ground: &Ground, path: &RelPath) -> Option<Reason> {
+    let is_cached = ground.is_cache && path.name() != TAG;
+    let cache = || Reason::Cache(path.parent().unwrap_or_else(RelPath::root));
+    let closed = ground.closed.clone();
+    closed.or_else(|| is_cached.then(cache))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod writer;
 use std::sync::Arc;
 
 use tidewatch::base::digest::Sha256;
+use tidewatch::base::drill::Drill;
 use tidewatch::base::path::RelPath;
 use tidewatch::catalog::{self, Chain, Draft, Header, Kind, Op, Record};
 use tidewatch::store::key::KeyMap;
@@ -46,7 +47,52 @@ fn put(name: impl AsRef<[u8]>, word: &str, seconds: i64) -> Record {
         etag: Some(format!("etag of {word}")),
         version_id: None,
         time_ns: T + seconds * SECOND,
+        drill: None,
         path,
+    }
+}
+
+/// The path is a folder with this mode.
+fn folder(name: impl AsRef<[u8]>, mode: u32, seconds: i64) -> Record {
+    Record {
+        op: Op::Folder,
+        size: None,
+        mode: Some(mode),
+        sha256: None,
+        key: None,
+        etag: None,
+        ..put(name, "", seconds)
+    }
+}
+
+/// The folder is gone.
+fn folder_gone(name: &str, seconds: i64) -> Record {
+    Record {
+        op: Op::FolderGone,
+        mtime_ns: None,
+        mode: None,
+        uid: None,
+        gid: None,
+        ..folder(name, 0, seconds)
+    }
+}
+
+/// A drill has ended.
+fn drill(seconds: i64) -> Record {
+    let how = Drill {
+        host: "tide-1".to_owned(),
+        ok: true,
+        files: 12,
+        bytes: 3456,
+        same: 11,
+        changed: 1,
+        ..Drill::default()
+    };
+    Record {
+        op: Op::Drill,
+        path: RelPath::root(),
+        drill: Some(Box::new(how)),
+        ..folder_gone("a", seconds)
     }
 }
 

@@ -361,17 +361,25 @@ fn delta(ctx: &Ctx, is: Progress) -> Result<Option<Link>, Failure> {
 fn snapshot(ctx: &Ctx, is: &Progress) -> Result<Link, Failure> {
     let began = is.began.unwrap_or(is.number + 1);
     let mut after = is.after.clone().unwrap_or_else(RelPath::root);
+    let mut after_folder = is.after_folder.clone();
     let mut draft = Draft::default();
     let more = 'full: loop {
-        let rows = ctx.manifest.live(ctx.folder, &after, PAGE)?;
-        if rows.is_empty() {
+        let rows = match &after_folder {
+            None => ctx.manifest.live(ctx.folder, &after, PAGE)?,
+            Some(after) => ctx.manifest.live_subfolders(ctx.folder, after, PAGE)?,
+        };
+        if rows.is_empty() && after_folder.is_some() {
             break false;
+        }
+        if rows.is_empty() {
+            // Folders come when all files are in it.
+            after_folder = Some(RelPath::root());
         }
         for row in rows {
             if draft.is_full() {
                 break 'full true;
             }
-            after = row.path.clone();
+            *after_folder.as_mut().unwrap_or(&mut after) = row.path.clone();
             if let Some(record) = record(&ctx.keys, row) {
                 draft.push(&record);
             }
@@ -386,6 +394,7 @@ fn snapshot(ctx: &Ctx, is: &Progress) -> Result<Link, Failure> {
         Progress {
             began: Some(began),
             after: Some(after),
+            after_folder,
             ..is.clone()
         }
     } else {
@@ -428,13 +437,23 @@ fn finish(draft: &Draft, header: Header, then: Progress) -> Result<Link, Failure
     })
 }
 
-/// Returns a row of the log as the catalog says it; `None` for a path that has no key, and so had no object.
+/// Returns a row of the log as the catalog says it; `None` for a file that has no key, and so had no object.
 fn record(keys: &KeyMap, row: Logged) -> Option<Record> {
-    let key = keys.key(&row.path).ok()?;
+    let key = || keys.key(&row.path).ok();
+    let mut drill = None;
     let (op, key, trash_key) = match row.what {
-        What::Put => (Op::Put, Some(key), None),
-        What::Gone { is_kept } => (Op::Gone, is_kept.then_some(key), None),
-        What::Aside(trash_key) => (Op::Aside, None, Some(trash_key)),
+        What::Put => (Op::Put, Some(key()?), None),
+        What::Gone { is_kept } => (Op::Gone, Some(key()?).filter(|_| is_kept), None),
+        What::Aside(trash_key) => {
+            key()?;
+            (Op::Aside, None, Some(trash_key))
+        }
+        What::Folder => (Op::Folder, None, None),
+        What::FolderGone => (Op::FolderGone, None, None),
+        What::Drill(how) => {
+            drill = Some(how);
+            (Op::Drill, None, None)
+        }
     };
     let facts = row.facts;
     Some(Record {
@@ -451,5 +470,6 @@ fn record(keys: &KeyMap, row: Logged) -> Option<Record> {
         etag: facts.etag,
         version_id: facts.version_id,
         time_ns: row.time_ns,
+        drill,
     })
 }

@@ -15,7 +15,7 @@ use crate::base::digest::Sha256;
 use crate::base::path::RelPath;
 use crate::catalog::{self, Chain, Known, Op, Past, Record};
 use crate::restore::listing::{Listing, kind_of};
-use crate::restore::wanted::{Refused, Stamp, Wanted};
+use crate::restore::wanted::{Kind, Refused, Stamp, Wanted, trouble};
 use crate::store::key::KeyMap;
 use crate::store::{self, Object, Store, Which};
 
@@ -137,6 +137,7 @@ pub async fn find(
         }
     }
     let mut finder = Finder::new(store, keys, &past, &listing);
+    finder.gather_folders(only);
     finder.gather(only, moment);
     let (mut found, lost) = finder.settle().await?;
     found.wanted.extend(unknown);
@@ -251,6 +252,30 @@ impl<'a> Finder<'a> {
                 }
                 _ => self.lose(path, known),
             }
+        }
+    }
+
+    /// Takes the folders that were on record then, empty or not.
+    fn gather_folders(&mut self, only: &[RelPath]) {
+        for (path, stamp) in &self.past.then.folders {
+            if !only.is_empty() && !only.iter().any(|asked| path.is_within(asked)) {
+                continue;
+            }
+            if let Some(why) = trouble(path) {
+                let key = path.to_string();
+                self.found.refused.push(Refused { key, why });
+                continue;
+            }
+            self.found.wanted.push(Wanted {
+                path: path.clone(),
+                key: String::new(),
+                kind: Kind::Folder,
+                size: 0,
+                etag: None,
+                version_id: None,
+                sha256: None,
+                stamp: (*stamp).into(),
+            });
         }
     }
 

@@ -46,6 +46,7 @@ struct Summary {
     done: bool,
     dry_run: bool,
     restored: u64,
+    folders: u64,
     would_restore: u64,
     equal: u64,
     skipped: u64,
@@ -103,6 +104,9 @@ impl Teller {
         let (word, why) = (told.what.word().replace('_', " "), told.error.unwrap_or(""));
         match told.what {
             What::Restored | What::Equal => tracing::debug!("{word} {name}"),
+            What::WouldRestore if told.is_bare_folder() => {
+                self.line(&format!("{word} {name} (a folder)"));
+            }
             What::WouldRestore => self.line(&format!("{word} {name} ({})", show_bytes(told.bytes))),
             _ => self.line(&format!("{word} {name}: {why}")),
         }
@@ -176,6 +180,7 @@ fn summary(sums: &Sums, close: Close) -> Summary {
         done: close.is_done,
         dry_run: close.is_dry_run,
         restored: sums.restored,
+        folders: sums.folders,
         would_restore: sums.would_restore,
         equal: sums.equal,
         skipped: sums.skipped,
@@ -233,6 +238,10 @@ fn closing(sums: &Sums, close: Close) -> String {
             format!("; verified {}", by.join(", "))
         };
         parts.push(format!("{} restored ({bytes}{verified})", sums.restored));
+    }
+    if sums.folders > 0 {
+        let s = if sums.folders == 1 { "" } else { "s" };
+        parts.push(format!("{} empty folder{s}", sums.folders));
     }
     if sums.skipped > 0 {
         parts.push(format!("{} skipped", sums.skipped));

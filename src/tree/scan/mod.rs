@@ -22,21 +22,25 @@
 //!
 //! # Bounds
 //!
-//! A step does a bounded amount of work. In memory are the listings of the folders on the way down and one page of rows.
+//! A step does a bounded amount of work. In memory are the listings of the folders on the way down, one page of rows and
+//! one of folders.
 //! Nothing recurses, however deep the tree.
 
 mod cursor;
+mod folders;
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 
 use crate::base::path::RelPath;
-use crate::base::stat::{Kind, Stat};
+use crate::base::stat::{FolderStamp, Kind, Stat};
 use crate::tree::filter::Filter;
 use crate::tree::filter::reason::Reason;
 use crate::tree::scan::cursor::Cursor;
 use crate::tree::{Found, Tree};
+
+pub use folders::{Folder, FolderNews};
 
 /// How many names and rows one step looks at, about 20 ms of cold disk: a step can be waited for when stopping.
 const WORK: usize = 2_000;
@@ -69,6 +73,24 @@ pub trait Rows: Send {
         after: &RelPath,
         limit: usize,
     ) -> anyhow::Result<Vec<Known>>;
+
+    /// Returns the first `limit` folders on record below `within` that a walk meets after `after`, in its order: that of
+    /// their paths with a `/` behind. By default none is on record.
+    fn folders(
+        &mut self,
+        within: &RelPath,
+        after: &RelPath,
+        limit: usize,
+    ) -> anyhow::Result<Vec<Folder>> {
+        let _ = (within, after, limit);
+        Ok(Vec::new())
+    }
+
+    /// Returns what is on record of one folder. By default nothing is.
+    fn folder(&mut self, path: &RelPath) -> anyhow::Result<Option<FolderStamp>> {
+        let _ = path;
+        Ok(None)
+    }
 }
 
 /// What is scanned.
@@ -130,6 +152,8 @@ pub struct Step {
     pub excluded: u64,
     /// Names that are not for the bucket, each once a scan.
     pub skipped: Vec<(RelPath, SkipReason)>,
+    /// Folders that differ from what is on record of them.
+    pub folders: Vec<FolderNews>,
     /// Folders that could not be listed; what is below them is unknown.
     pub unreadable: Vec<(RelPath, io::Error)>,
     /// True if this was the last step.
@@ -143,7 +167,9 @@ pub struct Scanner {
     /// Wall clock that ages are judged by, nanoseconds.
     now_ns: Option<i64>,
     scope: Scope,
-    rows: Cursor,
+    rows: Box<dyn Rows>,
+    files: Cursor<Known>,
+    folders: Cursor<Folder>,
     /// The folders on the way down, the lowest last. Empty before the first step and after the walk.
     way: Vec<Level>,
     stage: Stage,
@@ -187,7 +213,9 @@ impl Scanner {
             tree,
             filter,
             now_ns: None,
-            rows: Cursor::new(rows, scope.folder.clone()),
+            rows,
+            files: Cursor::new(scope.folder.clone()),
+            folders: Cursor::new(scope.folder.clone()),
             scope,
             way: Vec::new(),
             stage: Stage::Begin,
@@ -215,11 +243,11 @@ impl Scanner {
         let mut work = 0;
         while self.stage != Stage::Done
             && work < WORK
-            && self.step.differing.len() + self.step.missing.len() < limit
+            && self.step.differing.len() + self.step.missing.len() + self.step.folders.len() < limit
         {
             work += 1;
             match self.stage {
-                Stage::Begin => self.begin(),
+                Stage::Begin => self.begin()?,
                 Stage::Walk => self.advance()?,
                 Stage::Rest => {
                     if !self.pass_row(None)? {
@@ -234,8 +262,7 @@ impl Scanner {
         Ok(step)
     }
 
-    fn begin(&mut self) {
-        self.stage = Stage::Walk;
+    fn begin(&mut self) -> anyhow::Result<()> {
         let folder = self.scope.folder.clone();
         // The folders above count as the way down too: a scan may begin below a loop's beginning.
         let mut above = folder.parent();
@@ -255,15 +282,25 @@ impl Scanner {
         self.way.reverse();
         // A hint may have named a folder that is left out: it is neither watched nor walked.
         if !folder.is_root() && self.filter.excludes(&folder, Kind::Folder).is_some() {
-            self.rows.skip_below(&folder);
+            self.stage = Stage::Walk;
+            self.skip_below(&folder);
             self.step.excluded += 1;
-            return;
+            return Ok(());
         }
-        let inode = self
-            .tree
-            .stat(&folder)
-            .map_or((0, 0), |stat| (stat.dev, stat.ino));
-        self.enter(folder, inode, self.scope.depth);
+        let stat = self.tree.stat(&folder).ok();
+        let inode = stat.map_or((0, 0), |stat| (stat.dev, stat.ino));
+        let is_listed = self.enter(folder.clone(), inode, self.scope.depth);
+        self.stage = Stage::Walk;
+        match stat.filter(|_| is_listed && !folder.is_root()) {
+            Some(stat) => self.met_first(&folder, &stat),
+            None => Ok(()),
+        }
+    }
+
+    /// Leaves everything on record below a folder alone.
+    fn skip_below(&mut self, folder: &RelPath) {
+        self.files.skip_below(folder);
+        self.folders.skip_below(folder);
     }
 
     /// Takes one step of the walk: one row before the next name, or the name itself, or the way up.
@@ -273,13 +310,15 @@ impl Scanner {
             return Ok(());
         };
         let Some(found) = level.next.take().or_else(|| level.names.next()) else {
-            // The rows that belong behind its last name are its own to judge.
+            // What is on record behind its last name is its own to judge.
             let folder = level.folder.clone();
-            if !(self
-                .rows
-                .peek()?
-                .is_some_and(|row| row.path.is_within(&folder))
-                && self.pass_row(None)?)
+            let row = self.files.peek(&mut *self.rows)?;
+            if row.is_some_and(|row| row.path.is_within(&folder)) && self.pass_row(None)? {
+                return Ok(());
+            }
+            let known = self.folders.peek(&mut *self.rows)?;
+            if !(known.is_some_and(|known| known.path.is_within(&folder))
+                && self.pass_folder(None)?)
             {
                 self.way.pop();
             }
@@ -288,9 +327,13 @@ impl Scanner {
         let path = level.folder.join(&found.name);
         let depth = level.depth;
         let is_folder = found.stat.kind == Kind::Folder;
-        match self.pass_row(Some((&path, is_folder))) {
+        let passed = match self.pass_row(Some((&path, is_folder))) {
+            Ok(false) => self.pass_folder(Some((&path, is_folder))),
+            passed => passed,
+        };
+        match passed {
             Ok(false) => {
-                let row = (found.stat.kind == Kind::File).then(|| self.rows.take_equal(&path));
+                let row = (found.stat.kind == Kind::File).then(|| self.files.take_equal(&path));
                 self.look(path, &found, row.flatten(), depth);
                 Ok(())
             }
@@ -305,6 +348,9 @@ impl Scanner {
 
     /// Looks at a name; the rows before it have been gone through.
     fn look(&mut self, path: RelPath, found: &Found, row: Option<Known>, depth: Depth) {
+        // It is there, whatever is made of it.
+        let is_folder = found.stat.kind == Kind::Folder;
+        let known = is_folder.then(|| self.folders.take_equal(&path)).flatten();
         let reason = match self.now_ns {
             Some(now_ns) => self.filter.leaves_out(&path, &found.stat, now_ns),
             None => self.filter.excludes(&path, found.stat.kind),
@@ -337,28 +383,30 @@ impl Scanner {
             }
             Kind::Special => self.step.skipped.push((path, SkipReason::Special)),
             Kind::Folder if depth == Depth::NewFolders && found.armed => {
-                self.rows.skip_below(&path);
+                self.skip_below(&path);
+                self.met(&path, &found.stat, known);
             }
             Kind::Folder => {
                 let inode = (found.stat.dev, found.stat.ino);
                 // A folder whose stat was refused has no inode to compare.
                 if inode != (0, 0) && self.way.iter().any(|level| level.inode == inode) {
-                    self.rows.skip_below(&path);
+                    self.skip_below(&path);
                     self.step.skipped.push((path, SkipReason::Loop));
-                } else {
-                    self.enter(path, inode, Depth::Full);
+                } else if self.enter(path.clone(), inode, Depth::Full) && inode != (0, 0) {
+                    self.met(&path, &found.stat, known);
                 }
             }
         }
     }
 
-    /// Lists a folder and makes it the lowest on the way. One that is gone leaves its rows to be found without files.
-    fn enter(&mut self, folder: RelPath, inode: (u64, u64), depth: Depth) {
+    /// Lists a folder and makes it the lowest on the way; returns whether it could. One that is gone leaves its rows to be
+    /// found without files.
+    fn enter(&mut self, folder: RelPath, inode: (u64, u64), depth: Depth) -> bool {
         if self.tree.is_away(&folder) {
-            self.rows.skip_below(&folder);
+            self.skip_below(&folder);
             let error = io::Error::other("its filesystem is not mounted");
             self.step.unreadable.push((folder, error));
-            return;
+            return false;
         }
         let error = match self.tree.list(&folder) {
             Ok(names) => {
@@ -371,7 +419,7 @@ impl Scanner {
                     listed: true,
                     next: None,
                 });
-                return;
+                return true;
             }
             Err(error) => error,
         };
@@ -381,17 +429,18 @@ impl Scanner {
         );
         // A root that is not there is away, and says nothing about what was in it.
         if !is_gone || folder.is_root() {
-            self.rows.skip_below(&folder);
+            self.skip_below(&folder);
             self.step.unreadable.push((folder, error));
         } else {
             self.vanished = Some(folder);
         }
+        false
     }
 
     /// Goes through one row before the given name (for a folder: before what is below it), or any row; returns false if
     /// there is none.
     fn pass_row(&mut self, before: Option<(&RelPath, bool)>) -> anyhow::Result<bool> {
-        let Some(row) = self.rows.peek()? else {
+        let Some(row) = self.files.peek(&mut *self.rows)? else {
             return Ok(false);
         };
         let passed = before.is_none_or(|(name, is_folder)| {
@@ -419,7 +468,7 @@ impl Scanner {
                 _ => self.step.differing.push((path, 0)),
             }
         }
-        self.rows.drop_first();
+        self.files.drop_first();
         Ok(true)
     }
 }
@@ -500,10 +549,38 @@ mod tests {
 
     struct Table {
         rows: BTreeMap<RelPath, Known>,
+        folders: BTreeMap<RelPath, FolderStamp>,
         fails: usize,
     }
 
     impl Rows for Table {
+        fn folders(
+            &mut self,
+            within: &RelPath,
+            after: &RelPath,
+            limit: usize,
+        ) -> anyhow::Result<Vec<Folder>> {
+            let slashed = |path: &RelPath| [path.as_bytes(), b"/"].concat();
+            let is_below = |path: &RelPath| path != within && path.is_within(within);
+            let is_after = |path: &RelPath| after.is_root() || slashed(path) > slashed(after);
+            let mut found: Vec<Folder> = self
+                .folders
+                .iter()
+                .filter(|(path, _)| is_below(path) && is_after(path))
+                .map(|(path, stamp)| Folder {
+                    path: path.clone(),
+                    stamp: *stamp,
+                })
+                .collect();
+            found.sort_by_key(|folder| slashed(&folder.path));
+            found.truncate(limit);
+            Ok(found)
+        }
+
+        fn folder(&mut self, path: &RelPath) -> anyhow::Result<Option<FolderStamp>> {
+            Ok(self.folders.get(path).copied())
+        }
+
         fn page(
             &mut self,
             within: &RelPath,
@@ -579,7 +656,9 @@ mod tests {
     struct Run {
         tree: Fake,
         rows: BTreeMap<RelPath, Known>,
+        folders: BTreeMap<RelPath, FolderStamp>,
         exclude: Vec<String>,
+        include: Vec<String>,
         folder: RelPath,
         depth: Depth,
     }
@@ -589,16 +668,19 @@ mod tests {
             Self {
                 tree: tree.clone(),
                 rows,
+                folders: BTreeMap::new(),
                 exclude: Vec::new(),
+                include: Vec::new(),
                 folder: RelPath::root(),
                 depth: Depth::Full,
             }
         }
 
         fn start(&self, fails: usize) -> Scanner {
-            let filter = Filter::new(&self.exclude, &[], true).expect("good rules");
+            let filter = Filter::new(&self.exclude, &self.include, true).expect("good rules");
             let rows = Table {
                 rows: self.rows.clone(),
+                folders: self.folders.clone(),
                 fails,
             };
             Scanner::new(
@@ -631,6 +713,7 @@ mod tests {
         all.missing.extend(step.missing);
         all.skipped.extend(step.skipped);
         all.unreadable.extend(step.unreadable);
+        all.folders.extend(step.folders);
         all.unchanged += step.unchanged;
         all.excluded += step.excluded;
         all.done = step.done;
@@ -906,6 +989,117 @@ mod tests {
         };
         assert_eq!((errors, step.unchanged, step.done), (3, 6, true));
         assert!(step.differing.is_empty());
+    }
+
+    /// What a run says of folders, which it takes for known from then on.
+    fn news(run: &mut Run) -> String {
+        let mut words = Vec::new();
+        for news in run.go().folders {
+            match news {
+                FolderNews::Is(path, stamp) => {
+                    words.push(path.to_string());
+                    run.folders.insert(path, stamp);
+                }
+                FolderNews::Gone(path) => {
+                    words.push(format!("-{path}"));
+                    run.folders.remove(&path);
+                }
+            }
+        }
+        words.join(" ")
+    }
+
+    #[test]
+    fn folders_are_news_when_they_are_new_or_others_or_gone() {
+        let paths = ["a-b/", "a.c/", "a.c/d/", "a/", "a/b/", "a/b/f", "e", "z/"];
+        let mut run = Run::of(&fake(&paths), BTreeMap::new());
+        assert_eq!(news(&mut run), "a-b a.c a.c/d a a/b z");
+        assert_eq!(news(&mut run), "");
+        for (at, what) in [("a-b", 0), ("a/b", 1), ("z", 2)] {
+            let stat = run.tree.at.get_mut(&path(at)).expect("there");
+            match what {
+                0 => stat.mode = 0o700,
+                1 => stat.mtime_ns += 1,
+                // The kernel's own numbers are nobody's business.
+                _ => (stat.ino, stat.ctime_ns, stat.nlink) = (99, 99, 99),
+            }
+        }
+        assert_eq!(news(&mut run), "a-b a/b");
+        // A file in the place of a folder, and one that is gone with all that was in it.
+        run.tree.at.insert(path("a-b"), stat(Kind::File, 50));
+        run.tree.at.retain(|at, _| !at.is_within(&path("a")));
+        assert_eq!(news(&mut run), "-a-b -a -a/b");
+        assert_eq!(news(&mut run), "");
+        run.tree.at.clear();
+        assert_eq!(news(&mut run), "-a.c -a.c/d -z");
+    }
+
+    #[test]
+    fn a_folder_that_is_left_out_or_cannot_be_listed_is_as_it_was() {
+        let paths = ["a/", "a/b/", "c/", "c/d/", "f/", "f/g/", "f/g/h"];
+        let mut run = Run::of(&fake(&paths), BTreeMap::new());
+        run.exclude = vec!["c".to_owned(), "f".to_owned()];
+        run.include = vec!["f/g/h".to_owned()];
+        let refused = io::ErrorKind::PermissionDenied;
+        run.tree.refused.insert(path("a"), refused);
+        // One that is only entered for what is taken in again is left out itself.
+        assert_eq!(news(&mut run), "");
+        (run.exclude, run.include) = (Vec::new(), Vec::new());
+        run.tree.refused.clear();
+        assert_eq!(news(&mut run), "a a/b c c/d f f/g");
+        for at in ["a", "c"] {
+            run.tree.at.get_mut(&path(at)).expect("there").mode = 0o700;
+        }
+        run.tree.at.remove(&path("a/b"));
+        run.tree.at.remove(&path("c/d"));
+        run.tree.refused.insert(path("a"), refused);
+        run.exclude = vec!["c".to_owned()];
+        assert_eq!(news(&mut run), "");
+        run.tree
+            .refused
+            .insert(RelPath::root(), io::ErrorKind::NotFound);
+        assert_eq!(news(&mut run), "", "the root is away");
+        run.tree.refused.clear();
+        run.exclude.clear();
+        assert_eq!(news(&mut run), "a -a/b c -c/d");
+    }
+
+    #[test]
+    fn a_scan_of_one_folder_tells_of_that_and_of_what_is_below() {
+        let mut run = Run::of(&fake(&["a/", "a/b/", "a/b/c/", "d/"]), BTreeMap::new());
+        run.folder = path("a");
+        assert_eq!(news(&mut run), "a a/b a/b/c");
+        assert_eq!(news(&mut run), "");
+        // What is watched already is not entered, and is met all the same.
+        run.depth = Depth::NewFolders;
+        run.tree.armed.insert(path("a/b"));
+        run.tree.at.get_mut(&path("a/b")).expect("there").mode = 0o700;
+        run.tree.at.remove(&path("a/b/c"));
+        assert_eq!(news(&mut run), "a/b");
+        run.tree.at.remove(&path("a/b"));
+        assert_eq!(news(&mut run), "-a/b -a/b/c");
+        // It is gone itself: the folder above says so.
+        run.tree.at.remove(&path("a"));
+        assert_eq!(news(&mut run), "");
+        run.folder = RelPath::root();
+        assert_eq!(news(&mut run), "-a d");
+    }
+
+    #[test]
+    fn many_folders_are_compared_a_page_at_a_time() {
+        let many: Vec<String> = (0..3 * PAGE).map(|n| format!("a/{n:05}/")).collect();
+        let mut all = vec!["a/", "b/"];
+        all.extend(many.iter().map(String::as_str));
+        let mut run = Run::of(&fake(&all), BTreeMap::new());
+        assert_eq!(run.go().folders.len(), 3 * PAGE + 2);
+        news(&mut run);
+        assert_eq!(news(&mut run), "");
+        let refused = io::ErrorKind::PermissionDenied;
+        run.tree.refused.insert(path("a"), refused);
+        run.tree.at.get_mut(&path("b")).expect("there").mode = 0o700;
+        assert_eq!(news(&mut run), "b");
+        run.tree.at.retain(|at, _| *at == path("b"));
+        assert_eq!(run.go().folders.len(), 3 * PAGE + 1);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use tidewatch::catalog::{Error, Kind, Trouble};
 
-use super::{SECOND, Scribe, T, aside, gone, key, names, path, put};
+use super::{SECOND, Scribe, T, aside, drill, folder, folder_gone, gone, key, names, path, put};
 
 /// Ten links: files a to e, a snapshot at 5, changes behind it.
 fn ten() -> Scribe {
@@ -40,6 +40,43 @@ async fn the_latest_tree_is_read_from_the_last_snapshot_on() {
         1 + 4,
         "one listing, four links"
     );
+}
+
+#[tokio::test]
+async fn folders_are_read_as_they_were_and_drills_say_nothing_of_the_tree() {
+    let mut scribe = Scribe::new();
+    let a = put("a/x", "x", 1);
+    scribe.delta(
+        10,
+        &[a.clone(), folder("a", 0o755, 2), folder("b", 0o755, 3)],
+    );
+    scribe.delta(20, &[folder("b", 0o700, 11), drill(12)]);
+    scribe.delta(30, &[folder_gone("b", 21), folder("c", 0o755, 22)]);
+    scribe.snapshot(40, &[a, folder("a", 0o755, 2), folder("c", 0o755, 22)]);
+    scribe.delta(
+        50,
+        &[folder_gone("a", 41), folder_gone("never", 42), drill(43)],
+    );
+    let chain = scribe.chain().await;
+    for (seconds, expected) in [
+        (2, "a 755"),
+        (3, "a 755 b 755"),
+        (12, "a 755 b 700"),
+        (21, "a 755"),
+        (45, "c 755"),
+        (1000, "c 755"),
+    ] {
+        let past = chain.at(T + seconds * SECOND).await.unwrap();
+        let folders = past.then.folders.iter();
+        let folders = folders.map(|(path, stamp)| format!("{path} {:o}", stamp.mode));
+        let folders: Vec<String> = folders.collect();
+        assert_eq!(folders.join(" "), expected, "{seconds}");
+        assert_eq!(names(&past.then.tree), ["a/x"], "{seconds}");
+    }
+    let history = chain.history(|_| true).await.unwrap();
+    assert_eq!(history.troubles, []);
+    let files: Vec<_> = history.versions.keys().map(ToString::to_string).collect();
+    assert_eq!(files, ["a/x"], "a history is of files");
 }
 
 #[tokio::test]

@@ -3,12 +3,14 @@
 use tidewatch::base::digest::Sha256;
 use tidewatch::catalog::{self, Draft, Fault, Header, Kind, Record};
 
-use super::{T, aside, gone, keys, put};
+use super::{T, aside, drill, folder, folder_gone, gone, keys, put};
 
 /// A link that the first version of the format wrote. Never edited.
 const GOLDEN: &[u8] = include_bytes!("../../golden/catalog-link.jsonl.zst");
 /// What is in it.
 const LINES: &str = include_str!("../../golden/catalog-link.jsonl");
+/// The lines of one with folders and a drill.
+const FOLDERS: &str = include_str!("../../golden/catalog-folders.jsonl");
 
 fn golden() -> (Header, Vec<Record>) {
     let header = Header {
@@ -35,6 +37,22 @@ fn golden() -> (Header, Vec<Record>) {
     (header, records)
 }
 
+/// What was added to the format before its first release: folders and drills.
+fn folders() -> (Header, Vec<Record>) {
+    let header = Header {
+        first: 1001,
+        last: 1004,
+        ..golden().0
+    };
+    let records = vec![
+        put("a", "tide", 1),
+        folder(b"b/\xff", 0o2750, 2),
+        folder_gone("c", 3),
+        drill(4),
+    ];
+    (header, records)
+}
+
 fn read(bytes: &[u8]) -> Result<(Header, Vec<Record>), Fault> {
     let mut records = Vec::new();
     let header = catalog::read_link(bytes, &keys(), |record| records.push(record))?;
@@ -54,7 +72,22 @@ fn a_link_comes_back_as_it_was_written_odd_names_and_all() {
     assert_eq!(read(&bytes), Ok((header.clone(), records)));
     assert_eq!(catalog::header(&bytes), Ok(header));
     let unpacked = zstd::decode_all(&bytes[..]).unwrap();
-    assert_eq!(String::from_utf8(unpacked).unwrap(), LINES);
+    let unpacked = String::from_utf8(unpacked).unwrap();
+    let (written, lines) = (unpacked.split_once('\n'), LINES.split_once('\n'));
+    assert_eq!(written.unwrap().1, lines.unwrap().1);
+}
+
+#[test]
+fn folders_and_drills_come_back_as_they_were_written() {
+    let (header, records) = folders();
+    let mut draft = Draft::default();
+    for record in &records {
+        draft.push(record);
+    }
+    let (bytes, _) = draft.finish(&header).unwrap();
+    assert_eq!(read(&bytes), Ok((header, records)));
+    let unpacked = zstd::decode_all(&bytes[..]).unwrap();
+    assert_eq!(String::from_utf8(unpacked).unwrap(), FOLDERS);
 }
 
 #[test]
@@ -66,7 +99,7 @@ fn the_link_of_the_first_format_is_read_for_ever() {
 
 #[test]
 fn the_first_line_of_a_link_has_every_column_of_the_others() {
-    let mut lines = LINES.lines();
+    let mut lines = FOLDERS.lines();
     let columns = |line: &str| {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
         let columns = line.as_object().unwrap().keys().cloned();
@@ -75,7 +108,8 @@ fn the_first_line_of_a_link_has_every_column_of_the_others() {
     let first = columns(lines.next().unwrap());
     for line in lines {
         assert!(columns(line).is_subset(&first), "{line}");
-        assert_eq!(columns(line).len(), 14);
+        let of_drills = usize::from(line.contains("\"op\":\"drill\""));
+        assert_eq!(columns(line).len(), 14 + of_drills);
     }
 }
 
@@ -146,6 +180,8 @@ fn what_could_lead_out_of_the_folder_or_the_prefix_is_refused_with_its_line() {
         ("\"size\":4", "\"size\":-4", "invalid value"),
         ("\"op\":\"put\"", "\"op\":\"aside\"", "does not say where"),
         ("\"op\":\"put\"", "\"op\":\"move\"", "unknown variant"),
+        ("\"op\":\"put\"", "\"op\":\"drill\"", "the path is none"),
+        ("\"path\":\"a\"", "\"path\":null", "the path is none"),
     ] {
         let bad = good.replace(from, to);
         assert_ne!(bad, good, "{from}");
@@ -157,6 +193,51 @@ fn what_could_lead_out_of_the_folder_or_the_prefix_is_refused_with_its_line() {
             told.starts_with("line 3: ") && told.contains(why),
             "{to}: {told}"
         );
+    }
+}
+
+#[test]
+fn a_folder_that_is_ours_or_says_too_little_is_refused() {
+    let good = FOLDERS.lines().nth(2).unwrap();
+    let gone = FOLDERS.lines().nth(3).unwrap();
+    let drill = FOLDERS.lines().nth(4).unwrap();
+    let path = "\"path_base64\":\"Yi//\"";
+    for (line, from, to, why) in [
+        (good, path, "\"path_base64\":\"Li4=\"", "the path is none"),
+        (
+            good,
+            path,
+            "\"path_base64\":\"LnRpZGV3YXRjaC94\"",
+            "Tidewatch's own",
+        ),
+        (
+            gone,
+            "\"path\":\"c\"",
+            "\"path\":\".tidewatch\"",
+            "Tidewatch's own",
+        ),
+        (
+            good,
+            "\"mode\":\"2750\"",
+            "\"mode\":null",
+            "lacks what it has to say",
+        ),
+        (
+            good,
+            "\"mode\":\"2750\"",
+            "\"mode\":\"40755\"",
+            "`mode` is none",
+        ),
+        (drill, "\"path\":null", "\"path\":\"a\"", "the path is none"),
+        (drill, "\"drill\":{", "\"how\":{", "does not say how"),
+    ] {
+        assert!(read(&packed(&format!("{line}\n"))).is_ok());
+        let bad = line.replace(from, to);
+        assert_ne!(bad, line, "{from}");
+        let Fault::Broken(told) = read(&packed(&format!("{bad}\n"))).expect_err(to) else {
+            panic!("{to}");
+        };
+        assert!(told.contains(why), "{to}: {told}");
     }
 }
 

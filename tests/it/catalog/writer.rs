@@ -97,7 +97,7 @@ async fn a_run_publishes_what_it_did_before_it_ends_and_a_level_one_asks_nothing
         bench.tree.write(&path(name), name.as_bytes());
     }
     is_level(&bench.sync().await);
-    assert_eq!(bench.links(), ["delta 3"]);
+    assert_eq!(bench.links(), ["delta 4"]);
     bench.agrees().await;
     // One put, and nothing looked at or listed: the store holds to conditions.
     bench.bucket.reset_counts();
@@ -111,7 +111,7 @@ async fn a_run_publishes_what_it_did_before_it_ends_and_a_level_one_asks_nothing
     bench.tree.remove(&path("d"));
     is_level(&bench.sync().await);
     assert_eq!(bench.bucket.counts().catalog, 1);
-    assert_eq!(bench.links(), ["delta 3", "delta 2"]);
+    assert_eq!(bench.links(), ["delta 4", "delta 2"]);
     let reading = bench.latest().await;
     assert_eq!(names(&reading.tree), ["a", "b/c"]);
     assert_eq!(reading.tree[&path("a")].mode, 0o600);
@@ -129,6 +129,78 @@ async fn a_run_publishes_what_it_did_before_it_ends_and_a_level_one_asks_nothing
     bench.tree.write(&path("d"), b"d");
     is_level(&bench.sync().await);
     assert_eq!(names(&bench.latest().await.tree), ["a", "b/c", "d"]);
+    bench.agrees().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn folders_are_on_record_as_scans_see_them_also_where_there_is_no_file() {
+    let mut bench = bench();
+    bench.exclude = vec!["left/".to_owned()];
+    for name in ["a/empty", "b", "left/out"] {
+        bench.tree.mkdir(&path(name));
+    }
+    bench.tree.close(&path("b"), true);
+    let ended = bench.sync().await;
+    assert_eq!(ended.reason, Reason::Finished);
+    let told = async |bench: &Bench| -> Vec<String> {
+        let folders = bench.latest().await.folders.into_iter();
+        folders
+            .map(|(path, stamp)| format!("{path} {:o}", stamp.mode))
+            .collect()
+    };
+    // One that cannot be listed, or is left out, is not on record.
+    assert_eq!(told(&bench).await, ["a 755", "a/empty 755"]);
+    assert_eq!(bench.links(), ["delta 2"]);
+    bench.tree.open_all();
+    bench.tree.chmod(&path("a/empty"), 0o700);
+    is_level(&bench.sync().await);
+    assert_eq!(told(&bench).await, ["a 755", "a/empty 700", "b 755"]);
+    is_level(&bench.sync().await);
+    assert_eq!(bench.links(), ["delta 2", "delta 2"], "nothing was new");
+
+    // What cannot be seen is not gone.
+    bench.tree.close(&path("a"), true);
+    bench.sync().await;
+    bench.tree.open_all();
+    bench.tree.away(true);
+    let away = bench.sync().await;
+    assert!(matches!(away.reason, Reason::Away(_)), "{:?}", away.reason);
+    bench.tree.away(false);
+    assert_eq!(bench.links(), ["delta 2", "delta 2"]);
+    bench.tree.rename(&path("a/empty"), &path("c"));
+    bench.tree.remove(&path("b"));
+    is_level(&bench.sync().await);
+    assert_eq!(told(&bench).await, ["a 755", "c 700"]);
+    // An agent that stays hears of a folder by its event.
+    let agent = bench.start(Mode::Forever);
+    sleep(MINUTE).await;
+    bench.tree.mkdir(&path("a/d/e"));
+    bench.tree.remove(&path("c"));
+    sleep(2 * MINUTE).await;
+    assert_eq!(told(&bench).await, ["a 755", "a/d 755", "a/d/e 755"]);
+    assert_eq!(agent.stop().await.reason, Reason::Stopped(true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_has_the_folders_too() {
+    let bench = bench();
+    bench.tree.write(&path("a/x"), b"x");
+    bench.tree.mkdir(&path("b"));
+    is_level(&bench.sync().await);
+    bench.tree.mkdir(&path("c"));
+    bench.set_progress(&Progress {
+        is_due: true,
+        ..bench.progress()
+    });
+    is_level(&bench.sync().await);
+    let links = bench.links();
+    assert!(
+        links.contains(&"snapshot 4".to_owned()) || links.contains(&"snapshot 3".to_owned()),
+        "{links:?}"
+    );
+    let reading = bench.latest().await;
+    assert!(reading.number > 1);
+    assert_eq!(reading.folders, bench.tree.folder_stamps());
     bench.agrees().await;
 }
 

@@ -1,6 +1,8 @@
 //! What is logged of which change: each change of a row, seen from the row before and the row after.
 
+use tidewatch::base::drill::Drill;
 use tidewatch::base::path::RelPath;
+use tidewatch::base::stat::FolderStamp;
 use tidewatch::manifest::{
     Aside, Change, Entry, Facts, Held, HeldWhat, Logged, Manifest, Progress, State, Waiting, What,
 };
@@ -24,6 +26,9 @@ fn word(row: &Logged) -> String {
         What::Gone { is_kept: true } => format!("kept:{}", row.path),
         What::Gone { is_kept: false } => format!("gone:{}", row.path),
         What::Aside(key) => format!("aside:{}:{key}", row.path),
+        What::Folder => format!("folder:{}", row.path),
+        What::FolderGone => format!("folder_gone:{}", row.path),
+        What::Drill(drill) => format!("drill{}:{}", row.path, drill.files),
     }
 }
 
@@ -184,6 +189,7 @@ fn numbers_go_up_by_one_and_are_never_used_twice() {
         is_due: true,
         began: Some(8),
         after: Some(path(b"c/\xff")),
+        after_folder: Some(path("d")),
     };
     manifest.note_progress(number, &whole).expect("noted");
     assert_eq!(manifest.progress(number).expect("readable"), whole);
@@ -192,6 +198,77 @@ fn numbers_go_up_by_one_and_are_never_used_twice() {
         .expect("readable");
     assert_eq!(live.len(), 1);
     assert_eq!((live[0].path.clone(), live[0].seq), (path("b"), 0));
+}
+
+#[test]
+fn folders_are_logged_when_they_are_new_or_others_and_when_they_go() {
+    let manifest = Manifest::in_memory().expect("a database");
+    let stamp = |mode| FolderStamp {
+        mtime_ns: -1,
+        mode,
+        uid: u32::MAX,
+        gid: 7,
+    };
+    let log = |change| logs(&manifest, change);
+    let is = |name: &str, mode| Change::Folder(path(name), stamp(mode));
+    assert_eq!(log(is("a", 0o755)), "folder:a");
+    assert_eq!(log(is("a", 0o755)), "");
+    assert_eq!(log(is("a", 0o700)), "folder:a");
+    let last = all(&manifest).pop().expect("a row");
+    assert_eq!(last.facts, Facts::of_folder(&stamp(0o700)));
+    assert_eq!(last.time_ns, NOW_NS + 100);
+    for name in ["a/b", "a-b", "a.c/d", "b"] {
+        log(is(name, 0o755));
+    }
+    // A file of the same name has its own row, and neither says anything of the other.
+    assert_eq!(log(Change::Put(synced("a"))), "put:a");
+    assert_eq!(log(Change::Forget(path("a"))), "gone:a");
+
+    let number = folder(&manifest);
+    let pages = |within: &str, after: &str, limit| -> String {
+        let found = manifest.subfolders(number, &path(within), &path(after), limit);
+        let found = found.expect("readable").into_iter();
+        let found: Vec<String> = found.map(|(path, _)| path.to_string()).collect();
+        found.join(" ")
+    };
+    // In the order of a walk: what is in `a` comes behind `a-b` and `a.c/d`, as `a/` does.
+    assert_eq!(pages("", "", 10), "a-b a.c/d a a/b b");
+    assert_eq!(pages("", "a.c/d", 2), "a a/b");
+    assert_eq!(pages("a", "a", 10), "a/b");
+    assert_eq!(pages("a", "", 10), "a/b");
+    assert_eq!(pages("a", "a/b", 10), "");
+    let one = |name: &str| manifest.subfolder(number, &path(name)).expect("readable");
+    assert_eq!((one("a"), one("c")), (Some(stamp(0o700)), None));
+    let has = |name: &str| {
+        manifest
+            .has_subfolder(number, &path(name))
+            .expect("readable")
+    };
+    assert!(has("a") && has("a.c") && has("a/b") && !has("c") && !has("a/b/c"));
+    let live = manifest
+        .live_subfolders(number, &path("a"), 10)
+        .expect("readable");
+    let live: Vec<String> = live.iter().map(word).collect();
+    assert_eq!(live, ["folder:a/b", "folder:b"]);
+
+    assert_eq!(log(Change::FolderGone(path("a"))), "folder_gone:a");
+    assert_eq!(log(Change::FolderGone(path("a"))), "");
+    assert_eq!(pages("", "", 10), "a-b a.c/d a/b b");
+}
+
+#[test]
+fn a_drill_is_logged_as_it_went() {
+    let manifest = Manifest::in_memory().expect("a database");
+    let drill = Drill {
+        host: "tide-1".to_owned(),
+        files: 3,
+        ..Drill::default()
+    };
+    let change = Change::Drilled(Box::new(drill.clone()));
+    assert_eq!(logs(&manifest, Change::Put(synced("a"))), "put:a");
+    assert_eq!(logs(&manifest, change), "drill:3");
+    let last = all(&manifest).pop().expect("a row");
+    assert_eq!((last.seq, last.what), (2, What::Drill(Box::new(drill))));
 }
 
 #[test]

@@ -5,10 +5,10 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use rusqlite::Connection;
-use tidewatch::base::stat::Identity;
+use tidewatch::base::stat::{FolderStamp, Identity};
 use tidewatch::manifest::{
     Change, Cut, Entry, ErrorKind, Failure, FolderKey, Held, HeldWhat, Manifest, OpenError, Remote,
-    State, Upload, holder, is_locked,
+    State, Upload, What, holder, is_locked,
 };
 
 use super::{NOW_NS, all, folder, key, path, puts, row, synced};
@@ -21,6 +21,9 @@ const SECOND_FIXTURE: &[u8] = include_bytes!("../../fixtures/manifest-v2.db");
 
 /// The same after schema 3 has led it on and written to it.
 const THIRD_FIXTURE: &[u8] = include_bytes!("../../fixtures/manifest-v3.db");
+
+/// One that schema 4 wrote, with rows of the log of each kind.
+const FOURTH_FIXTURE: &[u8] = include_bytes!("../../fixtures/manifest-v4.db");
 
 fn open(dir: &Path) -> Manifest {
     Manifest::open(dir, NOW_NS).expect("an open manifest").0
@@ -192,7 +195,7 @@ fn a_newer_schema_is_refused_and_the_file_is_not_touched() {
     let database = dir.path().join("tidewatch.db");
     let connection = Connection::open(&database).expect("a database");
     connection
-        .pragma_update(None, "user_version", 5)
+        .pragma_update(None, "user_version", 6)
         .expect("a newer version");
     drop(connection);
     let before = (
@@ -204,8 +207,8 @@ fn a_newer_schema_is_refused_and_the_file_is_not_touched() {
         matches!(
             error,
             OpenError::Newer {
-                found: 5,
-                known: 4,
+                found: 6,
+                known: 5,
                 ..
             }
         ),
@@ -485,6 +488,38 @@ fn the_database_of_schema_2_keeps_everything_when_it_is_led_on() {
     assert!(opened.clean && !opened.created);
     let uploads = [old_upload("b/open", "u1"), upload];
     assert_eq!(manifest.uploads(number).expect("uploads"), uploads);
+}
+
+#[test]
+fn the_database_of_schema_4_keeps_its_log_and_how_far_the_catalog_has_come() {
+    let (_dir, manifest) = fixture(FOURTH_FIXTURE);
+    let number = folder(&manifest);
+    let is = manifest.progress(number).expect("readable");
+    assert_eq!((is.number, is.base, is.published, is.links), (3, 1, 5, 3));
+    assert_eq!(is.after_folder, None);
+    let rows = manifest.logged(number, 5, 10).expect("readable");
+    let rows: Vec<_> = rows
+        .into_iter()
+        .map(|row| (row.seq, row.path, row.what, row.time_ns - NOW_NS))
+        .collect();
+    let expected = [
+        (6, path("a"), What::Put, 0),
+        (7, path("b"), What::Gone { is_kept: true }, 1),
+        (8, path(b"c/\xff"), What::Aside("t/x".to_owned()), 2),
+    ];
+    assert_eq!(rows, expected);
+    // And it takes what this version has to say.
+    let stamp = FolderStamp {
+        mtime_ns: 1,
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+    };
+    let change = Change::Folder(path("d"), stamp);
+    let logged = manifest.commit_at(number, &[change], NOW_NS);
+    assert_eq!(logged.expect("a commit"), 1);
+    let rows = manifest.logged(number, 8, 10).expect("readable");
+    assert_eq!((rows[0].seq, &rows[0].what), (9, &What::Folder));
 }
 
 #[test]

@@ -5,7 +5,10 @@ use std::path::Path;
 
 use rustix::process::Signal;
 use serde_json::Value;
+use tidewatch::base::drill::Drill;
+use tidewatch::catalog;
 use tidewatch::report::drill_file;
+use tidewatch::store::key::KeyMap;
 
 use crate::process::{Ended, World, end_of, ended, eventually, send};
 use crate::restore::config;
@@ -17,6 +20,20 @@ async fn run(world: &World, command: &str, config: &str, more: &[&str]) -> Ended
 fn drilled(ended: &Ended) -> Value {
     let line = ended.out.lines().next().expect("a line");
     serde_json::from_str(line).expect("JSON")
+}
+
+/// Returns what the catalog in the bucket says of drills.
+fn lines(world: &World) -> Vec<Drill> {
+    let keys = KeyMap::new("p/");
+    let mut drills = Vec::new();
+    for key in world.endpoint.all_keys() {
+        if catalog::number(&keys, &key).is_some() {
+            let bytes = world.endpoint.object(&key).expect("a link");
+            let each = |record: catalog::Record| drills.extend(record.drill.map(|drill| *drill));
+            catalog::read_link(&bytes, &keys, each).expect("a link");
+        }
+    }
+    drills
 }
 
 /// Nothing of a drill stays in the state folder but how it went.
@@ -53,6 +70,18 @@ async fn a_drill_brings_back_a_sample_compares_it_and_is_kept() {
     );
     assert_eq!(world.endpoint.objects(), before, "it only reads");
     assert!(is_clean(&world.state()));
+    // The next agent that runs writes its line; to the tree it says nothing.
+    assert_eq!(lines(&world), Vec::<Drill>::new());
+    assert_eq!(run(&world, "sync", &config, &[]).await.code, Some(0));
+    let lines = lines(&world);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert_eq!((lines[0].ok, lines[0].files, lines[0].wrong), (true, 30, 0));
+    assert_eq!((lines[0].same, lines[0].changed), (29, 1));
+    let bytes = result["bytes"].as_u64();
+    assert_eq!(
+        (Some(lines[0].bytes), lines[0].host.is_empty()),
+        (bytes, false)
+    );
 
     let status = run(&world, "status", &config, &[]).await;
     let line = status.out.lines().find(|line| line.contains("last drill"));
@@ -134,9 +163,16 @@ async fn a_service_drills_when_the_last_drill_is_old() {
     eventually("a drill of the service", || last().at_ns > 1).await;
     assert!(last().ok, "{:?}", last());
     assert_eq!(last().files, 1);
+    // One by hand, while it runs: it is the agent that writes both lines.
+    let by_hand = run(&world, "drill", &config, &[]).await;
+    assert_eq!((by_hand.code, &*by_hand.err), (Some(0), ""));
+    assert_eq!(lines(&world), Vec::<Drill>::new());
     send(&child, Signal::TERM);
     let ended = end_of(child).await;
     assert_eq!(ended.code, Some(0), "{}", ended.err);
+    let lines = lines(&world);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines.iter().all(|drill| drill.ok && drill.files == 1));
     assert!(
         ended.err.contains("restore drill ok: 1 files"),
         "{}",

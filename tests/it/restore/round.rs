@@ -1,14 +1,27 @@
 //! What went up comes back byte for byte, with its times and modes, also on an empty machine.
 
 use std::fs::{self, File, Permissions};
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
+
+use tidewatch::base::clock::{Clock, rfc3339_nanos};
 
 use crate::process::{World, complaints, ended};
 use crate::restore::{Held, back, names, path, plant, restore, told, tree};
 
 /// Files of the large round trip.
 const FILES: usize = 2000;
+
+/// Its folders in which nothing is, or only others of them.
+const EMPTY: [&[u8]; 6] = [
+    b"nothing",
+    b"d0/nothing",
+    b"nested/in/nothing",
+    b"odd \xff\n",
+    "\u{201b}0A".as_bytes(),
+    b"d1.rclonelink",
+];
 
 /// Fills the folder with files of every kind, each with a mode and a time of its own.
 fn fill(world: &World, random: &mut fastrand::Rng) {
@@ -49,6 +62,39 @@ fn fill(world: &World, random: &mut fastrand::Rng) {
         file.set_modified(at).unwrap();
         fs::set_permissions(&place, Permissions::from_mode(mode)).unwrap();
     }
+    for (number, name) in EMPTY.iter().enumerate() {
+        let place = world.tree(path(name));
+        fs::create_dir_all(&place).unwrap();
+        let mode = [0o755, 0o700, 0o555][number % 3];
+        fs::set_permissions(&place, Permissions::from_mode(mode)).unwrap();
+    }
+    // Each folder gets a time and mode of its own, from the lowest up.
+    for (number, name) in folders(&world.tree("")).iter().rev().enumerate() {
+        let place = world.tree(path(name));
+        let mode = [0o755, 0o750, 0o775][number % 3];
+        if !EMPTY.contains(&&name[..]) {
+            fs::set_permissions(&place, Permissions::from_mode(mode)).unwrap();
+        }
+        let nanoseconds = random.u64(0..4_000_000_000_000_000_000);
+        let at = UNIX_EPOCH + Duration::from_nanos(nanoseconds);
+        File::open(&place).unwrap().set_modified(at).unwrap();
+    }
+}
+
+/// Returns the folders of a tree, those above before what is in them.
+fn folders(root: &Path) -> Vec<Vec<u8>> {
+    let all = tree(root).into_iter();
+    let folders = all.filter(|(_, held)| *held == Held::Folder);
+    folders.map(|(name, _)| name).collect()
+}
+
+/// Returns the mode and the time of every folder.
+fn stats(root: &Path) -> Vec<(Vec<u8>, u32, i64, i64)> {
+    let stat = |name: Vec<u8>| {
+        let stat = fs::metadata(root.join(path(&name))).unwrap();
+        (name, stat.mode() & 0o7777, stat.mtime(), stat.mtime_nsec())
+    };
+    folders(root).into_iter().map(stat).collect()
 }
 
 #[tokio::test]
@@ -57,7 +103,10 @@ async fn what_went_up_comes_back_with_its_times_and_modes_on_an_empty_machine() 
     fill(&world, &mut fastrand::Rng::with_seed(11));
     let before = tree(&world.tree(""));
     assert!(before.len() > FILES);
+    let of_folders = stats(&world.tree(""));
     world.sync_level().await;
+    let puts = world.endpoint.keys().len();
+    assert_eq!(puts, FILES + 12, "no folder has an object");
     fs::remove_dir_all(world.tree("")).unwrap();
     fs::remove_dir_all(world.state()).unwrap();
 
@@ -65,7 +114,9 @@ async fn what_went_up_comes_back_with_its_times_and_modes_on_an_empty_machine() 
     assert_eq!(first.code, Some(0), "{}{}", first.out, first.err);
     assert!(first.out.starts_with("done: "), "{}", first.out);
     assert!(!first.out.contains("by size"), "{}", first.out);
+    assert!(first.out.contains("), 6 empty folders, "), "{}", first.out);
     assert!(before == tree(&back(&world)), "the trees differ");
+    assert_eq!(of_folders, stats(&back(&world)));
 
     // Again: everything is there, and not a byte of it is fetched.
     world.endpoint.reset_counts();
@@ -73,9 +124,10 @@ async fn what_went_up_comes_back_with_its_times_and_modes_on_an_empty_machine() 
     assert_eq!(again.code, Some(0), "{}", again.err);
     let (_, summary) = told(&again);
     assert_eq!(summary["restored"], 0, "{summary}");
-    assert_eq!(summary["equal"], FILES + 12, "{summary}");
+    assert_eq!(summary["equal"], FILES + 12 + EMPTY.len(), "{summary}");
     assert_eq!(world.endpoint.count("GetObject"), 0);
     assert!(before == tree(&back(&world)), "the trees differ");
+    assert_eq!(of_folders, stats(&back(&world)));
 
     // One that was touched gets its time and mode back, and nothing is fetched for it.
     let touched = back(&world).join("a");
@@ -86,6 +138,84 @@ async fn what_went_up_comes_back_with_its_times_and_modes_on_an_empty_machine() 
     assert_eq!(mended.code, Some(0), "{}", mended.err);
     assert_eq!(world.endpoint.count("GetObject"), 0);
     assert!(before == tree(&back(&world)), "the trees differ");
+}
+
+#[tokio::test]
+async fn folders_come_back_as_they_were_then_and_a_file_in_the_way_is_a_conflict() {
+    let world = World::new().await;
+    let config = crate::restore::config(&world, "exclude = [\"left/\"]");
+    let sync = async || {
+        let synced = ended(world.bare(["sync", "--config"]).arg(&config)).await;
+        assert_eq!(synced.code, Some(0), "{}", synced.err);
+    };
+    world.write("full/file", b"tide");
+    for name in ["empty", "left/out", "nested/below"] {
+        fs::create_dir_all(world.tree(name)).unwrap();
+    }
+    sync().await;
+    let then = rfc3339_nanos(Clock::Real.now().wall_ns);
+    fs::remove_dir(world.tree("nested/below")).unwrap();
+    fs::remove_dir(world.tree("empty")).unwrap();
+    world.write("empty", b"a file now");
+    sync().await;
+
+    let dry = restore(&world, &["--dry-run"]).await;
+    assert_eq!(dry.code, Some(0), "{}", dry.err);
+    assert!(
+        dry.out.contains("would restore nested (a folder)\n"),
+        "{}",
+        dry.out
+    );
+    assert!(
+        dry.out
+            .contains("2 would be restored (14 B), 1 empty folder, "),
+        "{}",
+        dry.out
+    );
+    let now = restore(&world, &[]).await;
+    assert_eq!(now.code, Some(0), "{}{}", now.out, now.err);
+    assert_eq!(names(&back(&world)), [&b"empty"[..], b"full", b"nested"]);
+    assert!(back(&world).join("empty").is_file());
+    assert_eq!(names(&back(&world).join("nested")), [b""; 0]);
+
+    // A file where a folder has to be is in the way, and named before anything is written.
+    let past = restore(&world, &["--at", &then, "--json"]).await;
+    assert_eq!(past.code, Some(1), "{}{}", past.out, past.err);
+    let (events, summary) = told(&past);
+    let conflict = ("conflict".to_owned(), "empty".to_owned());
+    assert!(events.contains(&conflict), "{events:?}");
+    assert_eq!(
+        (&summary["conflicts"], &summary["folders"]),
+        (&1.into(), &0.into())
+    );
+    assert!(!back(&world).join("nested/below").exists());
+    fs::remove_dir_all(back(&world)).unwrap();
+    let past = restore(&world, &["--at", &then, "--json"]).await;
+    assert_eq!(past.code, Some(0), "{}{}", past.out, past.err);
+    let (events, summary) = told(&past);
+    let restored = ["empty", "full/file", "nested/below"];
+    let expected = restored.map(|name| ("restored".to_owned(), name.to_owned()));
+    assert_eq!(
+        events, expected,
+        "a folder in which something lies is not told of"
+    );
+    assert_eq!(
+        (&summary["restored"], &summary["folders"]),
+        (&1.into(), &2.into())
+    );
+    assert_eq!(names(&back(&world)), [&b"empty"[..], b"full", b"nested"]);
+
+    // One folder alone, and one that never was anything else.
+    let mut one = world.bare(["restore", "s3://tide/p", "nested"]);
+    one.args(["--endpoint-url", &world.endpoint.url(), "--to"]);
+    let alone = world.dir.path().join("alone");
+    let one = ended(one.arg(&alone)).await;
+    assert_eq!(one.code, Some(0), "{}{}", one.out, one.err);
+    assert_eq!(names(&alone), [b"nested"]);
+    let mut history = world.bare(["history", "nested", "--from", "s3://tide/p"]);
+    history.args(["--endpoint-url", &world.endpoint.url()]);
+    let history = ended(&mut history).await;
+    assert_eq!(history.code, Some(2), "{}{}", history.out, history.err);
 }
 
 #[tokio::test]

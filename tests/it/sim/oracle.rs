@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tidewatch::base::digest::Sha256;
 use tidewatch::base::path::RelPath;
 use tidewatch::base::policy::OnDelete;
-use tidewatch::catalog::{Chain, Known, Tree};
+use tidewatch::catalog::{Chain, Folders, Known, Tree};
 use tidewatch::manifest::{Entry, FolderId, Manifest, State, Waiting};
 use tidewatch::store::key::KeyMap;
 use tidewatch::sync::plan;
@@ -195,8 +195,10 @@ impl Oracle {
                 (row.path, known)
             })
             .collect();
+        let folders = self.tree.folder_stamps();
         if chain.is_empty() {
             assert_eq!(expected, Tree::new(), "there is no catalog");
+            assert_eq!(folders, Folders::new(), "there is no catalog");
             return;
         }
         let reading = chain.latest().await.expect("a whole tree");
@@ -206,6 +208,10 @@ impl Oracle {
             known.time_ns = 0;
         }
         assert_eq!(tree, expected, "the catalog says something else");
+        assert_eq!(
+            reading.folders, folders,
+            "the catalog has other folders than the disk"
+        );
         let waiting = self.manifest.waiting(self.folder).expect("readable");
         assert_eq!(waiting, Waiting::default(), "something is not published");
     }

@@ -289,11 +289,16 @@ impl World {
             }
             23 => {
                 let path = self.path();
+                self.say(&format!("make the folder {path}"));
                 self.tree.mkdir(&path);
             }
             24 | 25 => {
                 let (path, mode) = (self.file(), 0o600 + u32::from(self.random.u8(..64)));
                 self.tree.chmod(&path, mode);
+                // Of a folder's own mode no event tells.
+                if let Some(folder) = path.parent() {
+                    self.tree.chmod_unheard(&folder, mode | 0o100);
+                }
             }
             26 => {
                 let folders = self.tree.folders();

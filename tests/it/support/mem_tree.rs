@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tidewatch::base::clock::Clock;
 use tidewatch::base::path::RelPath;
-use tidewatch::base::stat::{Kind, Stat};
+use tidewatch::base::stat::{FolderStamp, Kind, Stat};
 use tidewatch::tree::{
     Found, Hint, HintSender, Hold, Identity, Lease, OpenFile, ReadError, Touch, Tree,
 };
@@ -214,6 +214,18 @@ impl MemTree {
         folders.map(|(path, _)| path.clone()).collect()
     }
 
+    /// Returns the folders in it as a catalog has them.
+    pub fn folder_stamps(&self) -> BTreeMap<RelPath, FolderStamp> {
+        let world = self.lock();
+        let folders = world
+            .nodes
+            .iter()
+            .filter(|(path, node)| node.kind == Kind::Folder && !path.is_root());
+        folders
+            .map(|(path, node)| (path.clone(), FolderStamp::of(&stat_of(node))))
+            .collect()
+    }
+
     /// Returns all regular files as they really are.
     pub fn real(&self) -> BTreeMap<RelPath, Real> {
         let world = self.lock();
@@ -300,6 +312,15 @@ impl MemTree {
         if let Some(node) = world.nodes.get_mut(path) {
             (node.mode, node.ctime_ns) = (mode, now);
             world.event(path, Touch::Meta);
+        }
+    }
+
+    /// Changes the mode; no event tells.
+    pub fn chmod_unheard(&self, path: &RelPath, mode: u32) {
+        let mut world = self.lock();
+        let now = world.stamp();
+        if let Some(node) = world.nodes.get_mut(path) {
+            (node.mode, node.ctime_ns) = (mode, now);
         }
     }
 
