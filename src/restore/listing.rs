@@ -45,6 +45,17 @@ pub struct Listing {
 impl Listing {
     /// Lists what is under a prefix: everything, or what is at or below one of the paths in `only`.
     pub async fn of(store: &Arc<dyn Store>, keys: &KeyMap, only: &[RelPath]) -> Result<Self> {
+        let mut found = Self::unsettled(store, keys, only).await?;
+        found.settle();
+        Ok(found)
+    }
+
+    /// Lists the same, also what is in the way of others: whoever knows more decides what of it counts, then settles it.
+    pub async fn unsettled(
+        store: &Arc<dyn Store>,
+        keys: &KeyMap,
+        only: &[RelPath],
+    ) -> Result<Self> {
         let mut found = Self::default();
         if only.is_empty() {
             found.collect(store, keys, &RelPath::root()).await?;
@@ -58,7 +69,6 @@ impl Listing {
             }
         }
         found.tell_links(store).await?;
-        found.settle();
         Ok(found)
     }
 
@@ -169,7 +179,12 @@ impl Listing {
             },
             None => return Ok(()),
         };
-        let object = object?;
+        let object = match object {
+            Ok(object) => object,
+            Err(error) if error.is_of_all_objects() => return Err(error),
+            // What is wrong with it is found, and named, when it is read: as a file, which it is in the bucket.
+            Err(_) => return Ok(()),
+        };
         let wanted = &mut self.wanted[number];
         wanted.stamp = Stamp::of(&object);
         wanted.sha256 = object.sha256();
