@@ -42,7 +42,7 @@ pub struct Found {
     /// Whether something is not known because of damage.
     pub is_damaged: bool,
     /// Files whose content is nowhere any more; they are among what the listing refuses.
-    pub lost: Vec<RelPath>,
+    pub lost: Vec<Wanted>,
 }
 
 /// Why nothing can be restored.
@@ -111,7 +111,7 @@ pub async fn find(
     };
     let mut notes = Vec::new();
     let mut is_damaged = false;
-    for trouble in past.then.troubles.iter().chain(&past.now.troubles) {
+    for trouble in past.then.troubles.iter().chain(&past.now().troubles) {
         let note = format!("the catalog: {trouble}");
         is_damaged |= trouble.is_damage();
         if !notes.contains(&note) {
@@ -225,7 +225,7 @@ impl<'a> Finder<'a> {
             .map(|wanted| (wanted.key.as_str(), wanted))
             .collect();
         let mut by_content = HashMap::new();
-        for known in past.now.tree.values() {
+        for known in past.now().tree.values() {
             let there = there.get(known.key.as_str());
             if there.is_some_and(|there| there.etag.as_ref() == Some(&known.etag)) {
                 by_content.insert(known.sha256, known);
@@ -292,7 +292,7 @@ impl<'a> Finder<'a> {
     }
 
     /// Looks at the candidates, and refuses what has none.
-    async fn settle(mut self) -> Result<(Listing, Vec<RelPath>), Trouble> {
+    async fn settle(mut self) -> Result<(Listing, Vec<Wanted>), Trouble> {
         let mut nowhere = Vec::new();
         let mut looks: JoinSet<(Lost, store::Result<Option<Wanted>>)> = JoinSet::new();
         let mut lost = std::mem::take(&mut self.lost).into_iter();
@@ -316,8 +316,8 @@ impl<'a> Finder<'a> {
                     Err(_) => continue,
                 },
             };
-            if let Some(wanted) = found? {
-                self.found.wanted.push(wanted);
+            if let Some(found) = found? {
+                self.found.wanted.push(found);
             } else {
                 self.found.refused.push(Refused {
                     key: lost.known.key.clone(),
@@ -327,7 +327,8 @@ impl<'a> Finder<'a> {
                         rfc3339(lost.known.time_ns)
                     ),
                 });
-                nowhere.push(lost.path);
+                let key = lost.known.key.clone();
+                nowhere.push(wanted(&lost.path, &lost.known, key, Which::Current));
             }
         }
     }
