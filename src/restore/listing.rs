@@ -119,9 +119,6 @@ impl Listing {
         if !path.is_within(within) && !recorded {
             return;
         }
-        if let Some(why) = trouble(&path) {
-            return self.refuse(object.key, why);
-        }
         let kind = if marked.is_some() {
             Kind::Folder
         } else {
@@ -198,6 +195,12 @@ impl Listing {
 
     /// Puts everything in order, and refuses what would be in the way of others.
     pub fn settle(&mut self) {
+        for wanted in std::mem::take(&mut self.wanted) {
+            match trouble(&wanted.path) {
+                Some(why) => self.refuse(wanted.key, why),
+                None => self.wanted.push(wanted),
+            }
+        }
         // Of two under one path the folder comes first, then the file, then the link.
         let rank = |kind| match kind {
             Kind::Folder => 0,
