@@ -107,13 +107,10 @@ async fn run(options: &VerifyOptions, stop: &CancellationToken) -> anyhow::Resul
         let (name, to) = (&place.row.name, target(&place.row));
         lock(&teller).begin(name, &to);
         let work = Folder::new(options, &place.dir, &place.row);
+        // Until everything has been looked at; what becomes of a repair is another matter.
+        lock(&teller).tally.is_cut = true;
         let looked = work.look(&teller, &stores, stop).await?;
-        let is_cut = looked != Exit::Level || stop.is_cancelled();
-        let tally = {
-            let mut teller = lock(&teller);
-            teller.tally.is_cut = is_cut;
-            teller.end()
-        };
+        let tally = lock(&teller).end();
         exit = exit.strongest(looked).strongest(exit_of(&tally));
         hint(&work, &tally, options);
         if stop.is_cancelled() {
@@ -314,6 +311,7 @@ impl<'a> Folder<'a> {
             compared = comparing => compared?,
             () = stop.cancelled() => return Ok(exit),
         }
+        look.teller().tally.is_cut = exit != Exit::Level;
         if self.options.repair {
             let place = mend::Place {
                 dir: self.dir,

@@ -38,6 +38,7 @@ pub async fn compare(look: &Arc<Look>) -> Result<(), Trouble> {
         look: look.clone(),
         settling: JoinSet::new(),
         seen: HashSet::new(),
+        uncounted: HashSet::new(),
         has_odd: false,
         has_to_do: false,
         is_ordered: true,
@@ -74,6 +75,8 @@ struct Pass {
     settling: JoinSet<Result<(), Trouble>>,
     /// Paths that were listed and looked up by name.
     seen: HashSet<u128>,
+    /// Paths whose row claimed nothing when they were met, and which were not counted as compared.
+    uncounted: HashSet<u128>,
     /// There are rows that were not compared in order.
     has_odd: bool,
     /// There are rows with something to do.
@@ -148,6 +151,7 @@ impl Pass {
             self.has_to_do |= to_do(&row).is_some();
             if plan::certain(&row).is_none() {
                 self.look.wait_for(&row.path);
+                self.uncounted.insert(short(row.path.as_bytes()));
                 continue;
             }
             self.look.teller().tally.compared += 1;
@@ -191,7 +195,7 @@ impl Pass {
             let to_do = to_do(&row);
             let is_certain = plan::certain(&row).is_some();
             let has_waited = self.look.waited_for(&row.path);
-            if is_certain && has_waited {
+            if is_certain && self.uncounted.contains(&short(row.path.as_bytes())) {
                 self.look.teller().tally.compared += 1;
             }
             match self.look.keys.key(&row.path) {

@@ -22,7 +22,7 @@ use crate::base::policy::Symlinks;
 use crate::base::stat::Stat;
 use crate::commands::folders;
 use crate::commands::verify::compare::joined;
-use crate::commands::verify::look::{CLOCK, Look, Trouble};
+use crate::commands::verify::look::{CLOCK, Look, Trouble, Verdict};
 use crate::commands::verify::sample::Sample;
 use crate::commands::verify::tell::{Kind, Whose};
 use crate::manifest::{Content, Entry, FolderRow, State};
@@ -272,10 +272,20 @@ async fn read_object(look: Arc<Look>, ranges: Arc<Semaphore>, row: Entry) -> Res
                 }
             }
             Back::Other => {
-                if !look.has_said(&row.path) {
-                    look.judge(&row.path, &key).await?;
+                if look.has_said(&row.path) {
+                    return Ok(());
                 }
-                return Ok(());
+                let verdict = look.judge(&row.path, &key).await?;
+                // Shown as it is claimed, and not given so.
+                let is_same = matches!(verdict, Verdict::Same);
+                if !is_same || look.entry(&row.path).await?.as_ref() != Some(&row) {
+                    return Ok(());
+                }
+                if is_last {
+                    let why = "the bucket shows the object, and gives none or another one";
+                    look.say(Kind::Failed, &row.path, why);
+                    return Ok(());
+                }
             }
             Back::Failed(error) => {
                 return look.failed(error, Whose::Path(&row.path, Some(&key)));
