@@ -36,7 +36,7 @@ use crate::commands::verify::look::{Look, Trouble, lock};
 use crate::commands::verify::sample::{Sample, Share};
 use crate::commands::verify::tell::{Kind, Tally, Teller};
 use crate::commands::{Exit, held};
-use crate::config::{self, Config, S3Options, Target};
+use crate::config::{self, Config, S3Options};
 use crate::manifest::{self, FolderRow, Manifest};
 use crate::report::out::note;
 use crate::store::s3::{S3Store, SetupError};
@@ -232,20 +232,7 @@ impl<'a> Folder<'a> {
         if let Some((_, folder)) = self.config {
             return folder.clone();
         }
-        let key = &self.row.key;
-        let to = Target {
-            bucket: key.bucket.clone(),
-            prefix: key.prefix.clone(),
-        };
-        let path = PathBuf::from(folders::root_of(self.row));
-        let known = S3Options {
-            endpoint_url: Some(key.endpoint.clone()).filter(|url| !url.is_empty()),
-            ..S3Options::default()
-        };
-        config::Folder {
-            s3: self.options.s3.clone().or(&known).into(),
-            ..config::Folder::new(self.row.name.clone(), path, to)
-        }
+        folders::of_row(self.row, &self.options.s3)
     }
 
     /// Looks at it; the exit is that of trouble beyond single files.
