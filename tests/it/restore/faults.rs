@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -130,13 +132,22 @@ async fn an_object_that_changes_while_it_is_read_comes_back_as_one_of_its_conten
     let world = World::new().await;
     let (old, new) = (vec![1; 30 << 20], vec![2; 29 << 20]);
     plant(&world, "p/large", &old, &[]).await;
-    world.endpoint.latency(Duration::from_millis(100));
+    // After the first range the others wait until the object is another one.
+    let is_new = Arc::new(AtomicBool::new(false));
+    let (has_begun, has_changed) = (AtomicBool::new(false), is_new.clone());
+    world.endpoint.script(move |seen| {
+        let is_early = seen.operation == "GetObject"
+            && has_begun.swap(true, Ordering::Relaxed)
+            && !has_changed.load(Ordering::Relaxed);
+        is_early.then_some(Fault::Error(503, "SlowDown"))
+    });
     let child = command(&world, &["--concurrency", "1", "--json"])
         .spawn()
         .unwrap();
     let begun = |e: &Endpoint| e.count("GetObject") > 0;
     world.endpoint.until("the first range", begun).await;
     plant(&world, "p/large", &new, &[]).await;
+    is_new.store(true, Ordering::Relaxed);
     let ended = end_of(child).await;
     assert_eq!(ended.code, Some(0), "{}{}", ended.out, ended.err);
     assert!(fs::read(back(&world).join("large")).unwrap() == new);
