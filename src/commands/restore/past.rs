@@ -132,6 +132,12 @@ pub async fn find(
     if !moment.deleted {
         let gone = gone(&chain, keys, &unknown).await?;
         unknown.retain(|wanted| !gone.contains(&wanted.key));
+        if !gone.is_empty() {
+            notes.push(format!(
+                "{} of the objects are of files that are gone from the disk: they are left out, --deleted brings them back",
+                gone.len()
+            ));
+        }
         if !unknown.is_empty() {
             notes.push(format!(
                 "{} of the objects are not in the catalog, which may lag behind: they are taken as they are",

@@ -9,6 +9,7 @@ use serde_json::Value;
 use tidewatch::agent::Reason;
 use tidewatch::base::path::RelPath;
 use tidewatch::base::policy::{History, OnDelete};
+use tidewatch::commands::history;
 use tidewatch::commands::restore::past::{self, Found, Moment, Trouble};
 use tidewatch::restore::wanted::Refused;
 use tidewatch::store::key::KeyMap;
@@ -287,6 +288,53 @@ async fn the_history_of_a_path_of_this_machine_is_found_in_its_folder() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_looked_at_is_not_called_lost() {
+    let bench = Bench::new(Odds::default());
+    bench.tree.write(&path("a"), b"one");
+    bench.tree.write(&path("b"), b"two");
+    assert!(bench.sync().await.last.level);
+    for content in [&b"two"[..], b"three", b"four"] {
+        tokio::time::advance(Duration::from_secs(60)).await;
+        bench.tree.write(&path("a"), content);
+        assert!(bench.sync().await.last.level);
+    }
+    let told = async || {
+        let store: Arc<dyn Store> = Arc::new(bench.store.clone());
+        let account = history::account(&store, KeyMap::new("p/"), path("a")).await;
+        let account = account.expect("an account");
+        let kept = account.versions.iter().map(|version| {
+            let key = version.key.as_deref().unwrap_or("-");
+            format!("{} {key}", version.kept)
+        });
+        (
+            kept.collect::<Vec<_>>().join(", "),
+            account.unknown.is_some(),
+        )
+    };
+    // The second content is still there under another name.
+    let all = "nowhere -, bucket p/b, nowhere -, bucket p/a".to_owned();
+    assert_eq!(told().await, (all.clone(), false));
+    for kind in [ErrorKind::NotFound, ErrorKind::Precondition] {
+        bench.store.next("HeadObject", Fault::Refused(kind));
+        assert_eq!(told().await, (all.clone(), false), "{kind}");
+    }
+    bench
+        .store
+        .next("HeadObject", Fault::Refused(ErrorKind::Denied));
+    let expected = "unknown -, bucket p/b, nowhere -, bucket p/a".to_owned();
+    assert_eq!(told().await, (expected, true));
+    // What stands for everything is asked once.
+    let heads = || bench.store.asked("HeadObject", "");
+    let before = heads();
+    bench
+        .store
+        .next("HeadObject", Fault::Refused(ErrorKind::Network));
+    let expected = "unknown -, unknown -, unknown -, unknown -".to_owned();
+    assert_eq!(told().await, (expected, true));
+    assert_eq!(heads(), before + 1);
+}
+
 #[tokio::test]
 async fn a_recorded_link_is_asked_for_by_its_own_name() {
     let world = World::new().await;
@@ -314,7 +362,9 @@ async fn a_deleted_file_whose_object_is_kept_comes_back_only_if_asked_for() {
     level(&world, &config).await;
     assert!(world.object("gone").is_some());
 
-    assert_eq!(restore(&world, &[]).await.code, Some(0));
+    let told = restore(&world, &[]).await;
+    assert_eq!(told.code, Some(0), "{}", told.err);
+    assert!(told.err.contains("--deleted brings them"), "{}", told.err);
     assert_eq!(restored(&world), pairs(&[("stays", "stays")]));
     assert_eq!(restore(&world, &["--deleted"]).await.code, Some(0));
     assert_eq!(
