@@ -24,7 +24,7 @@ use crate::report::drill_file::Drilled;
 use crate::restore::listing::Listing;
 use crate::restore::plan::{By, OnConflict};
 use crate::restore::target::Owners;
-use crate::restore::told::{Happening, What};
+use crate::restore::told::{Happening, Sums, What};
 use crate::restore::wanted::{Kind, Wanted};
 use crate::restore::{Restore, Settings};
 use crate::store::Store;
@@ -96,6 +96,9 @@ struct Trial<'a> {
 impl Trial<'_> {
     async fn run(&mut self, state_dir: &Path) -> Result<(), Untold> {
         let wanted = self.choose().await?;
+        if wanted.is_empty() {
+            return Ok(());
+        }
         let scratch = Scratch::make(state_dir).map_err(|error| {
             let dir = shown(state_dir);
             let why = format!("could not make a scratch folder in {dir}: {error}");
@@ -103,7 +106,12 @@ impl Trial<'_> {
         })?;
         let mut rest = wanted.clone();
         for is_last in [false, true] {
-            let failed = self.bring(&scratch, rest, is_last).await?;
+            let (sums, failed) = self.bring(&scratch, rest).await?;
+            if sums.is_unreachable && sums.restored == 0 && !is_last {
+                let first = failed.into_iter().next();
+                let why = first.map(|(_, why)| why).unwrap_or_default();
+                return Err((why, Exit::Unreachable));
+            }
             let failed = self.still_there(failed, |(wanted, _)| wanted).await;
             let Some((first, _)) = failed.first() else {
                 break;
@@ -135,7 +143,7 @@ impl Trial<'_> {
         }
     }
 
-    /// Finds what there is, notes what is lost, and chooses what is brought back.
+    /// Finds what there is, notes what is lost, and chooses what is brought back; nothing, if all of it is lost.
     async fn choose(&mut self) -> Result<Vec<Wanted>, Untold> {
         let now = Moment {
             at_ns: None,
@@ -161,7 +169,7 @@ impl Trial<'_> {
         let all = found.listing.wanted;
         let chosen = Offload::Pool.run(move || sample::pick(all, &mut fastrand::Rng::new()));
         let chosen = chosen.await;
-        if chosen.is_empty() {
+        if chosen.is_empty() && self.drilled.wrong.is_empty() {
             let why = "there is nothing in the bucket yet that could come back";
             return Err((why.to_owned(), Exit::Usage));
         }
@@ -187,8 +195,7 @@ impl Trial<'_> {
         &mut self,
         scratch: &Scratch,
         wanted: Vec<Wanted>,
-        is_again: bool,
-    ) -> Result<Vec<(Wanted, String)>, Untold> {
+    ) -> Result<(Sums, Vec<(Wanted, String)>), Untold> {
         let settings = Settings {
             on_conflict: OnConflict::Fail,
             owners: Owners::Mine,
@@ -223,22 +230,17 @@ impl Trial<'_> {
         if self.stop.is_cancelled() {
             return Err(stopped());
         }
-        let first = failed.first();
-        if sums.is_unreachable && sums.restored == 0 && !is_again {
-            let why = first.map(|(_, why)| why.clone()).unwrap_or_default();
-            return Err((why, Exit::Unreachable));
-        }
-        if let Some(why) = sums.stopped_by {
-            if let Some((first, _)) = first {
+        if let Some(why) = &sums.stopped_by {
+            if let Some((first, _)) = failed.first() {
                 self.ask(first).await?;
             }
-            return Err((why, Exit::Failed));
+            return Err((why.clone(), Exit::Failed));
         }
         self.drilled.files += sums.restored;
         self.drilled.bytes += sums.bytes;
         self.drilled.verified += sums.restored.saturating_sub(unproven);
         self.drilled.wrong.extend(wrong);
-        Ok(failed)
+        Ok((sums, failed))
     }
 
     /// Compares what came back with the disk.

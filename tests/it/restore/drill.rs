@@ -243,6 +243,13 @@ async fn what_changes_while_a_drill_runs_is_no_fault() {
     assert_eq!(exit, Exit::Different);
     assert_eq!(drilled.wrong.len(), 1, "{drilled:?}");
     assert!(drilled.wrong[0].starts_with("lost: "), "{drilled:?}");
+    // Also all of it.
+    for key in level.bucket.objects().keys() {
+        level.bucket.uproot(key);
+    }
+    let (drilled, exit) = level.drill(&store).await;
+    assert_eq!((exit, drilled.wrong.len()), (Exit::Different, 2));
+    assert!(!drilled.ok && drilled.error.is_none(), "{drilled:?}");
 }
 
 #[tokio::test(start_paused = true)]
