@@ -24,7 +24,7 @@ use crate::commands::Exit;
 use crate::commands::drill::trial::{stopped, unreachable};
 use crate::commands::folders::{Stores, shown};
 use crate::commands::signals::Signals;
-use crate::config::{Folder, MEMORY_BYTES};
+use crate::config::Folder;
 use crate::report::drill_file::{self, Drilled};
 use crate::report::out::{Out, note};
 
@@ -33,6 +33,8 @@ use crate::report::out::{Out, note};
 pub struct DrillOptions {
     /// The folders, and the state folder of each.
     pub folders: Vec<(Folder, PathBuf)>,
+    /// Bytes of content in memory.
+    pub memory_bytes: u64,
     /// One JSON object for each folder.
     pub json: bool,
 }
@@ -53,7 +55,7 @@ pub async fn drill(options: DrillOptions) -> anyhow::Result<Exit> {
     let (mut out, mut exit) = (Out::stdout(), Exit::Level);
     for (folder, state_dir) in &options.folders {
         let (drilled, ended) = {
-            let mut work = Box::pin(one(folder, state_dir, MEMORY_BYTES, &stop));
+            let mut work = Box::pin(one(folder, state_dir, options.memory_bytes, &stop));
             tokio::select! {
                 done = &mut work => done,
                 asked = signals.next() => {

@@ -11,7 +11,7 @@ use crate::commands::folders::{of_row, shown};
 use crate::commands::status::meant::{self, Meant};
 use crate::commands::status::states;
 use crate::config::{
-    self, Config, Folder, Options, Problem, Problems, S3Options, Surroundings, Target,
+    self, Config, Folder, MEMORY_BYTES, Options, Problem, Problems, S3Options, Surroundings, Target,
 };
 use crate::manifest::Manifest;
 
@@ -97,12 +97,17 @@ pub fn find(asked: &Asked, surroundings: &Surroundings) -> Result<Source, Proble
     Ok(Source { folder, known })
 }
 
-/// Finds the folders that are synced from here, or the one that `asked` names, and the state folder of each.
+/// Finds the folders that are synced from here, or the one that `asked` names, and the state folder of each; and how many
+/// bytes of content may be in memory.
 pub fn places(
     asked: &Asked,
     surroundings: &Surroundings,
-) -> Result<Vec<(Folder, PathBuf)>, Problems> {
-    let (mut places, _) = all_places(asked, surroundings)?;
+) -> Result<(Vec<(Folder, PathBuf)>, u64), Problems> {
+    let Places {
+        all: mut places,
+        memory_bytes,
+        ..
+    } = all_places(asked, surroundings)?;
     let lines: Vec<String> = places.iter().map(|(folder, _)| line(folder)).collect();
     if let Some(wanted) = &asked.from {
         let meant = Meant::of(wanted);
@@ -117,7 +122,7 @@ pub fn places(
     if places.is_empty() {
         return Err(Problem::new("nothing is synced from here yet").into());
     }
-    Ok(places)
+    Ok((places, memory_bytes))
 }
 
 /// Finds the folder that `asked` names, or else the innermost one that has `path`, a path of this machine.
@@ -146,23 +151,31 @@ fn line(folder: &Folder) -> String {
     format!("  {}  {}  {}", folder.name, shown(&folder.path), folder.to)
 }
 
-/// Returns what the config has, how many these are, and behind them what else the states know.
-fn known(asked: &Asked, surroundings: &Surroundings) -> Result<(Vec<Folder>, usize), Problems> {
-    let (places, configured) = all_places(asked, surroundings)?;
-    let known = places.into_iter().map(|(folder, _)| folder).collect();
-    Ok((known, configured))
+/// What is known here.
+struct Places {
+    /// What the config has, and behind it what else the states know; each with its state folder.
+    all: Vec<(Folder, PathBuf)>,
+    /// How many of them the config has.
+    configured: usize,
+    /// Bytes of content in memory, as the config says.
+    memory_bytes: u64,
 }
 
-/// Returns the same, each with its state folder.
-fn all_places(
-    asked: &Asked,
-    surroundings: &Surroundings,
-) -> Result<(Vec<(Folder, PathBuf)>, usize), Problems> {
+/// Returns the folders that are known here, and how many of them, the first, the config has.
+fn known(asked: &Asked, surroundings: &Surroundings) -> Result<(Vec<Folder>, usize), Problems> {
+    let places = all_places(asked, surroundings)?;
+    let known = places.all.into_iter().map(|(folder, _)| folder).collect();
+    Ok((known, places.configured))
+}
+
+fn all_places(asked: &Asked, surroundings: &Surroundings) -> Result<Places, Problems> {
     let named = asked.config.as_deref();
     let mut places: Vec<(Folder, PathBuf)> = Vec::new();
+    let mut memory_bytes = MEMORY_BYTES;
     match config::find(named, surroundings) {
         Ok(place) => {
             let config = from_config(&place, asked, surroundings)?;
+            memory_bytes = config.upload.memory_bytes;
             let folders = config.folders.into_iter();
             places.extend(folders.map(|folder| (folder, config.state_dir.clone())));
         }
@@ -180,7 +193,11 @@ fn all_places(
             }
         }
     }
-    Ok((places, configured))
+    Ok(Places {
+        all: places,
+        configured,
+        memory_bytes,
+    })
 }
 
 /// A config that leaves the endpoint open means the one that its environment names, as its state then says.
