@@ -241,8 +241,10 @@ fn drill_options(args: DrillArgs, surroundings: &Surroundings) -> Result<DrillOp
         state_dir: args.state.state_dir,
         s3: args.s3.into(),
     };
+    let (folders, memory_bytes) = source::places(&asked, surroundings)?;
     Ok(DrillOptions {
-        folders: source::places(&asked, surroundings)?,
+        folders,
+        memory_bytes,
         json: args.json,
     })
 }

@@ -2,11 +2,15 @@
 //!
 //! Never decoded, never normalised: two names are the same only if their bytes are.
 
+use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Write as _};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 
 /// A path relative to a folder's root; empty for the root itself.
 ///
@@ -102,6 +106,18 @@ impl RelPath {
         } else {
             root.join(OsString::from_vec(self.0.to_vec()))
         }
+    }
+}
+
+/// Returns a path as lines of JSON have it: as it is; or, if it is not UTF-8, escaped for people, and its bytes in base64
+/// beside it.
+pub fn told(bytes: &[u8]) -> (Cow<'_, str>, Option<String>) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (Cow::Borrowed(text), None),
+        Err(_) => (
+            Cow::Owned(escaped(bytes)),
+            Some(BASE64_STANDARD.encode(bytes)),
+        ),
     }
 }
 

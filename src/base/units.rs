@@ -32,6 +32,15 @@ pub fn show_duration(duration: Duration) -> String {
     humantime::format_duration(rounded).to_string()
 }
 
+/// Returns how long something took, for people: to a tenth of a second below a minute.
+pub fn show_took(took: Duration) -> String {
+    if took < Duration::from_secs(60) {
+        format!("{:.1}s", took.as_secs_f64())
+    } else {
+        show_duration(took)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,6 +60,8 @@ mod tests {
     fn people_read_them_rounded() {
         assert_eq!(show_duration(Duration::from_millis(65_432)), "1m 5s");
         assert_eq!(show_duration(Duration::from_micros(1_500)), "1ms");
+        assert_eq!(show_took(Duration::from_millis(1_234)), "1.2s");
+        assert_eq!(show_took(Duration::from_millis(65_432)), "1m 5s");
         assert_eq!(show_bytes(1536 * 1024), "1.5 MiB");
     }
 }

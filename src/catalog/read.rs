@@ -59,10 +59,17 @@ pub struct Reading {
 pub struct Past {
     /// What was known of each file then.
     pub then: Reading,
-    /// The latest tree.
-    pub now: Reading,
+    /// The latest tree, if that is another one.
+    now: Option<Reading>,
     /// What was set aside since the snapshot that `then` begins with, by path, in the order in which it was.
     pub asides: BTreeMap<RelPath, Vec<Record>>,
+}
+
+impl Past {
+    /// Returns the latest tree.
+    pub fn now(&self) -> &Reading {
+        self.now.as_ref().unwrap_or(&self.then)
+    }
 }
 
 /// What has happened to some paths.
@@ -221,10 +228,18 @@ impl Chain {
                     of_path.push(record.clone());
                 }
             };
-            let walk = self.walk(start, &[at_ns, i64::MAX], take).await?;
+            // Of what is now, one tree is enough.
+            let is_now = at_ns == i64::MAX;
+            let until_ns = &[at_ns, i64::MAX][usize::from(is_now)..];
+            let walk = self.walk(start, until_ns, take).await?;
             let first_ns = walk.first_ns;
-            match self.readings(walk) {
-                Ok([then, now]) if start == 1 || then.is_latest => {
+            let read = if is_now {
+                self.readings(walk).map(|[then]| (then, None))
+            } else {
+                self.readings(walk).map(|[then, now]| (then, Some(now)))
+            };
+            match read {
+                Ok((then, now)) if start == 1 || then.is_latest => {
                     if start == 1 && first_ns.is_none_or(|first_ns| at_ns < first_ns) {
                         let first_ns = first_ns.unwrap_or(at_ns);
                         return Err(Error::TooEarly { first_ns });

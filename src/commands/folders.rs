@@ -26,7 +26,7 @@ use crate::base::terms::Terms;
 use crate::commands::features::{self, Asker, Bucket};
 use crate::commands::lines::Lines;
 use crate::commands::{Exit, settings, unusable};
-use crate::config::{self, Config, S3};
+use crate::config::{self, Config, S3, S3Options, Target};
 use crate::manifest::{FolderKey, FolderRow, Manifest, OpenError};
 use crate::report::out::note;
 use crate::store::key::KeyMap;
@@ -268,6 +268,22 @@ pub fn owner(agent_id: &str, config: &Config) -> Owner {
         } else {
             Manners::Wait
         },
+    }
+}
+
+/// Returns the folder that a state knows, reached as `s3` says, and where that is silent as it was when it was synced.
+pub fn of_row(row: &FolderRow, s3: &S3Options) -> config::Folder {
+    let to = Target {
+        bucket: row.key.bucket.clone(),
+        prefix: row.key.prefix.clone(),
+    };
+    let known = S3Options {
+        endpoint_url: Some(row.key.endpoint.clone()).filter(|url| !url.is_empty()),
+        ..S3Options::default()
+    };
+    config::Folder {
+        s3: s3.clone().or(&known).into(),
+        ..config::Folder::new(row.name.clone(), PathBuf::from(root_of(row)), to)
     }
 }
 

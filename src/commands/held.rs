@@ -136,7 +136,8 @@ pub fn places(states: &[PathBuf], wanted: Option<&str>) -> anyhow::Result<Option
         }
     }
     if let Some(wanted) = wanted.filter(|_| places.is_empty()) {
-        note(meant::missing(wanted, &known));
+        let why = meant::missing(wanted, &known);
+        note(format_args!("tidewatch: could not find {why}"));
         return Ok(None);
     }
     Ok(Some(places))

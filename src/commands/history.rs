@@ -1,28 +1,29 @@
 //! `tidewatch history`: which contents a path has had, since when, what became of each, and whether it can still be had.
 //!
 //! Reads the catalog in the bucket, so it needs no state and no config, and looks at the objects before it says that a
-//! content can be brought back. A file that was renamed is followed to the name that it had before. Never writes.
+//! content can be brought back; what it could not look at it calls unknown, and never lost. A file that was renamed is
+//! followed to the name that it had before. Never writes.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
 
 use crate::base::clock::rfc3339_millis;
 use crate::base::digest::Sha256;
-use crate::base::path::RelPath;
+use crate::base::path::{RelPath, told};
 use crate::base::units::show_bytes;
 use crate::catalog::{self, Chain, Op, Record};
 use crate::commands::Exit;
 use crate::commands::folders::Stores;
+use crate::commands::restore::seek::{self, Candidate, Place, Sought};
 use crate::commands::restore::source::Source;
 use crate::config::Problems;
 use crate::report::out::{Out, note};
 use crate::store::key::KeyMap;
-use crate::store::{Store, Which};
+use crate::store::{self, Store, Which};
 
 /// How far apart the appearance of a name and the disappearance of the other may be to be one rename: a removal waits for
 /// two listings, and an agent may have been away for a while.
@@ -45,13 +46,13 @@ pub struct HistoryOptions {
 /// One content that the file had.
 #[derive(Clone, Debug, Serialize)]
 #[expect(clippy::struct_field_names, reason = "the contract names them")]
-struct Version {
-    /// The name that it had then, escaped for people.
-    path: String,
+pub struct Version {
+    /// The name that it had then, as lines of JSON have it.
+    pub path: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     path_base64: Option<String>,
     /// Since when, RFC 3339.
-    time: String,
+    pub time: String,
     size: u64,
     mtime: Option<String>,
     sha256: String,
@@ -59,10 +60,29 @@ struct Version {
     ended: Option<&'static str>,
     /// When that was.
     until: Option<String>,
-    /// Where it can be had: `bucket`, `version`, `trash`, or `nowhere`.
-    kept: &'static str,
+    /// Where it can be had: `bucket`, `version`, `trash`, or `nowhere`; `unknown` if somewhere could not be looked.
+    pub kept: &'static str,
+    /// The whole key, if it is in the bucket or a version: not the path's own where another file has the same content.
+    pub key: Option<String>,
     version_id: Option<String>,
     trash_key: Option<String>,
+    /// Whether that key is another file's.
+    #[serde(skip)]
+    is_of_other: bool,
+    /// The name that it had then, for people.
+    #[serde(skip)]
+    name: String,
+}
+
+/// What is known of a path.
+#[derive(Debug)]
+pub struct Account {
+    /// What it held, the oldest first.
+    pub versions: Vec<Version>,
+    /// What is wrong with the catalog.
+    pub troubles: Vec<catalog::Trouble>,
+    /// Why it is not known of some where they are.
+    pub unknown: Option<store::Error>,
 }
 
 /// A version, and what tells where it is.
@@ -94,51 +114,70 @@ pub async fn history(options: HistoryOptions) -> anyhow::Result<Exit> {
         Ok(store) => store,
         Err(error) => return complain(&error, Exit::Unreachable),
     };
-    let keys = KeyMap::new(&to.prefix);
-    let chain = match Chain::list(store.clone(), keys).await {
-        Ok(chain) => chain,
-        Err(error) => return complain(&error, Exit::Unreachable),
-    };
-    let told = async {
-        let (found, troubles) = follow(&chain, path.clone()).await?;
-        Ok::<_, catalog::Error>((found, troubles))
-    };
-    let (found, troubles) = match told.await {
-        Ok(told) => told,
+    let account = match account(&store, KeyMap::new(&to.prefix), path.clone()).await {
+        Ok(account) => account,
         Err(catalog::Error::Store(error)) => return complain(&error, Exit::Unreachable),
         Err(error) => return complain(&error, Exit::Usage),
     };
-    for trouble in &troubles {
+    for trouble in &account.troubles {
         note(format_args!("tidewatch: the catalog: {trouble}"));
     }
-    if found.is_empty() {
+    if account.versions.is_empty() {
         return complain(
             &"the catalog has never had a file of that name",
             Exit::Usage,
         );
     }
     let mut out = Out::stdout();
-    let mut before: Option<RelPath> = None;
-    for version in &found {
-        let told = tell(&*store, version).await;
+    let mut before = path.to_string();
+    for version in &account.versions {
         let line = if options.json {
-            serde_json::to_string(&told)?
+            serde_json::to_string(version)?
         } else {
-            let is_renamed = before.as_ref().is_some_and(|path| *path != version.path);
-            if (before.is_none() && version.path != path) || is_renamed {
-                out.line(format!("as {}:", version.path))
+            if before != version.name {
+                out.line(format!("as {}:", version.name))
                     .context("write the results")?;
             }
-            before = Some(version.path.clone());
-            text(&told)
+            before.clone_from(&version.name);
+            text(version)
         };
         out.line(&line).context("write the results")?;
     }
-    let is_damaged = troubles.iter().any(catalog::Trouble::is_damage);
+    if let Some(error) = account.unknown {
+        let why = format!("some places could not be looked at: {error}");
+        return complain(&why, Exit::Unreachable);
+    }
+    let is_damaged = account.troubles.iter().any(catalog::Trouble::is_damage);
     Ok(if is_damaged {
         Exit::Different
     } else {
         Exit::Level
+    })
+}
+
+/// Tells what a path held, and where each content can be had.
+pub async fn account(
+    store: &Arc<dyn Store>,
+    keys: KeyMap,
+    path: RelPath,
+) -> Result<Account, catalog::Error> {
+    let chain = Chain::list(store.clone(), keys).await?;
+    let (found, troubles) = follow(&chain, path).await?;
+    let mut search = Search {
+        store: &**store,
+        chain: &chain,
+        others: None,
+        unknown: None,
+    };
+    let mut versions = Vec::with_capacity(found.len());
+    for one in &found {
+        let place = search.place(one, &found).await?;
+        versions.push(version(one, place));
+    }
+    Ok(Account {
+        versions,
+        troubles,
+        unknown: search.unknown,
     })
 }
 
@@ -228,50 +267,136 @@ fn versions(path: &RelPath, records: &[Record]) -> Vec<Found> {
     found
 }
 
-/// Looks where a version can be had.
-async fn tell(store: &dyn Store, version: &Found) -> Version {
-    let put = &version.put;
-    let is_there = async |key: &str, which: Which, etag: Option<&str>| {
-        let object = store.head_of(key, &which).await;
-        object.is_ok_and(|object| {
-            Some(object.size) == put.size && etag.is_none_or(|etag| object.etag == etag)
-        })
-    };
-    let (mut kept, mut version_id, mut trash_key) = ("nowhere", None, None);
-    if let Some(key) = &put.key {
-        if is_there(key, Which::Current, put.etag.as_deref()).await {
-            kept = "bucket";
-        } else if let Some(id) = &put.version_id
-            && is_there(key, Which::Version(id.clone()), None).await
-        {
-            (kept, version_id) = ("version", Some(id.clone()));
+/// Looks where versions can be had.
+struct Search<'a> {
+    store: &'a dyn Store,
+    chain: &'a Chain,
+    /// Where the contents are that are in the latest tree; read when the first is at none of its own places.
+    others: Option<HashMap<Sha256, Vec<Candidate>>>,
+    /// The first trouble.
+    unknown: Option<store::Error>,
+}
+
+/// Where a version is; `Ok(None)`: nowhere; `Err`: not known.
+type Where = Result<Option<Candidate>, ()>;
+
+impl Search<'_> {
+    async fn place(&mut self, found: &Found, all: &[Found]) -> Result<Where, catalog::Error> {
+        let put = &found.put;
+        let mut own = Vec::new();
+        if let Some(key) = &put.key {
+            own.push(Candidate::own(key, put.etag.as_deref()));
+            let version = put.version_id.as_ref();
+            own.extend(version.map(|id| Candidate::version(key, id)));
         }
+        let asides = found.asides.iter().rev();
+        let asides = asides.filter_map(|aside| aside.trash_key.as_deref());
+        own.extend(asides.map(Candidate::trash));
+        let place = self.first(put, &own).await;
+        if matches!(place, Ok(Some(_))) || self.is_over() {
+            return Ok(place);
+        }
+        let others = self.others(put, all).await?;
+        Ok(match self.first(put, &others).await {
+            Ok(None) => place,
+            other => other,
+        })
     }
-    if kept == "nowhere" {
-        for aside in version.asides.iter().rev() {
-            if let Some(key) = &aside.trash_key
-                && is_there(key, Which::Current, None).await
-            {
-                (kept, trash_key) = ("trash", Some(key.clone()));
-                break;
+
+    /// Returns true if nothing can be looked at any more.
+    fn is_over(&self) -> bool {
+        let unknown = self.unknown.as_ref();
+        unknown.is_some_and(store::Error::is_of_all_objects)
+    }
+
+    async fn first(&mut self, put: &Record, candidates: &[Candidate]) -> Where {
+        if self.is_over() {
+            return Err(());
+        }
+        let size = put.size.unwrap_or_default();
+        match seek::first(self.store, size, put.sha256, candidates).await {
+            Sought::There(candidate, _) => Ok(Some(candidate.clone())),
+            Sought::Nowhere => Ok(None),
+            Sought::Unknown(_, error) => {
+                if !self.is_over() {
+                    self.unknown = Some(error);
+                }
+                Err(())
             }
         }
     }
-    let bytes = version.path.as_bytes();
+
+    /// Returns where other files have the content now.
+    async fn others(
+        &mut self,
+        put: &Record,
+        all: &[Found],
+    ) -> Result<Vec<Candidate>, catalog::Error> {
+        let Some(sha256) = put.sha256 else {
+            return Ok(Vec::new());
+        };
+        if self.others.is_none() {
+            let mut others: HashMap<Sha256, Vec<Candidate>> = HashMap::new();
+            let asked = all.iter().filter_map(|found| found.put.sha256);
+            others.extend(asked.map(|sha256| (sha256, Vec::new())));
+            match self.chain.latest().await {
+                Ok(reading) => {
+                    for known in reading.tree.values() {
+                        if let Some(others) = others.get_mut(&known.sha256) {
+                            others.push(Candidate::other(&known.key, &known.etag));
+                        }
+                    }
+                }
+                // What is wrong with the catalog has been told.
+                Err(catalog::Error::NoTree(_)) => {}
+                Err(error) => return Err(error),
+            }
+            self.others = Some(others);
+        }
+        let others = self.others.as_ref();
+        let others = others.and_then(|others| others.get(&sha256)).cloned();
+        Ok(others.unwrap_or_default())
+    }
+}
+
+fn version(found: &Found, place: Where) -> Version {
+    let put = &found.put;
+    let (path, path_base64) = told(found.path.as_bytes());
+    let kept = match &place {
+        Err(()) => "unknown",
+        Ok(None) => "nowhere",
+        Ok(Some(candidate)) => match candidate.place {
+            Place::Own | Place::Other => "bucket",
+            Place::Version => "version",
+            Place::Trash => "trash",
+        },
+    };
+    let place = place.ok().flatten();
+    let is_of_other = place.as_ref().is_some_and(|one| one.place == Place::Other);
+    let is_trash = place.as_ref().is_some_and(|one| one.place == Place::Trash);
+    let (key, version_id) = match place {
+        Some(Candidate { key, which, .. }) => match which {
+            Which::Version(id) => (Some(key), Some(id)),
+            _ => (Some(key), None),
+        },
+        None => (None, None),
+    };
+    let (key, trash_key) = if is_trash { (None, key) } else { (key, None) };
     Version {
-        path: version.path.to_string(),
-        path_base64: std::str::from_utf8(bytes)
-            .is_err()
-            .then(|| BASE64_STANDARD.encode(bytes)),
+        path: path.into_owned(),
+        path_base64,
         time: rfc3339_millis(put.time_ns),
         size: put.size.unwrap_or_default(),
         mtime: put.mtime_ns.map(rfc3339_millis),
         sha256: put.sha256.map(Sha256::to_hex).unwrap_or_default(),
-        ended: version.end.map(|(how, _)| how),
-        until: version.end.map(|(_, ns)| rfc3339_millis(ns)),
+        ended: found.end.map(|(how, _)| how),
+        until: found.end.map(|(_, ns)| rfc3339_millis(ns)),
         kept,
+        key,
         version_id,
         trash_key,
+        is_of_other,
+        name: found.path.to_string(),
     }
 }
 
@@ -285,9 +410,11 @@ fn text(version: &Version) -> String {
         _ => "present".to_owned(),
     };
     let kept = match version.kept {
+        "bucket" if version.is_of_other => "  (copy)",
         "bucket" => "",
         "version" => "  (version)",
         "trash" => "  (trash)",
+        "unknown" => "  (unknown)",
         _ => "  (lost)",
     };
     let size = show_bytes(version.size);

@@ -63,7 +63,8 @@ pub fn status(options: &StatusOptions) -> anyhow::Result<Exit> {
         let known: Vec<String> = states.iter().flat_map(State::known).collect();
         states.retain_mut(|state| state.keep(wanted));
         if states.is_empty() {
-            note(meant::missing(wanted, &known));
+            let why = meant::missing(wanted, &known);
+            note(format_args!("tidewatch: could not find {why}"));
             return Ok(Exit::Usage);
         }
     }

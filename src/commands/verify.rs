@@ -36,7 +36,7 @@ use crate::commands::verify::look::{Look, Trouble, lock};
 use crate::commands::verify::sample::{Sample, Share};
 use crate::commands::verify::tell::{Kind, Tally, Teller};
 use crate::commands::{Exit, held};
-use crate::config::{self, Config, S3Options, Target};
+use crate::config::{self, Config, S3Options};
 use crate::manifest::{self, FolderRow, Manifest};
 use crate::report::out::note;
 use crate::store::s3::{S3Store, SetupError};
@@ -107,13 +107,10 @@ async fn run(options: &VerifyOptions, stop: &CancellationToken) -> anyhow::Resul
         let (name, to) = (&place.row.name, target(&place.row));
         lock(&teller).begin(name, &to);
         let work = Folder::new(options, &place.dir, &place.row);
+        // Until everything has been looked at; what becomes of a repair is another matter.
+        lock(&teller).tally.is_cut = true;
         let looked = work.look(&teller, &stores, stop).await?;
-        let is_cut = looked != Exit::Level || stop.is_cancelled();
-        let tally = {
-            let mut teller = lock(&teller);
-            teller.tally.is_cut = is_cut;
-            teller.end()
-        };
+        let tally = lock(&teller).end();
         exit = exit.strongest(looked).strongest(exit_of(&tally));
         hint(&work, &tally, options);
         if stop.is_cancelled() {
@@ -235,20 +232,7 @@ impl<'a> Folder<'a> {
         if let Some((_, folder)) = self.config {
             return folder.clone();
         }
-        let key = &self.row.key;
-        let to = Target {
-            bucket: key.bucket.clone(),
-            prefix: key.prefix.clone(),
-        };
-        let path = PathBuf::from(folders::root_of(self.row));
-        let known = S3Options {
-            endpoint_url: Some(key.endpoint.clone()).filter(|url| !url.is_empty()),
-            ..S3Options::default()
-        };
-        config::Folder {
-            s3: self.options.s3.clone().or(&known).into(),
-            ..config::Folder::new(self.row.name.clone(), path, to)
-        }
+        folders::of_row(self.row, &self.options.s3)
     }
 
     /// Looks at it; the exit is that of trouble beyond single files.
@@ -314,6 +298,7 @@ impl<'a> Folder<'a> {
             compared = comparing => compared?,
             () = stop.cancelled() => return Ok(exit),
         }
+        look.teller().tally.is_cut = exit != Exit::Level;
         if self.options.repair {
             let place = mend::Place {
                 dir: self.dir,

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +20,7 @@ use crate::base::offload::Offload;
 use crate::base::snapshot::{FolderSnapshot, Happening};
 use crate::commands::Exit;
 use crate::commands::control::{self, Door};
-use crate::commands::drill;
+use crate::commands::drill::routine::Routine;
 use crate::commands::folders::{Eyes, Left, Shared, Start, Stores, first_snapshot, shown};
 use crate::commands::reload::{Reader, Reloads};
 use crate::commands::signals::Signals;
@@ -151,6 +151,7 @@ impl Service {
         let news = Arc::new(Notify::new());
         let (mut tasks, mut listeners) = (JoinSet::new(), JoinSet::new());
         let (mut snapshots, mut doors) = (Vec::new(), Vec::new());
+        let turns = Arc::new(Semaphore::new(1));
         for folder in &config.folders {
             let (publish, snapshot) = watch::channel(first_snapshot(folder));
             let (mut changes, wake) = (snapshot.clone(), news.clone());
@@ -163,8 +164,14 @@ impl Service {
             let path = shown(&folder.path);
             tracing::info!(folder = %folder.name, "watching {path} → {}", folder.to);
             if let Some(every) = folder.drill {
-                let (folder, dir) = (folder.clone(), config.state_dir.clone());
-                listeners.spawn(drill::keep_drilling(folder, dir, every, stop.clone()));
+                let routine = Routine {
+                    folder: folder.clone(),
+                    state_dir: config.state_dir.clone(),
+                    every,
+                    memory_bytes: config.upload.memory_bytes,
+                    turns: turns.clone(),
+                };
+                listeners.spawn(routine.keep_up(stop.clone()));
             }
             let (shared, stop) = (shared.clone(), stop.clone());
             let (folder, happenings) = (folder.clone(), happenings.cloned());

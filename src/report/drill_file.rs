@@ -50,9 +50,13 @@ pub fn read(state_dir: &Path) -> BTreeMap<String, Drilled> {
     reason = "not durable on purpose: after a power cut the drill before it, or none, is as true"
 )]
 pub fn keep(state_dir: &Path, to: &str, drilled: &Drilled) -> io::Result<()> {
+    // Another one that ends just now waits, so that neither is lost. A filesystem that has no locks on folders keeps
+    // nobody out.
+    let turn = fs::File::open(state_dir)?;
+    let _ = rustix::fs::flock(&turn, rustix::fs::FlockOperation::LockExclusive);
     let mut all = read(state_dir);
     all.insert(to.to_owned(), drilled.clone());
-    // Two drills that end at once must not write into one file.
+    // Two that are not kept out must at least not write into one file.
     let random = fastrand::u64(..);
     let temporary = state_dir.join(format!("{NAME}.{random:016x}"));
     let mut options = OpenOptions::new();
@@ -70,6 +74,21 @@ pub fn keep(state_dir: &Path, to: &str, drilled: &Drilled) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn drills_that_end_at_once_are_all_kept() {
+        let dir = tempfile::tempdir().expect("a folder");
+        std::thread::scope(|scope| {
+            for number in 0..16 {
+                let dir = dir.path();
+                scope.spawn(move || {
+                    let drilled = Drilled::default();
+                    keep(dir, &format!("s3://{number}/"), &drilled).expect("it is kept");
+                });
+            }
+        });
+        assert_eq!(read(dir.path()).len(), 16);
+    }
 
     #[test]
     fn each_folder_has_its_last_drill() {

@@ -6,11 +6,9 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
 
-use crate::base::path::RelPath;
+use crate::base::path::{RelPath, told};
 use crate::base::proof::Adopted;
 use crate::base::snapshot::{FolderSnapshot, Happening};
 use crate::base::units::{show_bytes, show_duration};
@@ -41,14 +39,7 @@ pub struct Event<'a> {
 impl<'a> Event<'a> {
     /// Makes an event without a key, bytes and error.
     pub fn new(event: &'a str, folder: &'a str, path: &'a RelPath) -> Self {
-        let bytes = path.as_bytes();
-        let (path, path_base64) = match std::str::from_utf8(bytes) {
-            Ok(text) => (Cow::Borrowed(text), None),
-            Err(_) => (
-                Cow::Owned(path.to_string()),
-                Some(BASE64_STANDARD.encode(bytes)),
-            ),
-        };
+        let (path, path_base64) = told(path.as_bytes());
         Self {
             event,
             folder,

@@ -47,6 +47,17 @@ pub struct Listing {
 impl Listing {
     /// Lists what is under a prefix: everything, or what is at or below one of the paths in `only`.
     pub async fn of(store: &Arc<dyn Store>, keys: &KeyMap, only: &[RelPath]) -> Result<Self> {
+        let mut found = Self::unsettled(store, keys, only).await?;
+        found.settle();
+        Ok(found)
+    }
+
+    /// Lists the same, also what is in the way of others: whoever knows more decides what of it counts, then settles it.
+    pub async fn unsettled(
+        store: &Arc<dyn Store>,
+        keys: &KeyMap,
+        only: &[RelPath],
+    ) -> Result<Self> {
         let mut found = Self::default();
         if only.is_empty() {
             found.collect(store, keys, &RelPath::root()).await?;
@@ -60,7 +71,6 @@ impl Listing {
             }
         }
         found.tell_links(store).await?;
-        found.settle();
         Ok(found)
     }
 
@@ -110,9 +120,6 @@ impl Listing {
         let recorded = recorded_by(&path).is_some_and(|link| link == *within);
         if !path.is_within(within) && !recorded {
             return;
-        }
-        if let Some(why) = trouble(&path) {
-            return self.refuse(object.key, why);
         }
         let kind = if marked.is_some() {
             Kind::Folder
@@ -171,7 +178,12 @@ impl Listing {
             },
             None => return Ok(()),
         };
-        let object = object?;
+        let object = match object {
+            Ok(object) => object,
+            Err(error) if error.is_of_all_objects() => return Err(error),
+            // What is wrong with it is found, and named, when it is read: as a file, which it is in the bucket.
+            Err(_) => return Ok(()),
+        };
         let wanted = &mut self.wanted[number];
         wanted.stamp = Stamp::of(&object);
         wanted.sha256 = object.sha256();
@@ -185,6 +197,12 @@ impl Listing {
 
     /// Puts everything in order, and refuses what would be in the way of others.
     pub fn settle(&mut self) {
+        for wanted in std::mem::take(&mut self.wanted) {
+            match trouble(&wanted.path) {
+                Some(why) => self.refuse(wanted.key, why),
+                None => self.wanted.push(wanted),
+            }
+        }
         // Of two under one path the folder comes first, then the file, then the link.
         let rank = |kind| match kind {
             Kind::Folder => 0,

@@ -17,9 +17,10 @@ use crate::base::offload::Offload;
 use crate::base::path::RelPath;
 use crate::restore::check::Check;
 use crate::restore::fetch::Fetcher;
-use crate::restore::plan::{By, Same, There};
+use crate::restore::plan::{Same, There};
 use crate::restore::target::{Owners, Target, open_file};
 use crate::restore::wanted::{Kind, Stamp, Wanted};
+use crate::store;
 
 /// Bytes that are read at once.
 const READ: usize = 256 << 10;
@@ -46,6 +47,31 @@ pub enum Local {
     Blocked(RelPath),
     /// It cannot be told.
     Unreadable(String),
+}
+
+/// What the target has, and what that took.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Seen {
+    /// What is there.
+    pub there: There,
+    /// Whether the bucket was asked for it, and has answered.
+    pub has_asked: bool,
+}
+
+/// Why it cannot be told what the target has.
+#[derive(Debug)]
+pub enum Blind {
+    /// The bucket does not say what the object is.
+    Bucket(store::Error),
+    /// The disk does not say what is there.
+    Disk(String),
+}
+
+impl From<There> for Seen {
+    fn from(there: There) -> Self {
+        let has_asked = false;
+        Self { there, has_asked }
+    }
 }
 
 /// The folder that was looked into last.
@@ -125,7 +151,7 @@ fn named(folder: &OwnedFd, name: &[u8]) -> Local {
 }
 
 /// Compares what is there with what is wanted; what is learned of the object goes into `wanted`. The error says why that
-/// cannot be told.
+/// cannot be told; a stop is one, too.
 pub async fn compare(
     fetcher: &Fetcher,
     target: &Arc<Target>,
@@ -133,61 +159,58 @@ pub async fn compare(
     local: Local,
     owners: Owners,
     stop: &CancellationToken,
-) -> Result<There, String> {
+) -> Result<Seen, Blind> {
     let (size, has) = match local {
-        Local::Nothing => return Ok(There::Nothing),
-        Local::Folder => return Ok(There::Folder),
-        Local::Special => return Ok(There::Special),
-        Local::Blocked(path) => return Ok(There::Blocked(path)),
-        Local::Unreadable(why) => return Err(why),
+        Local::Nothing => return Ok(There::Nothing.into()),
+        Local::Folder => return Ok(There::Folder.into()),
+        Local::Special => return Ok(There::Special.into()),
+        Local::Blocked(path) => return Ok(There::Blocked(path).into()),
+        Local::Unreadable(why) => return Err(Blind::Disk(why)),
         Local::Link(to) => {
             let is_same =
                 wanted.kind == Kind::Link && wanted.sha256.is_some_and(|of| of == Sha256::of(&to));
-            return Ok(There::Link { is_same });
+            return Ok(There::Link { is_same }.into());
         }
         Local::File { size, stamp } => (size, stamp),
     };
     if wanted.kind != Kind::File || wanted.size != size {
-        return Ok(There::File(Same::Not));
+        return Ok(There::File(Same::Not).into());
     }
-    let check = match wanted.sha256 {
-        Some(sha256) if wanted.stamp.mtime_ns.is_some() => Check::Sha256(sha256),
+    let (check, has_asked) = match wanted.sha256 {
+        Some(sha256) if wanted.stamp.mtime_ns.is_some() => (Check::Sha256(sha256), false),
         known => {
-            let object = fetcher.head(&wanted.key, &wanted.which()).await;
-            let object = object.map_err(|error| error.to_string())?;
+            let which = wanted.which();
+            let object = tokio::select! {
+                object = fetcher.head(&wanted.key, &which) => object.map_err(Blind::Bucket)?,
+                () = stop.cancelled() => return Err(Blind::Disk("stopped".to_owned())),
+            };
             if object.size != size {
-                return Ok(There::File(Same::Not));
+                let (there, has_asked) = (There::File(Same::Not), true);
+                return Ok(Seen { there, has_asked });
             }
             wanted.stamp = wanted.stamp.or(Stamp::of(&object));
-            Check::best(known, &object)
+            (Check::best(known, &object), true)
         }
     };
     let is_stamped = is_stamped(&wanted.stamp, &has, owners);
-    if check == Check::Size {
+    let by = check.by();
+    let is_same = if check == Check::Size {
         // Time and size are all there is to go by.
-        let is_same = wanted.stamp.mtime_ns.is_some() && wanted.stamp.mtime_ns == has.mtime_ns;
-        return Ok(There::File(match (is_same, is_stamped) {
-            (true, true) => Same::All(By::Size),
-            (true, false) => Same::Content(By::Size),
-            (false, _) => Same::Not,
-        }));
-    }
-    let turn = fetcher.turn_to_read().await;
-    let (target, path, by, stop) = (
-        target.clone(),
-        wanted.path.clone(),
-        check.by(),
-        stop.clone(),
-    );
-    let read = Offload::Pool.run(move || holds(&target, &path, &check, size, &stop));
-    let read = read.await;
-    drop(turn);
-    match read {
-        Ok(true) if is_stamped => Ok(There::File(Same::All(by))),
-        Ok(true) => Ok(There::File(Same::Content(by))),
-        Ok(false) => Ok(There::File(Same::Not)),
-        Err(error) => Err(format!("could not read what is there: {error}")),
-    }
+        wanted.stamp.mtime_ns.is_some() && wanted.stamp.mtime_ns == has.mtime_ns
+    } else {
+        let turn = fetcher.turn_to_read().await;
+        let (target, path, stop) = (target.clone(), wanted.path.clone(), stop.clone());
+        let read = Offload::Pool.run(move || holds(&target, &path, &check, size, &stop));
+        let read = read.await;
+        drop(turn);
+        read.map_err(|error| Blind::Disk(format!("could not read what is there: {error}")))?
+    };
+    let there = There::File(match (is_same, is_stamped) {
+        (true, true) => Same::All(by),
+        (true, false) => Same::Content(by),
+        (false, _) => Same::Not,
+    });
+    Ok(Seen { there, has_asked })
 }
 
 /// Returns true if nothing of a stamp has to be put right.

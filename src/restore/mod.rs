@@ -1,10 +1,11 @@
 //! Bringing files back: from a list of what is wanted to a folder that has it.
 //!
-//! Overview: a list comes from `listing` (every object under a prefix) or from a catalog; `look` finds out what the target
-//! has of it, `plan` decides what becomes of each path, and `work` gathers it; then folders are made, `transfer` brings
-//! the files back, with `fetch` for the requests, `window` for their number, `large` for files in ranges, `check` for what
-//! proves a content right and `place` for the way into the tree; links come last, then the times of folders, then the disks
-//! are flushed. `target` and `temporary`, the files on their way, are all that changes anything on the disk.
+//! Overview: a list comes from `listing` (every object under a prefix) or from a catalog; `compare` holds it against what
+//! `look` finds in the target, `plan` decides what becomes of each path, and `work` gathers it; then folders are made,
+//! `transfer` brings the files back, with `fetch` for the requests, `window` for their number, `large` for files in ranges,
+//! `check` for what proves a content right and `place` for the way into the tree; links come last, then the times of
+//! folders, then the disks are flushed. `target` and `temporary`, the files on their way, are all that changes anything on
+//! the disk.
 //!
 //! Order: nothing at all is written before everything in the target has been looked at, so that conflicts are named while
 //! nothing has happened yet. A file gets its name when its content has been verified and its time and mode are set.
@@ -23,11 +24,13 @@
 //! whose owner changed content and metadata together.
 
 pub mod check;
+mod compare;
 pub mod fetch;
 pub mod flush;
 pub mod large;
 pub mod listing;
 pub mod look;
+pub mod patience;
 pub mod place;
 pub mod plan;
 pub mod target;
@@ -43,19 +46,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::base::offload::Offload;
 use crate::restore::fetch::Fetcher;
 use crate::restore::listing::Listing;
-use crate::restore::look::Local;
 use crate::restore::place::Ended;
-use crate::restore::plan::{OnConflict, Step, There};
-use crate::restore::target::{Over, Owners, Target};
+use crate::restore::plan::OnConflict;
+use crate::restore::target::{Owners, Target};
 use crate::restore::told::{Counters, Happening, Sums, Tell, What};
 use crate::restore::transfer::Transfer;
-use crate::restore::wanted::{Kind, Wanted};
+use crate::restore::wanted::Wanted;
 use crate::restore::work::Work;
 use crate::store::Store;
 
@@ -231,86 +232,6 @@ impl<'a> Restore<'a> {
             Ok(Some(is_empty)) => Ok(is_empty),
             Ok(None) => Err(Trouble::Taken(self.dir.to_owned())),
             Err(error) => Err(self.unusable(error)),
-        }
-    }
-
-    /// Compares everything with what is there, and tells what has not to be done.
-    async fn compare(&mut self, target: &Arc<Target>, wanted: Vec<Wanted>) -> Work {
-        let mut plan = Work::default();
-        let mut looks: JoinSet<(Wanted, Result<There, String>)> = JoinSet::new();
-        let mut rest = wanted.into_iter();
-        loop {
-            let batch: Vec<Wanted> = rest.by_ref().take(BATCH).collect();
-            if batch.is_empty() || self.stop.is_cancelled() {
-                break;
-            }
-            let dir = target.clone();
-            let looked = Offload::Pool.run(move || {
-                let locals = look::look(&dir, &batch);
-                (batch, locals)
-            });
-            let (batch, locals) = looked.await;
-            for (mut wanted, local) in batch.into_iter().zip(locals) {
-                if local == Local::Nothing {
-                    self.decide(&mut plan, wanted, Ok(There::Nothing));
-                    continue;
-                }
-                while looks.len() >= self.settings.requests
-                    && let Some(look) = looks.join_next().await
-                {
-                    self.looked(&mut plan, look);
-                }
-                let (fetcher, target) = (self.fetcher.clone(), target.clone());
-                let (owners, stop) = (self.settings.owners, self.stop.clone());
-                looks.spawn(async move {
-                    let compared =
-                        look::compare(&fetcher, &target, &mut wanted, local, owners, &stop);
-                    let there = compared.await;
-                    (wanted, there)
-                });
-            }
-        }
-        while let Some(look) = looks.join_next().await {
-            self.looked(&mut plan, look);
-        }
-        plan.sort();
-        plan
-    }
-
-    fn looked(
-        &mut self,
-        plan: &mut Work,
-        look: Result<(Wanted, Result<There, String>), tokio::task::JoinError>,
-    ) {
-        match look {
-            Ok((wanted, there)) => self.decide(plan, wanted, there),
-            Err(error) => {
-                if let Ok(panic) = error.try_into_panic() {
-                    std::panic::resume_unwind(panic);
-                }
-            }
-        }
-    }
-
-    fn decide(&mut self, plan: &mut Work, wanted: Wanted, there: Result<There, String>) {
-        let (path, key) = (Some(&wanted.path), &wanted.key);
-        let there = match there {
-            Ok(there) => there,
-            Err(_) if self.stop.is_cancelled() => return,
-            Err(why) => return self.told(What::Failed, path, key, Some(&why)),
-        };
-        match plan::step(&wanted, &there, self.settings.on_conflict) {
-            Step::Done(by) => {
-                self.happened(What::Equal, path, key, None, by);
-                if wanted.kind == Kind::Folder {
-                    plan.folder_stamps.push(wanted);
-                }
-            }
-            Step::Stamp(_) => plan.stamps.push(wanted),
-            Step::Make => plan.add(wanted, Over::Nothing),
-            Step::Replace => plan.add(wanted, Over::Whatever),
-            Step::Skip(why) => self.told(What::Skipped, path, key, Some(&why)),
-            Step::Conflict(why) => self.told(What::Conflict, path, key, Some(&why)),
         }
     }
 

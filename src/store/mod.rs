@@ -475,6 +475,11 @@ impl Error {
                 "PutObject" | "CreateMultipartUpload" | "HeadBucket" | "ListObjectsV2"
             ))
     }
+
+    /// Returns true if no object can be looked at now, whichever it is; a right may be missing for one key alone.
+    pub fn is_of_all_objects(&self) -> bool {
+        self.is_everyones() && self.kind != ErrorKind::Denied
+    }
 }
 
 impl fmt::Display for ErrorKind {

@@ -15,7 +15,7 @@ use tidewatch::store::key::KeyMap;
 use crate::support::mem_store::MemStore;
 
 /// 2025-11-24T16:00:00Z.
-const T: i64 = 1_764_000_000_000_000_000;
+pub const T: i64 = 1_764_000_000_000_000_000;
 const SECOND: i64 = 1_000_000_000;
 
 fn keys() -> KeyMap {
@@ -32,7 +32,7 @@ fn path(name: impl AsRef<[u8]>) -> RelPath {
 }
 
 /// The path has the content `word`, since so many seconds after [`T`].
-fn put(name: impl AsRef<[u8]>, word: &str, seconds: i64) -> Record {
+pub fn put(name: impl AsRef<[u8]>, word: &str, seconds: i64) -> Record {
     let path = path(name);
     Record {
         op: Op::Put,
@@ -115,8 +115,8 @@ fn aside(name: &str, word: &str, seconds: i64) -> Record {
 }
 
 /// A chain that is written link after link.
-struct Scribe {
-    bucket: MemStore,
+pub struct Scribe {
+    pub bucket: MemStore,
     agent: String,
     number: u64,
     previous: Option<Sha256>,
@@ -125,7 +125,7 @@ struct Scribe {
 }
 
 impl Scribe {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             bucket: MemStore::default(),
             agent: "a".repeat(32),
@@ -164,7 +164,7 @@ impl Scribe {
         self.previous = Some(hash);
     }
 
-    fn delta(&mut self, seconds: i64, records: &[Record]) {
+    pub fn delta(&mut self, seconds: i64, records: &[Record]) {
         self.link(Kind::Delta, seconds, records);
     }
 

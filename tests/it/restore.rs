@@ -8,6 +8,7 @@
     reason = "these write users' files, which nobody writes durably"
 )]
 
+mod comparing;
 mod conflicts;
 mod drill;
 mod faults;

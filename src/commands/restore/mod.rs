@@ -4,6 +4,7 @@
 //! lease, and needs no right but to list and to read.
 
 pub mod past;
+pub mod seek;
 pub mod source;
 mod teller;
 

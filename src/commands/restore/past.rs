@@ -5,7 +5,7 @@
 //! versions, in trash, and under other names of the same content; what is nowhere is refused by name before anything is
 //! written.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
@@ -14,10 +14,11 @@ use crate::base::clock::rfc3339;
 use crate::base::digest::Sha256;
 use crate::base::path::RelPath;
 use crate::catalog::{self, Chain, Known, Op, Past, Record};
+use crate::commands::restore::seek::{self, Candidate, Sought};
 use crate::restore::listing::{Listing, kind_of};
 use crate::restore::wanted::{Kind, Refused, Stamp, Wanted, trouble};
 use crate::store::key::KeyMap;
-use crate::store::{self, Object, Store, Which};
+use crate::store::{self, Store, Which};
 
 /// Objects that are looked at at once.
 const LOOKS: usize = 32;
@@ -41,7 +42,7 @@ pub struct Found {
     /// Whether something is not known because of damage.
     pub is_damaged: bool,
     /// Files whose content is nowhere any more; they are among what the listing refuses.
-    pub lost: Vec<RelPath>,
+    pub lost: Vec<Wanted>,
 }
 
 /// Why nothing can be restored.
@@ -71,19 +72,25 @@ pub async fn find(
     only: &[RelPath],
     moment: Moment,
 ) -> Result<Found, Trouble> {
-    let listing = Listing::of(store, keys, only).await?;
-    let plain = |listing, notes, is_damaged| Found {
-        listing,
-        notes,
-        is_damaged,
-        lost: Vec::new(),
+    let listing = Listing::unsettled(store, keys, only).await?;
+    let plain = |mut listing: Listing, notes, is_damaged| {
+        listing.settle();
+        Found {
+            listing,
+            notes,
+            is_damaged,
+            lost: Vec::new(),
+        }
     };
     let chain = match Chain::list(store.clone(), keys.clone()).await {
         Ok(chain) => chain,
-        Err(error) if moment.at_ns.is_some() => return Err(error.into()),
+        Err(error) if moment.at_ns.is_some() || error.is_of_all_objects() => {
+            return Err(error.into());
+        }
+        // Whoever may only see a part of the prefix gets that part.
         Err(error) => {
             let note = format!("the catalog could not be listed ({error}): every object is taken");
-            return Ok(plain(listing, vec![note], false));
+            return Ok(plain(listing, vec![note], true));
         }
     };
     if chain.is_empty() && moment.at_ns.is_none() {
@@ -104,7 +111,7 @@ pub async fn find(
     };
     let mut notes = Vec::new();
     let mut is_damaged = false;
-    for trouble in past.then.troubles.iter().chain(&past.now.troubles) {
+    for trouble in past.then.troubles.iter().chain(&past.now().troubles) {
         let note = format!("the catalog: {trouble}");
         is_damaged |= trouble.is_damage();
         if !notes.contains(&note) {
@@ -124,11 +131,13 @@ pub async fn find(
     let mut unknown: Vec<Wanted> = unknown.cloned().collect();
     if !moment.deleted {
         let gone = gone(&chain, keys, &unknown).await?;
-        unknown.retain(|wanted| {
-            !keys
-                .path(&wanted.key)
-                .is_some_and(|path| gone.contains(&path))
-        });
+        unknown.retain(|wanted| !gone.contains(&wanted.key));
+        if !gone.is_empty() {
+            notes.push(format!(
+                "{} of the objects are of files that are gone from the disk: they are left out, --deleted brings them back",
+                gone.len()
+            ));
+        }
         if !unknown.is_empty() {
             notes.push(format!(
                 "{} of the objects are not in the catalog, which may lag behind: they are taken as they are",
@@ -160,36 +169,42 @@ pub async fn find(
     })
 }
 
-/// Returns the paths that have an object and of which the catalog's last word is that the file is gone.
+/// Returns the keys of which the catalog's last word is that the file is gone and that this very object stays. Another
+/// object is newer than that word: the file has been made again since.
 async fn gone(
     chain: &Chain,
     keys: &KeyMap,
     unknown: &[Wanted],
-) -> Result<BTreeSet<RelPath>, Trouble> {
-    let paths = unknown.iter().filter_map(|wanted| keys.path(&wanted.key));
-    let unknown: BTreeSet<RelPath> = paths.collect();
+) -> Result<HashSet<String>, Trouble> {
+    let paths = unknown
+        .iter()
+        .filter_map(|wanted| Some((keys.path(&wanted.key)?, wanted)));
+    let unknown: HashMap<RelPath, &Wanted> = paths.collect();
     if unknown.is_empty() {
-        return Ok(unknown);
+        return Ok(HashSet::new());
     }
     let history = chain
-        .history(|record| unknown.contains(&record.path))
+        .history(|record| unknown.contains_key(&record.path))
         .await?;
-    let is_gone = |records: &[Record]| {
-        let last = records.iter().rfind(|record| record.op != Op::Aside);
-        last.is_some_and(|record| record.op == Op::Gone)
+    let is_gone = |wanted: &Wanted, records: &[Record]| {
+        let mut records = records.iter().rev().filter(|one| one.op != Op::Aside);
+        let is_kept = |record: &Record| record.op == Op::Gone && record.key.is_some();
+        let mut latest = records.clone();
+        latest.next().is_some_and(is_kept)
+            && records.find_map(|record| record.etag.as_ref()) == wanted.etag.as_ref()
     };
-    let gone = history.versions.into_iter();
-    Ok(gone
-        .filter(|(_, records)| is_gone(records))
-        .map(|(path, _)| path)
-        .collect())
+    let gone = history.versions.into_iter().filter_map(|(path, records)| {
+        let wanted = unknown.get(&path)?;
+        is_gone(wanted, &records).then(|| wanted.key.clone())
+    });
+    Ok(gone.collect())
 }
 
 /// A content that is not where the catalog says, and where it may be.
 struct Lost {
     path: RelPath,
     known: Known,
-    candidates: Vec<(String, Which)>,
+    candidates: Vec<Candidate>,
 }
 
 struct Finder<'a> {
@@ -197,8 +212,8 @@ struct Finder<'a> {
     past: &'a Past,
     /// What the bucket has under each key: index into the listing.
     there: HashMap<&'a str, &'a Wanted>,
-    /// A key that has the content now.
-    by_content: HashMap<Sha256, &'a str>,
+    /// What has the content now.
+    by_content: HashMap<Sha256, &'a Known>,
     keys: &'a KeyMap,
     found: Listing,
     lost: Vec<Lost>,
@@ -217,8 +232,14 @@ impl<'a> Finder<'a> {
             .map(|wanted| (wanted.key.as_str(), wanted))
             .collect();
         let mut by_content = HashMap::new();
-        for known in past.now.tree.values() {
-            by_content.insert(known.sha256, known.key.as_str());
+        for known in past.now().tree.values() {
+            let there = there.get(known.key.as_str());
+            if there.is_some_and(|there| there.etag.as_ref() == Some(&known.etag)) {
+                by_content.insert(known.sha256, known);
+            } else {
+                // Perhaps it was only not asked for.
+                by_content.entry(known.sha256).or_insert(known);
+            }
         }
         Self {
             store,
@@ -283,23 +304,16 @@ impl<'a> Finder<'a> {
     fn lose(&mut self, path: &RelPath, known: &Known) {
         let mut candidates = Vec::new();
         if let Some(id) = &known.version_id {
-            candidates.push((known.key.clone(), Which::Version(id.clone())));
+            candidates.push(Candidate::version(&known.key, id));
         }
-        let asides = self.past.asides.get(path).into_iter().flatten();
-        let mut asides: Vec<&Record> = asides
-            .filter(|aside| {
-                aside.sha256 == Some(known.sha256) || aside.etag.as_ref() == Some(&known.etag)
-            })
-            .collect();
-        asides.reverse();
-        for key in asides
-            .into_iter()
-            .filter_map(|aside| aside.trash_key.as_ref())
-        {
-            candidates.push((key.clone(), Which::Current));
-        }
-        if let Some(key) = self.by_content.get(&known.sha256) {
-            candidates.push(((*key).to_owned(), Which::Current));
+        let asides = self.past.asides.get(path).map_or(&[][..], Vec::as_slice);
+        let asides = asides.iter().rev().filter(|aside| {
+            aside.sha256 == Some(known.sha256) || aside.etag.as_ref() == Some(&known.etag)
+        });
+        let asides = asides.filter_map(|aside| aside.trash_key.as_deref());
+        candidates.extend(asides.map(Candidate::trash));
+        if let Some(other) = self.by_content.get(&known.sha256) {
+            candidates.push(Candidate::other(&other.key, &other.etag));
         }
         self.lost.push(Lost {
             path: path.clone(),
@@ -309,7 +323,7 @@ impl<'a> Finder<'a> {
     }
 
     /// Looks at the candidates, and refuses what has none.
-    async fn settle(mut self) -> Result<(Listing, Vec<RelPath>), Trouble> {
+    async fn settle(mut self) -> Result<(Listing, Vec<Wanted>), Trouble> {
         let mut nowhere = Vec::new();
         let mut looks: JoinSet<(Lost, store::Result<Option<Wanted>>)> = JoinSet::new();
         let mut lost = std::mem::take(&mut self.lost).into_iter();
@@ -319,7 +333,7 @@ impl<'a> Finder<'a> {
             {
                 let store = self.store.clone();
                 looks.spawn(async move {
-                    let found = first_there(&*store, &lost).await;
+                    let found = found(&*store, &lost).await;
                     (lost, found)
                 });
             }
@@ -333,8 +347,8 @@ impl<'a> Finder<'a> {
                     Err(_) => continue,
                 },
             };
-            if let Some(wanted) = found? {
-                self.found.wanted.push(wanted);
+            if let Some(found) = found? {
+                self.found.wanted.push(found);
             } else {
                 self.found.refused.push(Refused {
                     key: lost.known.key.clone(),
@@ -344,35 +358,29 @@ impl<'a> Finder<'a> {
                         rfc3339(lost.known.time_ns)
                     ),
                 });
-                nowhere.push(lost.path);
+                let key = lost.known.key.clone();
+                nowhere.push(wanted(&lost.path, &lost.known, key, Which::Current));
             }
         }
     }
 }
 
-/// Returns the first candidate that is there and can be the content.
-async fn first_there(store: &dyn Store, lost: &Lost) -> store::Result<Option<Wanted>> {
-    for (key, which) in &lost.candidates {
-        let can_be = |object: &Object| {
-            object.size == lost.known.size
-                && object
-                    .sha256()
-                    .is_none_or(|sha256| sha256 == lost.known.sha256)
+/// Returns what there is of the content; `None` if it is nowhere any more.
+async fn found(store: &dyn Store, lost: &Lost) -> store::Result<Option<Wanted>> {
+    let known = &lost.known;
+    let (candidate, etag) =
+        match seek::first(store, known.size, Some(known.sha256), &lost.candidates).await {
+            Sought::There(candidate, object) => (candidate, Some(object.etag)),
+            Sought::Nowhere => return Ok(None),
+            Sought::Unknown(_, error) if error.is_of_all_objects() => return Err(error),
+            // Reading it will tell, and what is read is held against its hash.
+            Sought::Unknown(candidate, _) => (candidate, None),
         };
-        match store.head_of(key, which).await {
-            Ok(object) if can_be(&object) => {
-                let found = wanted(&lost.path, &lost.known, key.clone(), which.clone());
-                return Ok(Some(Wanted {
-                    etag: Some(object.etag),
-                    ..found
-                }));
-            }
-            Err(error) if error.is_everyones() => return Err(error),
-            // Another one, or none: the next.
-            Ok(_) | Err(_) => {}
-        }
-    }
-    Ok(None)
+    let (key, which) = (candidate.key.clone(), candidate.which.clone());
+    Ok(Some(Wanted {
+        etag,
+        ..wanted(&lost.path, known, key, which)
+    }))
 }
 
 fn wanted(path: &RelPath, known: &Known, key: String, which: Which) -> Wanted {

@@ -7,11 +7,11 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::base::path::RelPath;
-use crate::commands::folders::{root_of, shown};
+use crate::commands::folders::{of_row, shown};
 use crate::commands::status::meant::{self, Meant};
 use crate::commands::status::states;
 use crate::config::{
-    self, Config, Folder, Options, Problem, Problems, S3Options, Surroundings, Target,
+    self, Config, Folder, MEMORY_BYTES, Options, Problem, Problems, S3Options, Surroundings, Target,
 };
 use crate::manifest::Manifest;
 
@@ -97,32 +97,17 @@ pub fn find(asked: &Asked, surroundings: &Surroundings) -> Result<Source, Proble
     Ok(Source { folder, known })
 }
 
-/// Finds the folders that are synced from here, or the one that `asked` names, and the state folder of each.
+/// Finds the folders that are synced from here, or the one that `asked` names, and the state folder of each; and how many
+/// bytes of content may be in memory.
 pub fn places(
     asked: &Asked,
     surroundings: &Surroundings,
-) -> Result<Vec<(Folder, PathBuf)>, Problems> {
-    let named = asked.config.as_deref();
-    let mut places = Vec::new();
-    match config::find(named, surroundings) {
-        Ok(place) => {
-            let config = from_config(&place, asked, surroundings)?;
-            let folders = config.folders.into_iter();
-            places.extend(folders.map(|folder| (folder, config.state_dir.clone())));
-        }
-        Err(problem) if named.is_some() => return Err(problem.into()),
-        Err(_) => {}
-    }
-    for dir in states::find(named, asked.state_dir.clone(), surroundings)? {
-        for folder in from_state(&dir, asked) {
-            let is_known = |(other, _): &(Folder, PathBuf)| {
-                other.to == folder.to && same_endpoint(other, &folder)
-            };
-            if !places.iter().any(is_known) {
-                places.push((folder, dir.clone()));
-            }
-        }
-    }
+) -> Result<(Vec<(Folder, PathBuf)>, u64), Problems> {
+    let Places {
+        all: mut places,
+        memory_bytes,
+        ..
+    } = all_places(asked, surroundings)?;
     let lines: Vec<String> = places.iter().map(|(folder, _)| line(folder)).collect();
     if let Some(wanted) = &asked.from {
         let meant = Meant::of(wanted);
@@ -130,16 +115,14 @@ pub fn places(
             meant.is(&folder.name, &shown(&folder.path), &folder.to.to_string())
         });
         if places.is_empty() {
-            let text = meant::missing(wanted, &lines);
-            let said = text.strip_prefix("tidewatch: ").unwrap_or(&text);
-            let said = said.strip_prefix("could not ").unwrap_or(said);
-            return Err(Problem::new(said.to_owned()).into());
+            let why = meant::missing(wanted, &lines);
+            return Err(Problem::new(format!("find {why}")).into());
         }
     }
     if places.is_empty() {
         return Err(Problem::new("nothing is synced from here yet").into());
     }
-    Ok(places)
+    Ok((places, memory_bytes))
 }
 
 /// Finds the folder that `asked` names, or else the innermost one that has `path`, a path of this machine.
@@ -158,10 +141,7 @@ pub fn around(asked: &Asked, path: &Path, surroundings: &Surroundings) -> Result
 }
 
 fn missing(wanted: &str, lines: &[String]) -> String {
-    let text = meant::missing(wanted, lines);
-    let said = text
-        .strip_prefix("tidewatch: could not find ")
-        .unwrap_or(&text);
+    let said = meant::missing(wanted, lines);
     format!(
         "there is no such thing to restore: {said}\nan s3://BUCKET[/PREFIX] needs nothing to be known"
     )
@@ -171,24 +151,53 @@ fn line(folder: &Folder) -> String {
     format!("  {}  {}  {}", folder.name, shown(&folder.path), folder.to)
 }
 
-/// Returns what the config has, how many these are, and behind them what else the states know.
+/// What is known here.
+struct Places {
+    /// What the config has, and behind it what else the states know; each with its state folder.
+    all: Vec<(Folder, PathBuf)>,
+    /// How many of them the config has.
+    configured: usize,
+    /// Bytes of content in memory, as the config says.
+    memory_bytes: u64,
+}
+
+/// Returns the folders that are known here, and how many of them, the first, the config has.
 fn known(asked: &Asked, surroundings: &Surroundings) -> Result<(Vec<Folder>, usize), Problems> {
+    let places = all_places(asked, surroundings)?;
+    let known = places.all.into_iter().map(|(folder, _)| folder).collect();
+    Ok((known, places.configured))
+}
+
+fn all_places(asked: &Asked, surroundings: &Surroundings) -> Result<Places, Problems> {
     let named = asked.config.as_deref();
-    let mut known = match config::find(named, surroundings) {
-        Ok(place) => from_config(&place, asked, surroundings)?.folders,
+    let mut places: Vec<(Folder, PathBuf)> = Vec::new();
+    let mut memory_bytes = MEMORY_BYTES;
+    match config::find(named, surroundings) {
+        Ok(place) => {
+            let config = from_config(&place, asked, surroundings)?;
+            memory_bytes = config.upload.memory_bytes;
+            let folders = config.folders.into_iter();
+            places.extend(folders.map(|folder| (folder, config.state_dir.clone())));
+        }
         Err(problem) if named.is_some() => return Err(problem.into()),
-        Err(_) => Vec::new(),
-    };
-    let configured = known.len();
+        Err(_) => {}
+    }
+    let configured = places.len();
     for dir in states::find(named, asked.state_dir.clone(), surroundings)? {
         for folder in from_state(&dir, asked) {
-            let is_known = |other: &Folder| other.to == folder.to && same_endpoint(other, &folder);
-            if !known.iter().any(is_known) {
-                known.push(folder);
+            let is_known = |(other, _): &(Folder, PathBuf)| {
+                other.to == folder.to && same_endpoint(other, &folder)
+            };
+            if !places.iter().any(is_known) {
+                places.push((folder, dir.clone()));
             }
         }
     }
-    Ok((known, configured))
+    Ok(Places {
+        all: places,
+        configured,
+        memory_bytes,
+    })
 }
 
 /// A config that leaves the endpoint open means the one that its environment names, as its state then says.
@@ -227,24 +236,7 @@ fn from_state(dir: &Path, asked: &Asked) -> Vec<Folder> {
         }
         Vec::new()
     });
-    let rows = rows.into_iter();
-    rows.map(|row| {
-        let to = Target {
-            bucket: row.key.bucket.clone(),
-            prefix: row.key.prefix.clone(),
-        };
-        let endpoint_url = Some(row.key.endpoint.clone()).filter(|url| !url.is_empty());
-        let known = S3Options {
-            endpoint_url,
-            ..S3Options::default()
-        };
-        let folder = Folder::new(row.name.clone(), PathBuf::from(root_of(&row)), to);
-        Folder {
-            s3: asked.s3.clone().or(&known).into(),
-            ..folder
-        }
-    })
-    .collect()
+    rows.iter().map(|row| of_row(row, &asked.s3)).collect()
 }
 
 impl Source {

@@ -7,12 +7,10 @@ use std::borrow::Cow;
 use std::io;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
 
-use crate::base::path::{RelPath, escaped};
-use crate::base::units::{show_bytes, show_duration};
+use crate::base::path::{self, escaped};
+use crate::base::units::{show_bytes, show_took};
 use crate::report::out::Out;
 use crate::restore::plan::By;
 use crate::restore::told::{Happening, Sums, What};
@@ -153,19 +151,12 @@ impl Teller {
 }
 
 fn event<'a>(told: &Happening<'a>) -> Event<'a> {
-    let bytes = told.path.map(RelPath::as_bytes);
-    let (path, path_base64) = match bytes.map(std::str::from_utf8) {
-        Some(Ok(text)) => (Some(Cow::Borrowed(text)), None),
-        Some(Err(_)) => (
-            told.path.map(|path| Cow::Owned(path.to_string())),
-            bytes.map(|bytes| BASE64_STANDARD.encode(bytes)),
-        ),
-        None => (None, None),
-    };
+    let spelled = told.path.map(|path| path::told(path.as_bytes()));
+    let (path, path_base64) = spelled.unzip();
     Event {
         event: told.what.word(),
         path,
-        path_base64,
+        path_base64: path_base64.flatten(),
         key: Some(told.key).filter(|key| !key.is_empty()),
         bytes: told.bytes,
         by: told.by.map(By::word),
@@ -247,11 +238,7 @@ fn closing(sums: &Sums, close: Close) -> String {
         parts.push(format!("{} skipped", sums.skipped));
     }
     parts.push(format!("{} there already", sums.equal));
-    let took = if close.took < Duration::from_secs(60) {
-        format!("{:.1}s", close.took.as_secs_f64())
-    } else {
-        show_duration(close.took)
-    };
+    let took = show_took(close.took);
     let word = if close.is_done { "done" } else { "not done" };
     format!("{word}: {} in {took}", parts.join(", "))
 }
@@ -259,6 +246,7 @@ fn closing(sums: &Sums, close: Close) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::path::RelPath;
 
     #[test]
     fn every_line_has_all_of_its_fields() {

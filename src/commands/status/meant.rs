@@ -32,16 +32,14 @@ impl Meant {
     }
 }
 
-/// Says that no folder is meant, and which there are.
+/// Says that no folder is meant, and which there are; fits after "could not find".
 pub fn missing(wanted: &str, known: &[String]) -> String {
     let wanted = escaped(wanted.as_bytes());
     if known.is_empty() {
-        return format!(
-            "tidewatch: could not find the folder `{wanted}`: nothing is synced from here yet"
-        );
+        return format!("the folder `{wanted}`: nothing is synced from here yet");
     }
     format!(
-        "tidewatch: could not find the folder `{wanted}`; there are (name, path, URL):\n{}",
+        "the folder `{wanted}`; there are (name, path, URL):\n{}",
         known.join("\n")
     )
 }

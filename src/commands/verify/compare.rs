@@ -33,6 +33,7 @@ pub async fn compare(look: &Arc<Look>) -> Result<(), Trouble> {
     let mut pass = Pass {
         look: look.clone(),
         settling: JoinSet::new(),
+        uncounted: HashSet::new(),
         has_to_do: false,
         passed: 0,
     };
@@ -66,6 +67,8 @@ async fn rest(look: &Arc<Look>) -> Result<(), Trouble> {
 struct Pass {
     look: Arc<Look>,
     settling: JoinSet<Result<(), Trouble>>,
+    /// Paths whose row claimed nothing when they were met, and which were not counted as compared.
+    uncounted: HashSet<Short>,
     /// There are rows with something to do.
     has_to_do: bool,
     passed: u64,
@@ -82,6 +85,7 @@ impl Judge for Pass {
             self.look.teller().tally.compared += 1;
         } else {
             self.look.wait_for(&row.path);
+            self.uncounted.insert(short(row.path.as_bytes()));
         }
     }
 
@@ -110,7 +114,7 @@ impl Pass {
             let to_do = to_do(&row);
             let is_certain = plan::certain(&row).is_some();
             let has_waited = self.look.waited_for(&row.path);
-            if is_certain && has_waited {
+            if is_certain && self.uncounted.contains(&short(row.path.as_bytes())) {
                 self.look.teller().tally.compared += 1;
             }
             match self.look.keys.key(&row.path) {

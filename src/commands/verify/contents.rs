@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit as Place, Semaphore};
 use tokio::task::JoinSet;
 
-use crate::agent::audit::compare::Sight as _;
+use crate::agent::audit::compare::{Sight as _, Verdict};
 use crate::base::buffers::Pool;
 use crate::base::digest::{Hasher, Sha256};
 use crate::base::offload::Offload;
@@ -273,10 +273,20 @@ async fn read_object(look: Arc<Look>, ranges: Arc<Semaphore>, row: Entry) -> Res
                 }
             }
             Back::Other => {
-                if !look.has_said(&row.path) {
-                    look.judge(&row.path, &key).await?;
+                if look.has_said(&row.path) {
+                    return Ok(());
                 }
-                return Ok(());
+                let verdict = look.judge(&row.path, &key).await?;
+                // Shown as it is claimed, and not given so.
+                let is_same = matches!(verdict, Verdict::Same);
+                if !is_same || look.entry(&row.path).await?.as_ref() != Some(&row) {
+                    return Ok(());
+                }
+                if is_last {
+                    let why = "the bucket shows the object, and gives none or another one";
+                    look.say(Kind::Failed, &row.path, why);
+                    return Ok(());
+                }
             }
             Back::Failed(error) => {
                 return look.failed(error, Whose::Path(&row.path, Some(&key)));

@@ -133,7 +133,7 @@ impl Look {
 
     /// Tells that one object could not be looked at; an error that is everyone's ends the whole.
     pub fn failed(&self, error: store::Error, whose: Whose<'_>) -> Result<(), Trouble> {
-        if error.is_everyones() && error.kind != ErrorKind::Denied {
+        if error.is_of_all_objects() {
             return Err(Trouble::Bucket(error));
         }
         self.teller().say(Kind::Failed, whose, &error.to_string());

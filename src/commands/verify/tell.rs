@@ -6,12 +6,10 @@ use std::borrow::Cow;
 use std::io;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
 
-use crate::base::path::{RelPath, escaped};
-use crate::base::units::{show_bytes, show_duration};
+use crate::base::path::{RelPath, escaped, told};
+use crate::base::units::{show_bytes, show_took};
 use crate::report::out::Out;
 use crate::report::progress::Progress;
 
@@ -160,11 +158,7 @@ impl Tally {
         if self.bytes > 0 {
             looked.push(show_bytes(self.bytes));
         }
-        let took = if took < Duration::from_secs(60) {
-            format!("{:.1}s", took.as_secs_f64())
-        } else {
-            show_duration(took)
-        };
+        let took = show_took(took);
         format!(
             "{head}: {}; {} in {took}",
             found.join(", "),
@@ -350,14 +344,10 @@ impl Teller {
 
 fn line<'a>(kind: Kind, folder: &'a str, whose: Whose<'a>, why: &'a str) -> Line<'a> {
     let (path, path_base64, key) = match whose {
-        Whose::Path(path, key) => match std::str::from_utf8(path.as_bytes()) {
-            Ok(text) => (Cow::Borrowed(text), None, key),
-            Err(_) => (
-                Cow::Owned(path.to_string()),
-                Some(BASE64_STANDARD.encode(path.as_bytes())),
-                key,
-            ),
-        },
+        Whose::Path(path, key) => {
+            let (path, path_base64) = told(path.as_bytes());
+            (path, path_base64, key)
+        }
         Whose::Key(key, rest) => (Cow::Borrowed(rest), None, Some(key)),
     };
     Line {

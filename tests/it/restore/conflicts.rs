@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use crate::process::World;
-use crate::restore::{Held, back, plant, restore, told, tree, write};
+use crate::restore::{back, plant, restore, told, tree, write};
 
 /// Makes a bucket, and a target with something in the way of nearly everything.
 async fn world() -> World {
@@ -112,5 +112,4 @@ async fn an_overwrite_replaces_files_and_links_but_no_folder_and_nothing_through
         .filter(|(name, _)| !matches!(&name[..], b"back/file" | b"back/link"))
         .collect();
     assert_eq!(kept, after.into_iter().collect::<Vec<_>>());
-    assert_ne!(kept, Vec::<(Vec<u8>, Held)>::new());
 }

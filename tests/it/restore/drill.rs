@@ -1,17 +1,32 @@
 //! Restore drills, with the real program: what comes back, what does not, and how it is kept.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
+use tempfile::TempDir;
+use tidewatch::base::clock::Clock;
 use tidewatch::base::drill::Drill;
-use tidewatch::catalog;
-use tidewatch::report::drill_file;
+use tidewatch::catalog::{self, Record};
+use tidewatch::commands::Exit;
+use tidewatch::commands::drill::trial;
+use tidewatch::config::{Folder, Target};
+use tidewatch::report::drill_file::{self, Drilled};
+use tidewatch::store::ErrorKind;
 use tidewatch::store::key::KeyMap;
+use tokio_util::sync::CancellationToken;
 
+use crate::agent::{passed, slow};
+use crate::catalog::{Scribe, put};
 use crate::process::{Ended, World, end_of, ended, eventually, send};
 use crate::restore::config;
+use crate::support::faulty::{Fault, Faulty, Odds};
+use crate::support::mem_store::MemStore;
 
 async fn run(world: &World, command: &str, config: &str, more: &[&str]) -> Ended {
     ended(world.bare([command, "--config", config]).args(more)).await
@@ -179,4 +194,141 @@ async fn a_service_drills_when_the_last_drill_is_old() {
         ended.err
     );
     assert!(is_clean(&world.state()));
+}
+
+/// A folder on the disk that is level with a bucket in memory, and a catalog that says so.
+struct Level {
+    dir: TempDir,
+    bucket: MemStore,
+    stop: CancellationToken,
+}
+
+impl Level {
+    fn new(names: &[&str]) -> Self {
+        let (dir, mut scribe) = (tempfile::tempdir().unwrap(), Scribe::new());
+        fs::create_dir(dir.path().join("state")).unwrap();
+        let bucket = scribe.bucket.clone();
+        let record = |name: &&str| {
+            let (content, place) = (
+                format!("content of {name}"),
+                dir.path().join("tree").join(name),
+            );
+            crate::restore::write(&place, content.as_bytes());
+            let stat = fs::metadata(&place).unwrap();
+            let key = format!("p/{name}");
+            bucket.plant(&key, content.as_bytes());
+            Record {
+                etag: Some(bucket.objects()[&key].etag.clone()),
+                mtime_ns: Some(stat.mtime() * 1_000_000_000 + stat.mtime_nsec()),
+                ..put(name, &content, 1)
+            }
+        };
+        let records: Vec<Record> = names.iter().map(record).collect();
+        scribe.delta(2, &records);
+        let stop = CancellationToken::new();
+        Self { dir, bucket, stop }
+    }
+
+    fn line(&self, odds: Odds) -> Faulty<MemStore> {
+        Faulty::new(self.bucket.clone(), 1, odds)
+    }
+
+    fn tree(&self, name: &str) -> PathBuf {
+        self.dir.path().join("tree").join(name)
+    }
+
+    async fn drill(&self, store: &Faulty<MemStore>) -> (Drilled, Exit) {
+        let to = Target::parse("s3://tide/p").unwrap();
+        let folder = Folder::new("f".to_owned(), self.tree(""), to);
+        let (store, state) = (Arc::new(store.clone()), self.dir.path().join("state"));
+        let drilled = trial::try_out(store, &folder, &state, 1 << 20, &self.stop).await;
+        assert!(is_clean(&state));
+        drilled
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_changes_while_a_drill_runs_is_no_fault() {
+    let level = Level::new(&["stays", "went", "goes", "changes", "lost"]);
+    // Since the catalog's last link.
+    fs::remove_file(level.tree("went")).unwrap();
+    level.bucket.uproot("p/went");
+    let store = level.line(Odds::default());
+    let (bucket, tree) = (level.bucket.clone(), level.tree(""));
+    store.rule(move |operation, key| {
+        match (operation, key) {
+            ("GetObject", "p/goes") => {
+                bucket.uproot(key);
+                drop(fs::remove_file(tree.join("goes")));
+            }
+            ("GetObject", "p/changes") => {
+                bucket.plant(key, b"another content");
+                fs::write(tree.join("changes"), "another content").unwrap();
+            }
+            _ => {}
+        }
+        None
+    });
+    let (drilled, exit) = level.drill(&store).await;
+    assert!(drilled.ok && exit == Exit::Level, "{drilled:?}");
+    assert_eq!((drilled.files, drilled.same), (2, 2), "{drilled:?}");
+    // What the disk still has, the bucket owes.
+    level.bucket.uproot("p/lost");
+    let (drilled, exit) = level.drill(&store).await;
+    assert_eq!(exit, Exit::Different);
+    assert_eq!(drilled.wrong.len(), 1, "{drilled:?}");
+    assert!(drilled.wrong[0].starts_with("lost: "), "{drilled:?}");
+    // Also all of it.
+    for key in level.bucket.objects().keys() {
+        level.bucket.uproot(key);
+    }
+    let (drilled, exit) = level.drill(&store).await;
+    assert_eq!((exit, drilled.wrong.len()), (Exit::Different, 2));
+    assert!(!drilled.ok && drilled.error.is_none(), "{drilled:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_no_fault_of_the_backup() {
+    let level = Level::new(&["a", "b", "c"]);
+    let store = level.line(Odds::default());
+    let count = Arc::new(AtomicU32::new(0));
+    let fails = |from, to| {
+        let count = count.clone();
+        count.store(0, Ordering::Relaxed);
+        move |operation: &str, key: &str| {
+            let is_file = !key.contains("catalog") && operation != "ListObjectsV2";
+            let number = if is_file {
+                count.fetch_add(1, Ordering::Relaxed)
+            } else {
+                u32::MAX
+            };
+            let is_down = (from..to).contains(&number);
+            is_down.then_some(Fault::Refused(ErrorKind::Network))
+        }
+    };
+    // One comes back, then the line is down.
+    store.rule(fails(1, u32::MAX));
+    let (drilled, exit) = level.drill(&store).await;
+    assert_eq!(exit, Exit::Unreachable);
+    assert!(drilled.wrong.is_empty(), "{drilled:?}");
+    assert!(drilled.error.is_some(), "{drilled:?}");
+    // It is down for as long as two files are tried, and then it is not.
+    store.rule(fails(1, 1 + 2 * 5));
+    let (drilled, exit) = level.drill(&store).await;
+    assert!(drilled.ok && exit == Exit::Level, "{drilled:?}");
+    assert_eq!((drilled.files, drilled.same), (3, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drill_that_is_stopped_does_not_wait_for_the_bucket() {
+    let level = Level::new(&["a"]);
+    let store = level.line(slow(3_600_000));
+    let began = Clock::Real.now().mono;
+    let stop = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        level.stop.cancel();
+    };
+    let ((drilled, _), ()) = tokio::join!(level.drill(&store), stop);
+    assert!(passed(began) < Duration::from_secs(2), "{drilled:?}");
+    assert!(!drilled.ok && drilled.wrong.is_empty(), "{drilled:?}");
 }

@@ -9,14 +9,16 @@ use serde_json::Value;
 use tidewatch::agent::Reason;
 use tidewatch::base::path::RelPath;
 use tidewatch::base::policy::{History, OnDelete};
-use tidewatch::commands::restore::past::{self, Moment};
-use tidewatch::store::Store;
+use tidewatch::commands::history;
+use tidewatch::commands::restore::past::{self, Found, Moment, Trouble};
+use tidewatch::restore::wanted::Refused;
 use tidewatch::store::key::KeyMap;
+use tidewatch::store::{ErrorKind, Store};
 
 use crate::agent::{Bench, path};
 use crate::process::{Ended, World, ended};
 use crate::restore::{back, command, config, restore};
-use crate::support::faulty::Odds;
+use crate::support::faulty::{Fault, Odds};
 
 /// What a folder held, by path.
 type Files = BTreeMap<RelPath, Vec<u8>>;
@@ -52,15 +54,29 @@ fn edit(bench: &Bench, random: &mut fastrand::Rng) {
     }
 }
 
+/// Looks for what there is at a moment, or now, through the bench's line.
+async fn try_find(bench: &Bench, at_ns: Option<i64>) -> Result<Found, Trouble> {
+    let store: Arc<dyn Store> = Arc::new(bench.store.clone());
+    let deleted = false;
+    past::find(&store, &KeyMap::new("p/"), &[], Moment { at_ns, deleted }).await
+}
+
+/// Returns what there is at a moment, or now.
+async fn find(bench: &Bench, at_ns: Option<i64>) -> Found {
+    try_find(bench, at_ns).await.expect("a tree")
+}
+
+/// Returns what there is now, by path, and what is refused.
+async fn now(bench: &Bench) -> (Vec<String>, Vec<Refused>) {
+    let listing = find(bench, None).await.listing;
+    let paths = listing.wanted.iter().map(|wanted| wanted.path.to_string());
+    (paths.collect(), listing.refused)
+}
+
 /// Returns the tree as it was then, as far as the bucket has it, and what is refused.
 async fn at(bench: &Bench, at_ns: i64) -> (Files, Vec<String>) {
     let store: Arc<dyn Store> = Arc::new(bench.bucket.clone());
-    let moment = Moment {
-        at_ns: Some(at_ns),
-        deleted: false,
-    };
-    let found = past::find(&store, &KeyMap::new("p/"), &[], moment).await;
-    let found = found.expect("a tree");
+    let found = find(bench, Some(at_ns)).await;
     assert!(!found.is_damaged, "{:?}", found.notes);
     let mut files = Files::new();
     for wanted in found.listing.wanted {
@@ -275,6 +291,53 @@ async fn the_history_of_a_path_of_this_machine_is_found_in_its_folder() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_looked_at_is_not_called_lost() {
+    let bench = Bench::new(Odds::default());
+    bench.tree.write(&path("a"), b"one");
+    bench.tree.write(&path("b"), b"two");
+    assert!(bench.sync().await.last.level);
+    for content in [&b"two"[..], b"three", b"four"] {
+        tokio::time::advance(Duration::from_secs(60)).await;
+        bench.tree.write(&path("a"), content);
+        assert!(bench.sync().await.last.level);
+    }
+    let told = async || {
+        let store: Arc<dyn Store> = Arc::new(bench.store.clone());
+        let account = history::account(&store, KeyMap::new("p/"), path("a")).await;
+        let account = account.expect("an account");
+        let kept = account.versions.iter().map(|version| {
+            let key = version.key.as_deref().unwrap_or("-");
+            format!("{} {key}", version.kept)
+        });
+        (
+            kept.collect::<Vec<_>>().join(", "),
+            account.unknown.is_some(),
+        )
+    };
+    // The second content is still there under another name.
+    let all = "nowhere -, bucket p/b, nowhere -, bucket p/a".to_owned();
+    assert_eq!(told().await, (all.clone(), false));
+    for kind in [ErrorKind::NotFound, ErrorKind::Precondition] {
+        bench.store.next("HeadObject", Fault::Refused(kind));
+        assert_eq!(told().await, (all.clone(), false), "{kind}");
+    }
+    bench
+        .store
+        .next("HeadObject", Fault::Refused(ErrorKind::Denied));
+    let expected = "unknown -, bucket p/b, nowhere -, bucket p/a".to_owned();
+    assert_eq!(told().await, (expected, true));
+    // What stands for everything is asked once.
+    let heads = || bench.store.asked("HeadObject", "");
+    let before = heads();
+    bench
+        .store
+        .next("HeadObject", Fault::Refused(ErrorKind::Network));
+    let expected = "unknown -, unknown -, unknown -, unknown -".to_owned();
+    assert_eq!(told().await, (expected, true));
+    assert_eq!(heads(), before + 1);
+}
+
 #[tokio::test]
 async fn a_recorded_link_is_asked_for_by_its_own_name() {
     let world = World::new().await;
@@ -302,7 +365,9 @@ async fn a_deleted_file_whose_object_is_kept_comes_back_only_if_asked_for() {
     level(&world, &config).await;
     assert!(world.object("gone").is_some());
 
-    assert_eq!(restore(&world, &[]).await.code, Some(0));
+    let told = restore(&world, &[]).await;
+    assert_eq!(told.code, Some(0), "{}", told.err);
+    assert!(told.err.contains("--deleted brings them"), "{}", told.err);
     assert_eq!(restored(&world), pairs(&[("stays", "stays")]));
     assert_eq!(restore(&world, &["--deleted"]).await.code, Some(0));
     assert_eq!(
@@ -339,6 +404,138 @@ async fn what_is_newer_than_the_catalog_comes_back_too() {
             ("new", "new")
         ])
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_made_again_after_the_catalogs_last_word_comes_back() {
+    let bench = Bench::new(Odds::default());
+    for name in ["again", "gone", "stays"] {
+        bench.tree.write(&path(name), b"old");
+    }
+    assert!(bench.sync().await.last.level);
+    for name in ["again", "gone"] {
+        bench.tree.remove(&path(name));
+    }
+    assert!(bench.sync().await.last.level);
+    assert_eq!(now(&bench).await, (vec!["stays".to_owned()], Vec::new()));
+    // As if the machine had died before the catalog was written.
+    let before = bench.bucket.catalog();
+    bench.bucket.plant("p/again", b"new");
+    assert_eq!(now(&bench).await.0, ["again", "stays"]);
+    bench.tree.write(&path("again"), b"newer");
+    assert!(bench.sync().await.last.level);
+    assert_eq!(now(&bench).await.0, ["again", "stays"]);
+    // And as if that word of it could not be read.
+    for (key, link) in bench.bucket.catalog() {
+        if !before.contains_key(&key) {
+            bench.bucket.plant(&key, &link.bytes[1..]);
+        }
+    }
+    assert!(find(&bench, None).await.is_damaged);
+    assert_eq!(now(&bench).await.0, ["again", "stays"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kept_object_is_not_in_the_way_of_what_has_taken_its_place() {
+    let bench = Bench::new(Odds::default());
+    bench.tree.write(&path("file"), b"a file");
+    bench
+        .tree
+        .write(&path("folder/in it"), b"a file in a folder");
+    assert!(bench.sync().await.last.level);
+    for name in ["file", "folder/in it", "folder"] {
+        bench.tree.remove(&path(name));
+    }
+    bench.tree.write(&path("file/in it"), b"now it is a folder");
+    bench.tree.write(&path("folder"), b"now it is a file");
+    assert!(bench.sync().await.last.level);
+    assert!(bench.object("file").is_some() && bench.object("folder/in it").is_some());
+    let names = ["file/in it", "folder"].map(str::to_owned);
+    assert_eq!(now(&bench).await, (names.to_vec(), Vec::new()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_gone_is_found_under_another_name_of_its_content() {
+    let bench = Bench::new(Odds::default());
+    for name in ["a", "b", "c"] {
+        bench.tree.write(&path(name), b"the same");
+    }
+    assert!(bench.sync().await.last.level);
+    for name in ["b", "c"] {
+        bench.bucket.uproot(&format!("p/{name}"));
+    }
+    let found = find(&bench, None).await;
+    assert_eq!(found.lost, []);
+    let keys = found.listing.wanted.iter().map(|wanted| &*wanted.key);
+    assert_eq!(keys.collect::<Vec<_>>(), ["p/a", "p/a", "p/a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_that_may_not_be_looked_at_ends_nothing() {
+    let mut bench = Bench::new(Odds::default());
+    bench.bucket.keep_versions();
+    bench.settings.history = History::Trash;
+    bench.tree.write(&path("a"), b"first");
+    bench.tree.write(&path("b"), b"stays");
+    assert!(bench.sync().await.last.level);
+    let then_ns = bench.clock.now().wall_ns;
+    tokio::time::advance(Duration::from_secs(60)).await;
+    bench.tree.write(&path("a"), b"second");
+    assert!(bench.sync().await.last.level);
+    let sought = async |refused: &'static str, kind| {
+        bench.store.rule(move |operation, key| {
+            let is_it = operation == "HeadObject" && key.starts_with(refused);
+            is_it.then_some(Fault::Refused(kind))
+        });
+        let found = try_find(&bench, Some(then_ns)).await?;
+        assert_eq!((found.lost, found.listing.refused), (vec![], vec![]));
+        Ok::<_, Trouble>(found.listing.wanted[0].key.clone())
+    };
+    // The version, then what was set aside, then neither: reading it will tell.
+    let first = sought("nothing", ErrorKind::Denied).await.unwrap();
+    assert_eq!(first, "p/a");
+    let second = sought("p/a", ErrorKind::Denied).await.unwrap();
+    assert!(second.starts_with("p/.tidewatch/trash/"), "{second}");
+    let neither = sought("p/", ErrorKind::Denied).await.unwrap();
+    assert_eq!(neither, "p/a");
+    // But what stands for everything is not gone through again for each file.
+    let ended = sought("p/a", ErrorKind::Network).await;
+    assert!(matches!(ended, Err(Trouble::Store(_))), "{ended:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_cannot_be_looked_at_is_a_file_and_an_outage_is_an_error() {
+    let bench = Bench::new(Odds::default());
+    bench.bucket.plant("p/a", b"tide");
+    bench.bucket.plant("p/link.rclonelink", b"a");
+    for kind in [ErrorKind::NotFound, ErrorKind::Denied, ErrorKind::Invalid] {
+        bench.store.next("HeadObject", Fault::Refused(kind));
+        assert_eq!(now(&bench).await.0, ["a", "link.rclonelink"], "{kind}");
+    }
+    for kind in [ErrorKind::Network, ErrorKind::Busy, ErrorKind::Barred] {
+        bench.store.next("HeadObject", Fault::Refused(kind));
+        let ended = try_find(&bench, None).await;
+        assert!(matches!(ended, Err(Trouble::Store(_))), "{kind}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_catalog_that_cannot_be_listed_is_never_passed_over_in_silence() {
+    let bench = Bench::new(Odds::default());
+    bench.bucket.plant("p/a", b"tide");
+    let listing = async |fault| {
+        // The objects, then the catalog.
+        bench.store.next("ListObjectsV2", Fault::Fine);
+        bench.store.next("ListObjectsV2", fault);
+        try_find(&bench, None).await
+    };
+    let found = listing(Fault::Fine).await.unwrap();
+    assert!(!found.is_damaged && found.notes.is_empty());
+    let found = listing(Fault::Refused(ErrorKind::Denied)).await.unwrap();
+    assert!(found.is_damaged && found.listing.wanted.len() == 1);
+    assert!(found.notes[0].contains("every object is taken"));
+    let ended = listing(Fault::Refused(ErrorKind::Network)).await;
+    assert!(matches!(ended, Err(Trouble::Store(_))), "{ended:?}");
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use tidewatch::tree::real::RealTree;
 use tidewatch::tree::{Lease, Tree as _};
 
 use crate::process::{World, complaints};
+use crate::support::endpoint::Fault;
 use crate::verify::{damage, lose, path, rot, said, verify};
 
 fn has_leases(world: &World, at: &str) -> bool {
@@ -143,4 +144,21 @@ async fn a_sample_reads_as_many_files_as_it_says() {
         assert_eq!(said.count("files_read"), read, "{share}");
         assert_eq!(said.count("compared"), 40);
     }
+}
+
+#[tokio::test]
+async fn an_object_that_is_shown_and_not_given_is_not_passed_over() {
+    let world = World::new().await;
+    for name in ["a", "b"] {
+        world.write(name, name);
+    }
+    world.sync_level().await;
+    world.endpoint.script(|seen| {
+        let is_it = seen.operation == "GetObject" && seen.key == "p/a";
+        is_it.then_some(Fault::Error(404, "NoSuchKey"))
+    });
+    let said = said(&world, &["--deep"]).await;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert_eq!(said.lines, ["failed a"]);
+    assert_eq!(said.count("objects_read"), 1);
 }

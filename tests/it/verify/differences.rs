@@ -3,10 +3,12 @@
 use std::fs;
 
 use rustix::process::Signal;
+use tidewatch::base::clock::Clock;
+use tidewatch::manifest::{Change, Manifest};
 
 use crate::process::{World, complaints, end_of, ended, send};
 use crate::support::endpoint::Fault;
-use crate::verify::{command, lose, put, said, verify};
+use crate::verify::{command, lose, put, row, said, verify};
 
 #[tokio::test]
 async fn nothing_differs_after_a_sync_and_a_listing_is_all_that_it_costs() {
@@ -329,4 +331,22 @@ async fn a_signal_ends_it_and_is_its_exit() {
             ended.out
         );
     }
+}
+
+#[tokio::test]
+async fn a_row_whose_object_may_still_change_is_compared_once() {
+    let world = World::new().await;
+    world.write("a", "a");
+    world.sync_level().await;
+    let mut doubtful = row(&world, "a");
+    doubtful.ambiguous_until_ns = Clock::Real.now().wall_ns + 3_600_000_000_000;
+    let (manifest, _) = Manifest::open(&world.state(), Clock::Real.now().wall_ns).unwrap();
+    let folder = manifest.folders().unwrap().remove(0).id;
+    manifest.commit(folder, &[Change::Put(doubtful)]).unwrap();
+    manifest.close();
+    put(&world, "a", "other").await;
+    let said = said(&world, &[]).await;
+    assert_eq!(said.code, Some(3), "{said:?}");
+    assert_eq!(said.lines, ["not_level a"]);
+    assert_eq!(said.count("compared"), 1);
 }

@@ -188,5 +188,11 @@ async fn a_state_folder_that_is_held_by_who_does_not_listen_exits_6() {
         "{}",
         ended.err
     );
+    // Everything was looked at all the same.
+    assert!(
+        ended.out.contains("\ndifferent: 1 missing"),
+        "{}",
+        ended.out
+    );
     manifest.close();
 }
