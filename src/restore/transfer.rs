@@ -16,6 +16,7 @@ use crate::base::clock::Clock;
 use crate::base::offload::Offload;
 use crate::restore::fetch::{Fetched, Fetcher};
 use crate::restore::large::{self, RANGE};
+use crate::restore::patience::Patience;
 use crate::restore::place::{self, Ended, Job};
 use crate::restore::target::Target;
 use crate::restore::told::{Counters, Happening, Sums, Tell, What};
@@ -28,9 +29,6 @@ const WRITERS: usize = 2;
 
 /// Files of one batch at most, so that what arrives meanwhile does not wait for long.
 const BATCH: usize = 64;
-
-/// Files in a row of which the bucket gives none before the rest is not tried any more.
-const IN_A_ROW: u32 = 64;
 
 /// How often an object is looked at again that changes while it is read.
 const CHANGES: u32 = 3;
@@ -66,7 +64,7 @@ impl Transfer<'_> {
         let mut gets: JoinSet<(Job, Arrived)> = JoinSet::new();
         let mut writes: JoinSet<Vec<(Job, Ended)>> = JoinSet::new();
         let mut waiting: Vec<(Job, Fetched)> = Vec::new();
-        let mut failed_in_a_row = 0;
+        let mut patience = Patience::default();
         let mut window = Window::new(self.at_once, Clock::Real.now().mono);
         loop {
             let is_over = self.stop.is_cancelled() || self.sums.stopped_by.is_some();
@@ -100,7 +98,7 @@ impl Transfer<'_> {
                 () = self.stop.cancelled(), if !is_over => {}
                 Some(written) = writes.join_next() => {
                     for (job, ended) in joined(written).unwrap_or_default() {
-                        self.end(job, ended, &mut again, &mut failed_in_a_row);
+                        self.end(job, ended, &mut again, &mut patience);
                     }
                 }
                 Some(got) = gets.join_next() => {
@@ -113,7 +111,7 @@ impl Transfer<'_> {
                                 waiting.push((job, *fetched));
                             }
                             Some((job, Arrived::Ended(ended))) => {
-                                self.end(job, ended, &mut again, &mut failed_in_a_row);
+                                self.end(job, ended, &mut again, &mut patience);
                             }
                             None => {}
                         }
@@ -125,7 +123,7 @@ impl Transfer<'_> {
     }
 
     /// Counts and tells how one ended, or begins it once more.
-    fn end(&mut self, mut job: Job, ended: Ended, again: &mut Vec<Job>, failed_in_a_row: &mut u32) {
+    fn end(&mut self, mut job: Job, ended: Ended, again: &mut Vec<Job>, patience: &mut Patience) {
         let mut told = Happening {
             what: What::Failed,
             path: Some(&job.wanted.path),
@@ -149,8 +147,7 @@ impl Transfer<'_> {
             } => {
                 (told.what, told.bytes, told.by) = (What::Restored, bytes, Some(by));
                 self.sums.without_time += u64::from(!has_time);
-                *failed_in_a_row = 0;
-                self.sums.is_unreachable = false;
+                patience.answered(self.sums);
             }
             Ended::Unverified(text) => {
                 told.what = What::Unverified;
@@ -158,12 +155,6 @@ impl Transfer<'_> {
                 told.error = Some(&why);
             }
             Ended::Refused(error) => {
-                let is_everyones = error.is_everyones();
-                if is_everyones {
-                    *failed_in_a_row += 1;
-                } else {
-                    *failed_in_a_row = 0;
-                }
                 why = match error.kind {
                     ErrorKind::Precondition => {
                         "the object is another one by now; run the restore again".to_owned()
@@ -171,12 +162,7 @@ impl Transfer<'_> {
                     _ => error.to_string(),
                 };
                 told.error = Some(&why);
-                let is_first = self.sums.restored + self.sums.failed == 0;
-                self.sums.is_unreachable = is_everyones && (is_first || self.sums.is_unreachable);
-                if *failed_in_a_row >= IN_A_ROW && self.sums.stopped_by.is_none() {
-                    let last = format!("the bucket gives nothing any more: {error}");
-                    self.sums.stopped_by = Some(last);
-                }
+                patience.refused(&error, self.sums);
             }
             Ended::Failed(text) => {
                 why = text;

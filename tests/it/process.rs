@@ -11,6 +11,7 @@
 
 mod again;
 mod bandwidth;
+mod costs;
 mod deletes;
 mod exits;
 mod eyes;

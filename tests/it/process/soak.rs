@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
+use tokio::process::Command;
+
 use crate::process::World;
 use crate::support::endpoint::Fault;
 
@@ -25,12 +27,55 @@ fn content(seed: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// The most memory that a process has had resident, bytes; `None` when it has ended.
-fn most_resident(pid: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib << 10)
+/// The most memory that a process has had, bytes.
+#[derive(Clone, Copy, Default)]
+pub struct Peak {
+    /// Resident, with the code of the program, which is long when it is not optimised.
+    pub resident: u64,
+    /// What it has allocated; sampled.
+    pub own: u64,
+}
+
+impl Peak {
+    /// Looks once more; a process that has ended changes nothing.
+    fn look(&mut self, pid: u32) {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let bytes = |name: &str| {
+            let line = status.lines().find(|line| line.starts_with(name))?;
+            let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+            Some(kib << 10)
+        };
+        self.resident = bytes("VmHWM:").unwrap_or(0).max(self.resident);
+        self.own = bytes("RssAnon:").unwrap_or(0).max(self.own);
+    }
+}
+
+/// Runs a sync that has to end well; returns the most memory that it had.
+pub async fn peak_of(mut command: Command) -> Peak {
+    let child = command.spawn().unwrap();
+    let pid = child.id().expect("it runs");
+    let (sender, mut ended) = tokio::sync::oneshot::channel::<()>();
+    let watching = async move {
+        let mut most = Peak::default();
+        loop {
+            most.look(pid);
+            tokio::select! {
+                _ = &mut ended => return most,
+                () = tokio::time::sleep(Duration::from_millis(20)) => {}
+            }
+        }
+    };
+    let running = async move {
+        // Requests that hang take their patience each, and at full size there are dozens.
+        let output = tokio::time::timeout(Duration::from_secs(900), child.wait_with_output());
+        let output = output.await.expect("it ends").unwrap();
+        let _ = sender.send(());
+        output
+    };
+    let (most, ended) = tokio::join!(watching, running);
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(0), "{said}");
+    most
 }
 
 #[tokio::test]
@@ -63,32 +108,8 @@ async fn everything_arrives_through_a_storm_in_bounded_memory() {
         28 => Some(Fault::Hang),
         _ => None,
     });
-    let child = world
-        .command("sync", &["--timeout", "10m"])
-        .spawn()
-        .unwrap();
-    let pid = child.id().expect("it runs");
-    let (sender, mut ended) = tokio::sync::oneshot::channel::<()>();
-    let watching = async move {
-        let mut most = 0;
-        loop {
-            most = most_resident(pid).unwrap_or(0).max(most);
-            tokio::select! {
-                _ = &mut ended => return most,
-                () = tokio::time::sleep(Duration::from_millis(50)) => {}
-            }
-        }
-    };
-    let running = async move {
-        // Requests that hang take their patience each, and at full size there are dozens.
-        let output = tokio::time::timeout(Duration::from_secs(900), child.wait_with_output());
-        let output = output.await.expect("it ends").unwrap();
-        let _ = sender.send(());
-        output
-    };
-    let (most, ended) = tokio::join!(watching, running);
-    let said = String::from_utf8_lossy(&ended.stderr);
-    assert_eq!(ended.status.code(), Some(0), "{said}");
+    let command = world.command("sync", &["--timeout", "10m"]);
+    let most = peak_of(command).await.resident;
     let objects = world.objects();
     assert_eq!(objects.len(), expected.len());
     let wrong = expected
