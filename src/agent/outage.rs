@@ -301,15 +301,7 @@ impl Loop {
                     on.next = now.mono + on.pause;
                 }
             }
-            Err(error)
-                if matches!(
-                    error.kind,
-                    ErrorKind::Network
-                        | ErrorKind::NotFound
-                        | ErrorKind::Denied
-                        | ErrorKind::Barred
-                ) =>
-            {
+            Err(error) if error.is_of_bucket() => {
                 let was_on = self.outage.is_on();
                 // The job's own words say more than the answer to a question without a body.
                 let why = match error.kind {

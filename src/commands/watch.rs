@@ -29,7 +29,7 @@ use crate::config::{self, Config};
 use crate::report::out::note;
 use crate::report::status_file::{self, FolderStatus, StatusFile};
 use crate::report::systemd;
-use crate::store::{ErrorKind, Store as _};
+use crate::store::Store as _;
 
 /// How soon a bucket that could not even be asked is tried again.
 const RETRY: Duration = Duration::from_secs(60);
@@ -99,17 +99,7 @@ async fn find(config: &Config, shared: &Shared) -> Result<(), Exit> {
         let why = match shared.stores.open(folder).await {
             Err(error) => error.to_string(),
             Ok(store) => match store.check().await {
-                Err(error)
-                    if matches!(
-                        error.kind,
-                        ErrorKind::NotFound
-                            | ErrorKind::Network
-                            | ErrorKind::Denied
-                            | ErrorKind::Barred
-                    ) =>
-                {
-                    error.to_string()
-                }
+                Err(error) if error.is_of_bucket() => error.to_string(),
                 // What passes is waited for, as it is later.
                 Ok(()) | Err(_) => continue,
             },

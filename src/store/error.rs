@@ -119,6 +119,15 @@ impl Error {
             ))
     }
 
+    /// Returns true if an answer to the question for the bucket says that a person has to see to it: it is not there, cannot
+    /// be reached, or does not take us.
+    pub fn is_of_bucket(&self) -> bool {
+        matches!(
+            self.kind,
+            ErrorKind::NotFound | ErrorKind::Network | ErrorKind::Denied | ErrorKind::Barred
+        )
+    }
+
     /// Returns true if no object can be looked at now, whichever it is; a right may be missing for one key alone.
     pub fn is_of_all_objects(&self) -> bool {
         self.is_everyones() && self.kind != ErrorKind::Denied

@@ -179,17 +179,7 @@ impl Asker<'_> {
     /// Asks whether the bucket can be used, and, if this would be the first contact, what is there.
     async fn ask(&self, is_contacted: bool) -> store::Result<Option<There>> {
         match self.within("HeadBucket", "", self.store.check()).await {
-            Err(error)
-                if matches!(
-                    error.kind,
-                    ErrorKind::NotFound
-                        | ErrorKind::Network
-                        | ErrorKind::Denied
-                        | ErrorKind::Barred
-                ) =>
-            {
-                return Err(error);
-            }
+            Err(error) if error.is_of_bucket() => return Err(error),
             Ok(()) | Err(_) => {}
         }
         if is_contacted {

@@ -37,6 +37,28 @@ impl Sums {
     }
 }
 
+/// Takes what the answer to a look or a read says of an object, whose `size` is told apart.
+macro_rules! object_of {
+    ($answer:expr, $size:expr, $date_ns:expr) => {{
+        let etag = tag($answer.e_tag())?;
+        let (crc64, sum) = sums_of!($answer).of_whole(&etag);
+        Object {
+            size: $size,
+            etag,
+            version_id: $answer.version_id().map(str::to_owned),
+            user: returned($answer.metadata()),
+            crc64,
+            is_keyed: is_keyed(
+                $answer.server_side_encryption(),
+                $answer.sse_customer_algorithm(),
+            ),
+            modified_ns: $answer.last_modified().and_then(nanoseconds),
+            date_ns: $date_ns,
+            sum,
+        }
+    }};
+}
+
 impl S3Store {
     pub(super) async fn read_object(
         &self,
@@ -153,22 +175,7 @@ impl S3Store {
             }
             (None, _) => len,
         };
-        let etag = tag(answer.e_tag())?;
-        let (crc64, sum) = sums_of!(answer).of_whole(&etag);
-        let object = Object {
-            size,
-            etag,
-            version_id: answer.version_id().map(str::to_owned),
-            user: returned(answer.metadata()),
-            crc64,
-            is_keyed: is_keyed(
-                answer.server_side_encryption(),
-                answer.sse_customer_algorithm(),
-            ),
-            modified_ns: answer.last_modified().and_then(nanoseconds),
-            date_ns: flight.date_ns(),
-            sum,
-        };
+        let object = object_of!(answer, size, flight.date_ns());
         Ok((object, len, answer.body))
     }
 
@@ -187,22 +194,8 @@ impl S3Store {
                 .send()
                 .await
                 .map_err(trouble)?;
-            let etag = tag(answer.e_tag())?;
-            let (crc64, sum) = sums_of!(answer).of_whole(&etag);
-            Ok(Object {
-                size: length(answer.content_length())?,
-                etag,
-                version_id: answer.version_id().map(str::to_owned),
-                user: returned(answer.metadata()),
-                crc64,
-                is_keyed: is_keyed(
-                    answer.server_side_encryption(),
-                    answer.sse_customer_algorithm(),
-                ),
-                modified_ns: answer.last_modified().and_then(nanoseconds),
-                date_ns: flight.date_ns(),
-                sum,
-            })
+            let size = length(answer.content_length())?;
+            Ok(object_of!(answer, size, flight.date_ns()))
         });
         let object = match looked.await.map_err(|failure| failure.error) {
             Err(error) if error.kind == ErrorKind::NotFound => {
