@@ -2,7 +2,7 @@
 //!
 //! - Overview: what somebody else has removed or changed is believed no more, and sent again as any other file is; what lies
 //!   under its key is set aside first. An object that is wrong once more at the next audit is not sent a third time: its file
-//!   is one that fails, until it changes or the agent starts again. Objects without a row are left alone.
+//!   is parked. Objects without a row are left alone.
 //! - Cost: one request for a thousand objects, and one for each that does not look right; a page of rows and of the listing
 //!   in memory. Uploads go on meanwhile.
 //! - Errors and retries: tried again after an hour, then later. In an outage nothing is tried.
@@ -27,7 +27,7 @@ use crate::agent::{Loop, Mode, Pending, Then};
 use crate::base::clock::Now;
 use crate::base::path::RelPath;
 use crate::base::snapshot::What;
-use crate::manifest::{self, Change, Entry, Mend, Remote, State};
+use crate::manifest::{self, Change, Entry, Failure, Mend, Parked, Remote, State};
 use crate::store::key::KeyMap;
 use crate::store::{self, ErrorKind, Page};
 use crate::sync::Lane;
@@ -40,6 +40,8 @@ const RETRY: Duration = Duration::from_secs(3600);
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// The most files that one audit sends again; the next one comes after [`RETRY`] then.
 const MOST: usize = 10_000;
+/// How long a file is left alone whose object was wrong at two audits in a row.
+const PARK: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Paths that are looked at at once.
 const LOOKS: usize = 8;
 
@@ -121,8 +123,11 @@ impl Loop {
             return;
         }
         self.audit.due = None;
+        let park_ns = i64::try_from(PARK.as_nanos()).unwrap_or(i64::MAX);
         let eyes = Arc::new(Eyes {
             ctx: self.ctx.clone(),
+            wrong_before: self.audit.wrong.clone(),
+            parked_until_ns: now.wall_ns.saturating_add(park_ns),
         });
         self.audit.tasks.spawn(audit(eyes));
     }
@@ -166,22 +171,20 @@ impl Loop {
         let is_all = found.mends.len() < MOST;
         self.audit.due = Some(now.mono + if is_all { every } else { RETRY.min(every) });
         self.note_audit(now);
-        let wrong = found.mends.iter().map(|mend| mend.path.clone()).collect();
-        let before = std::mem::replace(&mut self.audit.wrong, wrong);
-        let (again, mends): (Vec<Mend>, Vec<Mend>) = found
-            .mends
-            .into_iter()
-            .partition(|mend| before.contains(&mend.path));
+        self.audit.wrong = found.mends.iter().map(|mend| mend.path.clone()).collect();
         self.tell_audit(found.compared, (found.missing, found.changed), found.first);
-        for mend in again {
-            let why = AGAIN.to_owned();
-            self.teller
-                .tell(What::Failed, &mend.path, None, 0, Some(why.clone()));
-            self.failing.insert(mend.path, why);
+        for mend in &found.mends {
+            if let Some(failure) = &mend.failure {
+                let why = failure.error.clone();
+                self.teller
+                    .tell(What::Failed, &mend.path, None, 0, Some(why.clone()));
+                self.failing.insert(mend.path.clone(), why);
+            }
         }
-        if !mends.is_empty() {
+        if !found.mends.is_empty() {
             // Nobody waits for the answer.
-            self.mends.push(Mending::new(mends, oneshot::channel().0));
+            self.mends
+                .push(Mending::new(found.mends, oneshot::channel().0));
         }
     }
 
@@ -230,6 +233,10 @@ async fn audit(eyes: Arc<Eyes>) -> Report {
 /// The folder and its bucket.
 struct Eyes {
     ctx: Arc<Ctx>,
+    /// What the last audit has found wrong.
+    wrong_before: BTreeSet<RelPath>,
+    /// Until when is left alone what is wrong again, wall clock, nanoseconds.
+    parked_until_ns: i64,
 }
 
 #[async_trait]
@@ -328,6 +335,14 @@ impl Hand {
             sha256: stored.sha256,
             etag: stored.etag.clone(),
             there,
+            failure: self.eyes.wrong_before.contains(&row.path).then(|| Failure {
+                attempts: 1,
+                error: AGAIN.to_owned(),
+                parked: Some(Box::new(Parked {
+                    until_ns: self.eyes.parked_until_ns,
+                    seen: stored.stat.fingerprint(),
+                })),
+            }),
         });
     }
 }

@@ -104,6 +104,7 @@ impl Wrong {
             there: self
                 .there
                 .map(|(key, size, etag)| Remote { key, size, etag }),
+            failure: None,
         })
     }
 }

@@ -31,7 +31,7 @@ const FORGET: &str = "DELETE FROM files WHERE folder_id = ?1 AND path = ?2";
 const REMOTE_FOUND: &str =
     "INSERT OR REPLACE INTO remote (folder_id, key, size, etag) VALUES (?1, ?2, ?3, ?4)";
 const REMOTE_TAKEN: &str = "DELETE FROM remote WHERE folder_id = ?1 AND key = ?2";
-const MEND: &str = "UPDATE files SET state = 'unsent', parked_until_ns = NULL, parked_seen = NULL
+const MEND: &str = "UPDATE files SET state = 'unsent', attempts = ?5, last_error = ?6, parked_until_ns = ?7, parked_seen = ?8
     WHERE folder_id = ?1 AND path = ?2 AND state = 'synced' AND sha256 = ?3 AND etag = ?4";
 const CONTACTED: &str = "UPDATE folders SET contacted = 1 WHERE id = ?1";
 const RECONTACT: &str = "UPDATE folders SET contacted = 0 WHERE id = ?1";
@@ -230,12 +230,18 @@ fn mended(connection: &Connection, folder: FolderId, mend: &Mend) -> rusqlite::R
         sha256,
         etag,
         there,
+        failure,
     } = mend;
+    let parked = failure.as_ref().and_then(|failure| failure.parked.as_ref());
     let changed = connection.prepare_cached(MEND)?.execute(params![
         folder.0,
         path.as_bytes(),
         sha256.0,
-        etag
+        etag,
+        failure.as_ref().map_or(0, |failure| failure.attempts),
+        failure.as_ref().map(|failure| &failure.error),
+        parked.map(|parked| parked.until_ns),
+        parked.map(|parked| &parked.seen),
     ])?;
     match there.as_ref().filter(|_| changed > 0) {
         Some(there) => remote_found(connection, folder, there),

@@ -319,6 +319,8 @@ pub struct Mend {
     pub etag: String,
     /// What somebody else has put under the key, which is set aside before it is written.
     pub there: Option<Remote>,
+    /// Why the file is not to be sent again at once, if so.
+    pub failure: Option<Failure>,
 }
 
 /// One change of a folder's rows; a turn of the loop commits many at once.

@@ -857,6 +857,7 @@ async fn a_row_is_not_believed_any_more_although_its_job_runs_when_that_is_asked
         sha256: stored.sha256,
         etag: stored.etag,
         there: None,
+        failure: None,
     };
     let request = Request::Mend(vec![mend]);
     agent

@@ -104,6 +104,11 @@ async fn an_object_that_is_wrong_each_time_is_not_sent_for_ever() {
         }
     }
     assert!(why.starts_with("its object was wrong again"), "{why}");
+    // That is known to the next start, too.
+    agent.stop().await;
+    let mut agent = bench.start(Mode::Forever);
+    sleep(DAY / 2).await;
+    assert_eq!(agent.snapshots.borrow().failed, 1);
     // A change of the file is sent as ever.
     bench.tree.write(&path("a"), b"new");
     agent.until_uploaded("a").await;

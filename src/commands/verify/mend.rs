@@ -72,6 +72,7 @@ impl Broken {
             sha256: self.sha256,
             etag: self.etag.clone(),
             there: self.there.clone(),
+            failure: None,
         }
     }
 }
