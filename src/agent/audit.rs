@@ -25,6 +25,7 @@ use crate::agent::audit::compare::{
 use crate::agent::control::Mending;
 use crate::agent::{Loop, Mode, Pending, Then};
 use crate::base::clock::Now;
+use crate::base::offload::joined;
 use crate::base::path::RelPath;
 use crate::base::snapshot::What;
 use crate::manifest::{self, Change, Entry, Failure, Mend, Parked, Remote, State};
@@ -289,16 +290,10 @@ struct Hand {
 
 impl Hand {
     async fn take(&mut self) -> Result<(), Trouble> {
-        let Some(look) = self.looks.join_next().await else {
+        let Some(look) = self.looks.join_next().await.and_then(joined) else {
             return Ok(());
         };
-        let (key, verdict) = match look {
-            Ok(look) => look?,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => return Ok(()),
-            },
-        };
+        let (key, verdict) = look?;
         match verdict {
             Verdict::Missing(row) => self.wrong(&row, None),
             Verdict::Changed(row, object) => {

@@ -49,6 +49,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::base::clock::Now;
+use crate::base::offload::joined;
 use crate::base::path::RelPath;
 use crate::base::snapshot::{FolderSnapshot, Tally};
 use crate::base::stat::Identity;
@@ -483,16 +484,5 @@ impl Loop {
 
     fn tally(&mut self) -> &mut Tally {
         self.teller.tally()
-    }
-}
-
-/// Takes what a task returned; `None` if it was dropped. Its panic is ours.
-fn joined<T>(ended: Result<T, tokio::task::JoinError>) -> Option<T> {
-    match ended {
-        Ok(value) => Some(value),
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => None,
-        },
     }
 }

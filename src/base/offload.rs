@@ -1,4 +1,6 @@
-//! The one way to do something that blocks: read, hash, SQLite.
+//! The one way to do something that blocks: read, hash, SQLite; and how to take what tasks have come to.
+
+use tokio::task::JoinError;
 
 /// Where blocking work runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,14 +18,22 @@ impl Offload {
     pub async fn run<R: Send + 'static>(self, work: impl FnOnce() -> R + Send + 'static) -> R {
         match self {
             Self::Inline => work(),
-            Self::Pool => match tokio::task::spawn_blocking(work).await {
-                Ok(result) => result,
-                Err(gone) => match gone.try_into_panic() {
-                    Ok(panic) => std::panic::resume_unwind(panic),
-                    // The runtime is being torn down; nobody will look at this future again.
-                    Err(_) => std::future::pending().await,
-                },
+            Self::Pool => match joined(tokio::task::spawn_blocking(work).await) {
+                Some(result) => result,
+                // The runtime is being torn down; nobody will look at this future again.
+                None => std::future::pending().await,
             },
         }
+    }
+}
+
+/// Takes what a task has returned; `None` if it was dropped. Its panic is ours.
+pub fn joined<T>(ended: Result<T, JoinError>) -> Option<T> {
+    match ended {
+        Ok(value) => Some(value),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => None,
+        },
     }
 }

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Mode, Reason};
 use crate::base::clock::{Clock, rfc3339};
+use crate::base::offload::joined;
 use crate::base::snapshot::{FolderSnapshot, Happening};
 use crate::commands::Exit;
 use crate::commands::folders::{Eyes, Left, Shared, Start, Stores, first_snapshot, shown};
@@ -187,11 +188,8 @@ impl Run {
                     Some(happening) => self.teller.tell(&happening),
                     None => is_telling = false,
                 },
-                Some(ended) = self.tasks.join_next() => match ended {
-                    Ok((number, left)) => self.left[number] = Some(left),
-                    Err(error) => if let Ok(panic) = error.try_into_panic() {
-                        std::panic::resume_unwind(panic);
-                    },
+                Some(ended) = self.tasks.join_next() => if let Some((number, left)) = joined(ended) {
+                    self.left[number] = Some(left);
                 },
                 _ = ticks.tick(), if !self.tasks.is_empty() => self.teller.show(&self.snapshots),
             }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Control, Mode, Reason};
 use crate::base::clock::Clock;
-use crate::base::offload::Offload;
+use crate::base::offload::{self, Offload};
 use crate::base::snapshot::{FolderSnapshot, Happening};
 use crate::commands::Exit;
 use crate::commands::control::{self, Door};
@@ -267,9 +267,9 @@ impl Service {
 
     /// A folder has ended: as it was told, or because it cannot go on, and then the others are better started anew too.
     fn ended(&mut self, ended: Result<Left, tokio::task::JoinError>) {
-        let why = match ended {
-            Ok(Left::Stopped) => return,
-            Ok(Left::Ended(ended)) => match ended.reason {
+        let why = match offload::joined(ended) {
+            None | Some(Left::Stopped) => return,
+            Some(Left::Ended(ended)) => match ended.reason {
                 Reason::Stopped(true) | Reason::Finished => return,
                 Reason::Stopped(false) => {
                     tracing::warn!(folder = %ended.last.name, "what was still on its way was cut off; it is looked at again at the next start");
@@ -278,20 +278,16 @@ impl Service {
                 Reason::Store(why) | Reason::Taken(why) | Reason::Away(why) => why,
                 Reason::Manifest(why) => format!("could not {why}"),
             },
-            Ok(Left::Unable(why)) => {
+            Some(Left::Unable(why)) => {
                 tracing::error!(
                     "a folder cannot be kept level as its config says, the agent ends: {why}"
                 );
                 self.exit = Exit::Usage;
                 return self.end();
             }
-            Ok(Left::Unasked) => unusable::UNASKED.to_owned(),
-            Ok(Left::Broken(why)) => format!("could not {why}"),
-            Ok(Left::NoStore(error)) => error.to_string(),
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => return,
-            },
+            Some(Left::Unasked) => unusable::UNASKED.to_owned(),
+            Some(Left::Broken(why)) => format!("could not {why}"),
+            Some(Left::NoStore(error)) => error.to_string(),
         };
         tracing::error!("a folder cannot go on, the agent ends: {why}");
         self.exit = Exit::Failed;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::task::{JoinError, JoinSet};
 
-use crate::base::offload::Offload;
+use crate::base::offload::{Offload, joined};
 use crate::restore::look::{self, Blind, Local, Seen};
 use crate::restore::patience::Patience;
 use crate::restore::plan::{self, Step, There};
@@ -84,13 +84,8 @@ impl Restore<'_> {
         patience: &mut Patience,
         look: Option<Result<Looked, JoinError>>,
     ) {
-        let (wanted, seen) = match look {
-            Some(Ok(looked)) => looked,
-            Some(Err(error)) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => return,
-            },
-            None => return,
+        let Some((wanted, seen)) = look.and_then(joined) else {
+            return;
         };
         let why = match seen {
             Ok(seen) => {

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use crate::base::offload::Offload;
+use crate::base::offload::{Offload, joined};
 use crate::restore::check::{Check, Summing};
 use crate::restore::fetch::{Fetcher, Held};
 use crate::restore::flush::Flush;
@@ -268,7 +268,7 @@ impl Ranges {
             let len = RANGE.min(self.size - asked);
             tokio::select! {
                 Some(worked) = work.join_next() => {
-                    let worked = joined(worked)?.map_err(|error| Ended::of_disk(&error));
+                    let worked = come(worked)?.map_err(|error| Ended::of_disk(&error));
                     let (temporary, summing, done) = worked?;
                     self.file = Some((temporary, summing));
                     self.flush.wrote(done - self.done);
@@ -276,7 +276,7 @@ impl Ranges {
                     self.done = done;
                     self.rooms.retain(|(end, _)| *end > done);
                 }
-                Some(get) = gets.join_next() => self.check(joined(get)?)?,
+                Some(get) = gets.join_next() => self.check(come(get)?)?,
                 held = self.fetcher.reserve(len), if may_ask => {
                     let (fetcher, key, which) = (self.fetcher.clone(), self.key.clone(), self.which.clone());
                     let (range, inbox) = (asked..asked + len, self.inbox.clone());
@@ -345,9 +345,6 @@ async fn take_in(
 }
 
 /// Takes what a task has come to; its panic goes on here.
-fn joined<T>(result: Result<T, tokio::task::JoinError>) -> Result<T, Ended> {
-    result.map_err(|error| match error.try_into_panic() {
-        Ok(panic) => std::panic::resume_unwind(panic),
-        Err(_) => Ended::Failed("it was cut off".to_owned()),
-    })
+fn come<T>(result: Result<T, tokio::task::JoinError>) -> Result<T, Ended> {
+    joined(result).ok_or_else(|| Ended::Failed("it was cut off".to_owned()))
 }

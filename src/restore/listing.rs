@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
+use crate::base::offload::joined;
 use crate::base::path::RelPath;
 use crate::restore::temporary::is_temporary;
 use crate::restore::wanted::{Kind, Refused, Stamp, Wanted, trouble};
@@ -170,13 +171,8 @@ impl Listing {
         &mut self,
         look: Option<std::result::Result<(usize, Result<Object>), tokio::task::JoinError>>,
     ) -> Result<()> {
-        let (number, object) = match look {
-            Some(Ok(looked)) => looked,
-            Some(Err(error)) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => return Ok(()),
-            },
-            None => return Ok(()),
+        let Some((number, object)) = look.and_then(joined) else {
+            return Ok(());
         };
         let object = match object {
             Ok(object) => object,

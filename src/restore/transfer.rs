@@ -9,11 +9,11 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::base::clock::Clock;
-use crate::base::offload::Offload;
+use crate::base::offload::{Offload, joined};
 use crate::restore::fetch::{Fetched, Fetcher};
 use crate::restore::large::{self, RANGE};
 use crate::restore::patience::Patience;
@@ -245,15 +245,4 @@ fn write(target: &Target, batch: Vec<(Job, Fetched)>) -> Vec<(Job, Ended)> {
             (job, ended)
         })
         .collect()
-}
-
-/// Takes what a task has come to; `None` if it was dropped.
-fn joined<T>(result: Result<T, JoinError>) -> Option<T> {
-    match result {
-        Ok(done) => Some(done),
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => None,
-        },
-    }
 }

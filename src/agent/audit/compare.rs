@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::base::digest::Sha256;
-use crate::base::offload::Offload;
+use crate::base::offload::{Offload, joined};
 use crate::base::path::RelPath;
 use crate::manifest::{self, Entry, FolderId, Manifest};
 use crate::store::key::KeyMap;
@@ -211,12 +211,7 @@ impl<S: Sight, J: Judge<Error = S::Error>> Merge<'_, S, J> {
             }
             row = self.next(&mut rows).await?;
         }
-        let listed = listing.join_next().await;
-        if let Some(Err(panic)) = listed
-            && let Ok(panic) = panic.try_into_panic()
-        {
-            std::panic::resume_unwind(panic);
-        }
+        listing.join_next().await.and_then(joined);
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::base::clock::rfc3339;
 use crate::base::digest::Sha256;
+use crate::base::offload::joined;
 use crate::base::path::RelPath;
 use crate::catalog::{self, Chain, Known, Op, Past, Record};
 use crate::commands::restore::seek::{self, Candidate, Sought};
@@ -340,12 +341,8 @@ impl<'a> Finder<'a> {
             let Some(looked) = looks.join_next().await else {
                 return Ok((self.found, nowhere));
             };
-            let (lost, found) = match looked {
-                Ok(looked) => looked,
-                Err(error) => match error.try_into_panic() {
-                    Ok(panic) => std::panic::resume_unwind(panic),
-                    Err(_) => continue,
-                },
+            let Some((lost, found)) = joined(looked) else {
+                continue;
             };
             if let Some(found) = found? {
                 self.found.wanted.push(found);

@@ -83,7 +83,7 @@ pub fn find(asked: &Asked, surroundings: &Surroundings) -> Result<Source, Proble
         (None, None) => match &known[..] {
             [one] => one.clone(),
             [] => {
-                let why = "nothing is synced from here; name the s3://BUCKET[/PREFIX] to restore";
+                let why = "nothing is synced from here; name an s3://BUCKET[/PREFIX]";
                 return Err(Problem::new(why).into());
             }
             _ => {
@@ -116,7 +116,7 @@ pub fn places(
         });
         if places.is_empty() {
             let why = meant::missing(wanted, &lines);
-            return Err(Problem::new(format!("find {why}")).into());
+            return Err(Problem::new(format!("there is no such thing: {why}")).into());
         }
     }
     if places.is_empty() {

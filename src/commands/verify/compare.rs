@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::agent::audit::compare::{Judge, Short, Sight, Verdict, is_odd, short};
 use crate::agent::audit::compare::{Merged, compare as merge};
-use crate::base::offload::Offload;
+use crate::base::offload::{self, Offload};
 use crate::base::path::RelPath;
 use crate::commands::verify::look::{Look, REQUESTS, Trouble, to_do};
 use crate::commands::verify::tell::Kind;
@@ -180,12 +180,5 @@ impl Pass {
 pub fn joined(
     ended: Option<Result<Result<(), Trouble>, tokio::task::JoinError>>,
 ) -> Result<(), Trouble> {
-    match ended {
-        None => Ok(()),
-        Some(Ok(result)) => result,
-        Some(Err(error)) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Ok(()),
-        },
-    }
+    ended.and_then(offload::joined).unwrap_or(Ok(()))
 }

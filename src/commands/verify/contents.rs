@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use crate::agent::audit::compare::{Sight as _, Verdict};
 use crate::base::buffers::Pool;
 use crate::base::digest::{Hasher, Sha256};
-use crate::base::offload::Offload;
+use crate::base::offload::{self, Offload};
 use crate::base::path::RelPath;
 use crate::base::policy::Symlinks;
 use crate::base::stat::Stat;
@@ -343,15 +343,11 @@ pub async fn back(look: &Arc<Look>, ranges: &Arc<Semaphore>, key: &str, content:
         let Some(got) = asked.join_next().await else {
             return Back::Whole(hasher.finish());
         };
-        match got {
-            Ok((at, Ok(Some(bytes)), place)) => drop(early.insert(at, (bytes, place))),
-            Ok((_, Ok(None), _)) => return Back::Other,
-            Ok((_, Err(error), _)) if error.kind == ErrorKind::NotFound => return Back::Other,
-            Ok((_, Err(error), _)) => return Back::Failed(error),
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => return Back::Other,
-            },
+        match offload::joined(got) {
+            Some((at, Ok(Some(bytes)), place)) => drop(early.insert(at, (bytes, place))),
+            Some((_, Ok(None), _)) | None => return Back::Other,
+            Some((_, Err(error), _)) if error.kind == ErrorKind::NotFound => return Back::Other,
+            Some((_, Err(error), _)) => return Back::Failed(error),
         }
         while let Some((bytes, _place)) = early.remove(&next) {
             next += bytes.len() as u64;

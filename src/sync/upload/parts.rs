@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::task::JoinSet;
 
 use crate::base::digest::{Crc64, Hasher, Sha256};
+use crate::base::offload;
 use crate::manifest::UploadPart;
 use crate::store::{Body, Part, Store};
 use crate::sync::upload::{Fate, Gate, Source, Stop, part_size_bytes};
@@ -191,12 +192,6 @@ async fn joined(running: &mut JoinSet<Result<Part, Stop>>) -> Result<Option<Part
 
 /// Takes what a part's task returned.
 fn taken(ended: Result<Result<Part, Stop>, tokio::task::JoinError>) -> Result<Part, Stop> {
-    match ended {
-        Ok(part) => part,
-        // A part's task panics only if a broken invariant did; the panic belongs to this job.
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Err(Stop::Read(ReadError::Moving)),
-        },
-    }
+    // A part's task panics only if a broken invariant did; the panic belongs to this job.
+    offload::joined(ended).unwrap_or(Err(Stop::Read(ReadError::Moving)))
 }
