@@ -1,12 +1,14 @@
 //! What watchers and jobs say, taken in.
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::agent::{Control, Loop, Pending, Then};
 use crate::base::clock::Now;
+use crate::base::path::RelPath;
 use crate::manifest::Change;
 use crate::sync::brake::Verdict;
 use crate::sync::file::Message;
+use crate::sync::queue::Hold;
 use crate::tree::{Hint, HintReceiver};
 
 impl Loop {
@@ -71,21 +73,33 @@ impl Loop {
                 // An asker that has gone away overwrites nothing.
                 let _ = verdict.send(asked);
             }
-            Message::Source { path, granted } => {
-                // A running copy holds its source; an asker that has gone away holds nothing.
-                if self.queue.hold_source(&path, now) {
-                    if granted.send(true).is_err() {
-                        self.queue.release_source(&path);
-                    }
-                } else {
-                    let _ = granted.send(false);
-                }
-            }
+            Message::Source { path, granted } => self.answer(path, granted, now),
         }
     }
 }
 
 impl Loop {
+    /// Answers who wants to copy a path's object; later, while it is being looked at.
+    fn answer(&mut self, path: RelPath, granted: oneshot::Sender<bool>, now: Now) {
+        let hold = self.queue.hold_source(&path, now);
+        if hold == Hold::Later {
+            self.askers.push((path, granted));
+            return;
+        }
+        // A running copy holds its source; an asker that has gone away holds nothing.
+        let is_heard = granted.send(hold == Hold::Granted).is_ok();
+        if hold == Hold::Granted && !is_heard {
+            self.queue.release_source(&path);
+        }
+    }
+
+    /// Answers those that waited for the end of a look.
+    pub(super) fn answer_askers(&mut self, now: Now) {
+        for (path, granted) in std::mem::take(&mut self.askers) {
+            self.answer(path, granted, now);
+        }
+    }
+
     /// Leaves what is told of an upload for the next commit.
     fn note(&mut self, change: Change, then: Then) {
         let changes = vec![change];

@@ -18,6 +18,7 @@ use crate::sync::file::Policy;
 use crate::sync::lease::Owner;
 use crate::sync::limits::Limits;
 use crate::sync::meta::Labels;
+use crate::sync::queue;
 use crate::tree::filter::Filter;
 use crate::tree::{HintReceiver, Tree};
 
@@ -80,6 +81,8 @@ pub struct Settings {
     pub max_wait: Duration,
     /// Time between two full scans.
     pub rescan: Duration,
+    /// The longest lag that is not late.
+    pub max_lag: Duration,
     /// Time for running jobs after a stop.
     pub shutdown_grace: Duration,
     /// What becomes of the object of a file that is gone.
@@ -103,6 +106,17 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Returns what the queue needs to know of them.
+    pub(in crate::agent) fn queue(&self, mode: Mode) -> queue::Settings {
+        let (retry_base, retry_cap) = mode.retry();
+        queue::Settings {
+            settle: self.settle,
+            max_wait: self.max_wait,
+            retry_base,
+            retry_cap,
+        }
+    }
+
     /// Returns what jobs need to know of them.
     pub(in crate::agent) fn policy(&self) -> Policy {
         Policy {
@@ -122,6 +136,7 @@ impl Default for Settings {
             scan_settle: Duration::ZERO,
             max_wait: Duration::from_secs(5 * 60),
             rescan: Duration::from_secs(10 * 60),
+            max_lag: Duration::from_secs(15 * 60),
             shutdown_grace: Duration::from_secs(30),
             on_delete: OnDelete::Keep,
             delete_brake: Some(Brake::DELETES),

@@ -131,6 +131,7 @@ impl Loop {
             for item in pending.into_iter().rev() {
                 self.pending.push_front(item);
             }
+            self.answer_askers(now);
             return;
         }
         if self.manifest_failures > 0 {
@@ -162,11 +163,13 @@ impl Loop {
         for (job, seen) in looked {
             self.looked(&job, seen, now);
         }
+        self.answer_askers(now);
     }
 
     /// Spawns a job; its intent is durable.
     pub(super) fn start_job(&mut self, task: file::Task) {
         let ctx = self.ctx.clone();
+        self.queue.started(&task.job.path);
         self.jobs.spawn(async move {
             let to_loop = ctx.to_loop.clone();
             let done = file::sync(ctx, task).await;

@@ -58,7 +58,7 @@ use crate::sync::Lane;
 use crate::sync::brake::Brake;
 use crate::sync::dedupe::Dedupe;
 use crate::sync::file::{Ctx, Done, Message};
-use crate::sync::queue::{self, Queue};
+use crate::sync::queue::Queue;
 use crate::sync::removals::Removals;
 use crate::tree::{Hint, HintReceiver};
 
@@ -140,6 +140,8 @@ struct Loop {
     turner: Arc<Turn>,
     /// What waits for the next commit.
     pending: VecDeque<Pending>,
+    /// Who wants to copy the object of a path that is being looked at.
+    askers: Vec<(RelPath, tokio::sync::oneshot::Sender<bool>)>,
     /// No turn before that: the manifest could not be written.
     turn_not_before: Option<Instant>,
     manifest_failures: u32,
@@ -236,12 +238,12 @@ impl Loop {
             filter: folder.filter,
             rest: Rest::new(&settings, mode),
         });
-        let (retry_base, retry_cap) = mode.retry();
         let snapshot = FolderSnapshot {
             name: folder.name,
             path: folder.path,
             to: folder.to,
             last_scan_ns: row.last_scan_ns,
+            max_lag_seconds: settings.max_lag.as_secs(),
             ..FolderSnapshot::default()
         };
         Self {
@@ -267,18 +269,14 @@ impl Loop {
             settings,
             mode,
             random: folder.random,
-            queue: Queue::new(queue::Settings {
-                settle: settings.settle,
-                max_wait: settings.max_wait,
-                retry_base,
-                retry_cap,
-            }),
+            queue: Queue::new(settings.queue(mode)),
             hints: Some(folder.hints),
             messages,
             jobs: JoinSet::new(),
             turns: JoinSet::new(),
             turner,
             pending: VecDeque::new(),
+            askers: Vec::new(),
             turn_not_before: None,
             manifest_failures: 0,
             scans,

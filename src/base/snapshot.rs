@@ -93,6 +93,8 @@ pub struct FolderSnapshot {
     pub level: bool,
     /// Age of the oldest change that is not yet in the bucket, seconds: an upper bound; 0 when level.
     pub lag_seconds: u64,
+    /// The longest lag that is not late, seconds; 0 if it is not known.
+    pub max_lag_seconds: u64,
     /// Paths waiting or being worked on.
     pub queued_files: u64,
     /// Their bytes, as far as known.
@@ -135,4 +137,11 @@ pub struct FolderSnapshot {
     pub catalog: Option<String>,
     /// Counts since the start.
     pub tally: Tally,
+}
+
+impl FolderSnapshot {
+    /// Returns true if the oldest change that is not in the bucket is older than the config allows.
+    pub fn is_late(&self) -> bool {
+        self.max_lag_seconds > 0 && self.lag_seconds > self.max_lag_seconds
+    }
 }

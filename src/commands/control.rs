@@ -16,7 +16,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::agent::{Control, Request};
@@ -24,6 +24,7 @@ use crate::base::clock::Clock;
 use crate::base::digest::Sha256;
 use crate::base::drill::Drill;
 use crate::base::path::RelPath;
+use crate::commands::board::Board;
 use crate::commands::folders;
 use crate::config::Target;
 use crate::manifest::{Change, FolderRow, Manifest, Mend, OpenError, Remote};
@@ -38,17 +39,6 @@ const LINE_MOST: u64 = 64 << 10;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Askers at once.
 const ASKERS: usize = 8;
-
-/// How a folder is asked.
-#[derive(Clone, Debug)]
-pub struct Door {
-    /// Its path, as `status` shows it.
-    pub path: String,
-    /// Its URL.
-    pub to: String,
-    /// To its loop.
-    pub asks: mpsc::Sender<Control>,
-}
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Line {
@@ -173,7 +163,7 @@ fn address(dir: &File) -> PathBuf {
 /// Opens the socket; the future answers until it is dropped.
 pub fn listen(
     state_dir: &Path,
-    doors: Vec<Door>,
+    board: Board,
 ) -> io::Result<impl Future<Output = ()> + Send + use<>> {
     let dir = File::open(state_dir)?;
     let place = state_dir.join(NAME);
@@ -190,10 +180,10 @@ pub fn listen(
                 Some(_) = askers.join_next() => {}
                 accepted = listener.accept(), if askers.len() < ASKERS => match accepted {
                     Ok((stream, _)) => {
-                        let doors = doors.clone();
+                        let board = board.clone();
                         askers.spawn(async move {
                             // Somebody who hangs up, or says nothing, has no answer coming.
-                            let _ = tokio::time::timeout(PATIENCE, answer(stream, &doors)).await;
+                            let _ = tokio::time::timeout(PATIENCE, answer(stream, &board)).await;
                         });
                     }
                     // Out of handles, perhaps: it passes.
@@ -204,14 +194,14 @@ pub fn listen(
     })
 }
 
-async fn answer(mut stream: tokio::net::UnixStream, doors: &[Door]) -> io::Result<()> {
+async fn answer(mut stream: tokio::net::UnixStream, board: &Board) -> io::Result<()> {
     let (read, mut write) = stream.split();
     let mut text = String::new();
     tokio::io::BufReader::new(read.take(LINE_MOST))
         .read_line(&mut text)
         .await?;
     let reply = match serde_json::from_str::<Line>(&text) {
-        Ok(line) => pass_on(line, doors).await,
+        Ok(line) => pass_on(line, board).await,
         Err(error) => Err(format!("understand the request: {error}")),
     };
     let reply = match reply {
@@ -229,17 +219,16 @@ async fn answer(mut stream: tokio::net::UnixStream, doors: &[Door]) -> io::Resul
     write.write_all(&text).await
 }
 
-async fn pass_on(line: Line, doors: &[Door]) -> Result<u64, String> {
-    let door = doors
-        .iter()
-        .find(|door| door.path == line.path && door.to == line.to);
-    let door = door.ok_or("find that folder: this agent does not look after it")?;
+async fn pass_on(line: Line, board: &Board) -> Result<u64, String> {
+    let mut seats = board.seats().into_iter();
+    let seat = seats.find(|seat| seat.path == line.path && seat.to == line.to);
+    let seat = seat.ok_or("find that folder: this agent does not look after it")?;
     let (answer, told) = oneshot::channel();
     let request = line.request();
     let request = request.ok_or("understand the request: it does not say what it is about")?;
     let asked = Control { request, answer };
     let gone = |_| "reach the folder's loop: it is stopping".to_owned();
-    door.asks
+    seat.asks
         .send(asked)
         .await
         .map_err(|error| gone(error.to_string()))?;

@@ -220,6 +220,7 @@ impl Shared {
                 scan_settle,
                 max_wait: config.max_wait,
                 rescan: config.rescan,
+                max_lag: config.max_lag,
                 shutdown_grace: self.shutdown_grace,
                 on_delete: config.on_delete,
                 delete_brake: config.delete_brake,
@@ -346,6 +347,7 @@ pub fn first_snapshot(config: &config::Folder) -> FolderSnapshot {
         path: shown(&config.path),
         to: config.to.to_string(),
         watch: "off".to_owned(),
+        max_lag_seconds: config.max_lag.as_secs(),
         ..FolderSnapshot::default()
     }
 }

@@ -1,5 +1,6 @@
 //! What the command line runs besides the agent.
 
+pub mod board;
 pub mod check;
 pub mod control;
 #[cfg(feature = "demo")]

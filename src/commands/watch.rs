@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,9 +19,10 @@ use crate::base::clock::Clock;
 use crate::base::offload::{self, Offload};
 use crate::base::snapshot::{FolderSnapshot, Happening};
 use crate::commands::Exit;
-use crate::commands::control::{self, Door};
+use crate::commands::board::Board;
+use crate::commands::control;
 use crate::commands::drill::routine::Routine;
-use crate::commands::folders::{Eyes, Left, Shared, Start, Stores, first_snapshot, shown};
+use crate::commands::folders::{Eyes, Left, Shared, Start, Stores, shown};
 use crate::commands::reload::{Reader, Reloads};
 use crate::commands::signals::Signals;
 use crate::commands::unusable;
@@ -121,10 +122,9 @@ pub struct Service {
     state_dir: PathBuf,
     tasks: JoinSet<Left>,
     stop: CancellationToken,
-    snapshots: Vec<watch::Receiver<FolderSnapshot>>,
-    /// Wake `news` when a snapshot changes.
+    board: Board,
+    /// Answer on the socket, and keep drills up.
     listeners: JoinSet<()>,
-    news: Arc<Notify>,
     is_ready: bool,
     cannot_write: bool,
     exit: Exit,
@@ -138,19 +138,11 @@ impl Service {
         happenings: Option<&mpsc::Sender<Happening>>,
     ) -> Self {
         let stop = CancellationToken::new();
-        let news = Arc::new(Notify::new());
         let (mut tasks, mut listeners) = (JoinSet::new(), JoinSet::new());
-        let (mut snapshots, mut doors) = (Vec::new(), Vec::new());
+        let board = Board::default();
         let turns = Arc::new(Semaphore::new(1));
         for folder in &config.folders {
-            let (publish, snapshot) = watch::channel(first_snapshot(folder));
-            let (mut changes, wake) = (snapshot.clone(), news.clone());
-            listeners.spawn(async move {
-                while changes.changed().await.is_ok() {
-                    wake.notify_one();
-                }
-            });
-            snapshots.push(snapshot);
+            let (publish, asked) = board.seat(folder);
             let path = shown(&folder.path);
             tracing::info!(folder = %folder.name, "watching {path} → {}", folder.to);
             if let Some(every) = folder.drill {
@@ -165,17 +157,11 @@ impl Service {
             }
             let (shared, stop) = (shared.clone(), stop.clone());
             let (folder, happenings) = (folder.clone(), happenings.cloned());
-            let (asks, asked) = mpsc::channel(4);
-            doors.push(Door {
-                path: path.clone(),
-                to: folder.to.to_string(),
-                asks,
-            });
             tasks.spawn(
                 async move { keep(&shared, folder, publish, happenings, asked, stop).await },
             );
         }
-        match control::listen(&shared.state_dir, doors) {
+        match control::listen(&shared.state_dir, board.clone()) {
             Ok(server) => drop(listeners.spawn(server)),
             Err(error) => {
                 tracing::warn!("`tidewatch held` and `folder` will not reach this agent: {error}");
@@ -187,9 +173,8 @@ impl Service {
             state_dir: config.state_dir.clone(),
             tasks,
             stop,
-            snapshots,
+            board,
             listeners,
-            news,
             is_ready: false,
             cannot_write: false,
             exit: Exit::Level,
@@ -206,6 +191,7 @@ impl Service {
     /// Waits until the folders have ended, which they do when a signal comes, and keeps the status up to date.
     pub async fn attend(&mut self, signals: &mut Signals) -> Exit {
         let mut next_status = Clock::Real.now().mono;
+        let mut news = self.board.news();
         let mut has_news = true;
         while !self.tasks.is_empty() {
             tokio::select! {
@@ -223,7 +209,7 @@ impl Service {
                     reloads.reload(&self.shared.lines).await;
                 },
                 Some(ended) = self.tasks.join_next() => self.ended(ended),
-                () = self.news.notified() => has_news = true,
+                Ok(()) = news.changed() => has_news = true,
                 () = tokio::time::sleep_until(next_status), if has_news => {
                     has_news = false;
                     self.write_status().await;
@@ -255,8 +241,7 @@ impl Service {
 
     /// Returns where the folders are.
     pub fn last(&self) -> Vec<FolderSnapshot> {
-        let last = |snapshot: &watch::Receiver<FolderSnapshot>| snapshot.borrow().clone();
-        self.snapshots.iter().map(last).collect()
+        self.board.snapshots()
     }
 
     /// Lets the folders end.
@@ -296,8 +281,8 @@ impl Service {
 
     /// Tells the service manager once every folder is being looked after.
     fn tell_ready(&mut self) {
-        let is_begun = |snapshot: &watch::Receiver<FolderSnapshot>| snapshot.borrow().begun;
-        if !self.is_ready && !self.stop.is_cancelled() && self.snapshots.iter().all(is_begun) {
+        let is_begun = |snapshot: &FolderSnapshot| snapshot.begun;
+        if !self.is_ready && !self.stop.is_cancelled() && self.last().iter().all(is_begun) {
             // Told again at the next occasion if it was not heard.
             self.is_ready = systemd::ready();
         }

@@ -8,8 +8,8 @@ use crate::base::terms::Terms;
 use crate::config::read::{Reader, Section};
 use crate::config::target::expand;
 use crate::config::{
-    Bandwidth, Config, Folder, MAX_WAIT, MEMORY_BYTES, Options, Problem, Problems, RESCAN, S3,
-    S3Options, SETTLE, SHUTDOWN_GRACE, Surroundings, Target, Upload, adhoc_dir, check, policy,
+    Bandwidth, Config, Folder, MAX_LAG, MAX_WAIT, MEMORY_BYTES, Options, Problem, Problems, RESCAN,
+    S3, S3Options, SETTLE, SHUTDOWN_GRACE, Surroundings, Target, Upload, adhoc_dir, check, policy,
     state_dir, terms, values,
 };
 
@@ -275,6 +275,9 @@ impl Draft {
                     values::duration_from(MIN_RESCAN, text)
                 })
                 .unwrap_or(RESCAN),
+            max_lag: table
+                .parsed(reader, "max_lag", values::duration)
+                .unwrap_or(MAX_LAG),
             ..Folder::new(String::new(), PathBuf::new(), nowhere)
         };
         policy::read(reader, table, &mut rest);

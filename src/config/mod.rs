@@ -39,6 +39,8 @@ pub const SETTLE: Duration = Duration::from_secs(1);
 pub const MAX_WAIT: Duration = Duration::from_secs(5 * 60);
 /// How often everything is looked at, unless it is said otherwise.
 pub const RESCAN: Duration = Duration::from_secs(10 * 60);
+/// Longest lag of a folder that is not late, unless said otherwise.
+pub const MAX_LAG: Duration = Duration::from_secs(15 * 60);
 /// How long what was set aside is kept, unless it is said otherwise.
 pub const TRASH_KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long running requests may take after a stop signal, unless it is said otherwise.
@@ -202,6 +204,8 @@ pub struct Folder {
     pub max_wait: Duration,
     /// How often everything is looked at.
     pub rescan: Duration,
+    /// How old a change may be that is not in the bucket yet, before the folder counts as late.
+    pub max_lag: Duration,
     /// What becomes of an object whose file is gone.
     pub on_delete: OnDelete,
     /// How many deletes wait for a person; `None`: none do.
@@ -255,6 +259,7 @@ impl Folder {
             settle: SETTLE,
             max_wait: MAX_WAIT,
             rescan: RESCAN,
+            max_lag: MAX_LAG,
             on_delete: OnDelete::default(),
             delete_brake: Some(Brake::DELETES),
             overwrite_brake: None,

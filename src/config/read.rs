@@ -39,6 +39,7 @@ pub const KEYS: &[(&str, &[&str])] = &[
             "settle",
             "max_wait",
             "rescan",
+            "max_lag",
             "on_delete",
             "delete_brake",
             "overwrite_brake",

@@ -41,6 +41,9 @@ pub struct FolderStatus {
     pub level: bool,
     /// Age of the oldest change that is not in the bucket, seconds: an upper bound.
     pub lag_seconds: u64,
+    /// The longest lag that is not late, seconds; 0 if it is not known.
+    #[serde(default)]
+    pub max_lag_seconds: u64,
     /// Paths waiting or being worked on.
     pub queued_files: u64,
     /// Their bytes, as far as known.
@@ -84,6 +87,11 @@ pub struct FolderStatus {
 }
 
 impl FolderStatus {
+    /// Returns true if it is known to be late: its lag is longer than the config allows.
+    pub fn is_late(&self) -> bool {
+        self.max_lag_seconds > 0 && self.lag_seconds > self.max_lag_seconds
+    }
+
     /// Puts a snapshot into the contract's words.
     pub fn of(snapshot: &FolderSnapshot) -> Self {
         let when = |ns: i64| (ns != 0).then(|| rfc3339(ns));
@@ -94,6 +102,7 @@ impl FolderStatus {
             to: snapshot.to.clone(),
             level: snapshot.level,
             lag_seconds: snapshot.lag_seconds,
+            max_lag_seconds: snapshot.max_lag_seconds,
             queued_files: snapshot.queued_files,
             queued_bytes: snapshot.queued_bytes,
             failed: snapshot.failed,

@@ -124,6 +124,7 @@ fn the_smallest_config_has_the_defaults() {
             settle: Duration::from_secs(1),
             max_wait: Duration::from_secs(300),
             rescan: Duration::from_secs(600),
+            max_lag: Duration::from_secs(900),
             on_delete: OnDelete::Keep,
             delete_brake: Some(Brake {
                 files: 1000,
@@ -159,7 +160,7 @@ fn every_value_arrives() {
          [upload]\nconcurrency = 64\nmemory = \"1GiB\"\nbandwidth = \"Sat,Sun 10MiB/s, else 2MiB/s\"\n\
          [[folder]]\nname = \"pics\"\npath = \"@photos\"\nto = \"s3://bucket/{hostname}/{name}\"\n\
          exclude = [\"*.iso\"]\ninclude = [\"keep.iso\"]\nbuiltin_ignores = false\nsettle = \"2s\"\n\
-         max_wait = \"3s\"\nrescan = \"4s\"\n\
+         max_wait = \"3s\"\nrescan = \"4s\"\nmax_lag = \"5s\"\n\
          [[folder]]\npath = \"@music\"\nto = \"s3://bucket/m\"\nregion = \"r2\"\npath_style = \"never\"\nprofile = \"\"\n",
     );
     let config = config.expect("a good config");
@@ -181,8 +182,8 @@ fn every_value_arrives() {
     );
     assert!(!pics.builtin_ignores);
     assert_eq!(
-        [pics.settle, pics.max_wait, pics.rescan].map(|time| time.as_secs()),
-        [2, 3, 4]
+        [pics.settle, pics.max_wait, pics.rescan, pics.max_lag].map(|time| time.as_secs()),
+        [2, 3, 4, 5]
     );
     let shared = config::S3 {
         region: Some("eu-central-1".to_owned()),

@@ -53,6 +53,12 @@ fn folder(view: &View, agent: &Agent) -> String {
         (false, true) if agent.version.is_some() => format!("BEHIND {lag}"),
         (false, _) => format!("BEHIND up to {lag}"),
     };
+    let most = show_duration(Duration::from_secs(status.max_lag_seconds));
+    let how = if status.is_late() {
+        format!("{how}, LATE: more than {most}")
+    } else {
+        how
+    };
     let mut page = format!("{}  {how}\n", status.name);
     let mut add = |label: &str, value: &str| page.push_str(&line(label, value, INDENT));
     add("folder", &status.path);
@@ -238,7 +244,7 @@ photos  level
     fn a_folder_in_trouble_says_what_and_why_within_80_columns() {
         let mut view = view();
         view.status.level = false;
-        view.status.lag_seconds = 192;
+        (view.status.lag_seconds, view.status.max_lag_seconds) = (192, 60);
         view.status.queued_files = 12;
         view.status.queued_bytes = 1536 * 1024;
         view.status.failed = 7;
@@ -253,7 +259,7 @@ photos  level
         }];
         let page = page(&state(true, view));
         for part in [
-            "photos  BEHIND 3m 12s\n",
+            "photos  BEHIND 3m 12s, LATE: more than 1m\n",
             "  queue      12 files, 1.5 MiB\n",
             "  failed     7 files; the first 1:\n             a/b c.txt (3 times)\n               could not read",
             "left alone until 2025-11-24T17:05:00Z",

@@ -180,6 +180,28 @@ impl S3Store {
     }
 
     pub(super) async fn look_at(&self, key: &str, which: &Which, sums: Sums) -> Result<Object> {
+        // What a look does not find and a read does may have come in between.
+        for _ in 0..2 {
+            match self.look_once(key, which, sums).await {
+                Err(error) if error.kind == ErrorKind::NotFound => {
+                    if let Some(error) = self.not_found(key, which).await {
+                        return Err(error);
+                    }
+                }
+                looked => return expected("HeadObject", key, which, looked?),
+            }
+        }
+        let why = "a look does not find it, and a read does";
+        Err(Error::new(
+            ErrorKind::Busy,
+            "HeadObject",
+            key,
+            Effect::None,
+            why,
+        ))
+    }
+
+    async fn look_once(&self, key: &str, which: &Which, sums: Sums) -> Result<Object> {
         let call = Call::read("HeadObject", key);
         let looked = self.run(call, |watch| async {
             let flight = Arc::clone(&watch.flight);
@@ -197,26 +219,17 @@ impl S3Store {
             let size = length(answer.content_length())?;
             Ok(object_of!(answer, size, flight.date_ns()))
         });
-        let object = match looked.await.map_err(|failure| failure.error) {
-            Err(error) if error.kind == ErrorKind::NotFound => {
-                return Err(self.not_found(key, which).await);
-            }
-            looked => looked?,
-        };
-        expected("HeadObject", key, which, object)
+        looked.await.map_err(|failure| failure.error)
     }
 
-    /// Asks once more about an object that a look has not found, and returns the error that holds.
+    /// Asks once more about an object that a look has not found, and returns the error that holds; `None`: it is there.
     ///
     /// A look has no words: a proxy behind which no server is says the same. What a read does not find it says in S3's.
-    async fn not_found(&self, key: &str, which: &Which) -> Error {
+    async fn not_found(&self, key: &str, which: &Which) -> Option<Error> {
         // Of an object without a byte a read says that the range is not in it, which only what is there can be told.
         match Box::pin(self.read_object(key, which, Some(0..1), Sums::Unasked)).await {
-            Err(error) if error.kind != ErrorKind::Invalid => error,
-            _ => {
-                let why = "a look does not find it, and a read does";
-                Error::new(ErrorKind::Busy, "HeadObject", key, Effect::None, why)
-            }
+            Err(error) if error.kind != ErrorKind::Invalid => Some(error),
+            _ => None,
         }
     }
 

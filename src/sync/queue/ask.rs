@@ -18,7 +18,9 @@ impl Queue {
     pub fn was_written(&self, path: &RelPath) -> bool {
         self.slots.get(path).is_some_and(|slot| {
             let again = match slot.state {
-                State::Running { again } => again.is_some_and(|(touch, _)| touch >= Touch::Data),
+                State::Running { again, .. } => {
+                    again.is_some_and(|(touch, _)| touch >= Touch::Data)
+                }
                 State::Held { .. } => false,
             };
             slot.job.must_read || again

@@ -14,6 +14,12 @@ use crate::sync::queue::{Queue, State};
 /// (<https://www.sqlite.org/tempfiles.html>).
 const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
 
+/// Returns the name of the main file of the group that `name` would be in.
+pub(in crate::sync::queue) fn main_of(name: &[u8]) -> &[u8] {
+    let main = |beside: &&str| name.strip_suffix(beside.as_bytes());
+    BESIDE.iter().find_map(main).unwrap_or(name)
+}
+
 impl Queue {
     /// Makes every member of `path`'s group wait as long as the one that waits longest, `path` having been touched: none
     /// longer than `max_wait` after it was first touched, none that failed or would not rest.
@@ -44,10 +50,7 @@ impl Queue {
     /// Returns the members of `path`'s group that are held and settling; nothing more than `path` for most.
     fn group(&self, path: &RelPath) -> Vec<RelPath> {
         let name = path.as_bytes();
-        let main = BESIDE
-            .iter()
-            .find_map(|beside| name.strip_suffix(beside.as_bytes()));
-        let main = main.unwrap_or(name);
+        let main = main_of(name);
         if main.len() == name.len() && !self.has_beside(path) {
             return Vec::new();
         }

@@ -7,6 +7,7 @@
 mod ask;
 mod group;
 mod job;
+mod shuffle;
 mod sources;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,7 @@ use crate::sync::Lane;
 use crate::tree::Touch;
 
 pub use job::{End, Job};
+pub use sources::Hold;
 
 /// Backlog held at most; beyond it the scan waits.
 pub const BACKLOG_MOST: usize = 10_000;
@@ -63,8 +65,22 @@ struct Slot {
 
 #[derive(Clone, Debug)]
 enum State {
-    Held { due: Instant, parked: bool },
-    Running { again: Option<(Touch, Now)> },
+    Held {
+        due: Instant,
+        parked: bool,
+    },
+    Running {
+        again: Option<(Touch, Now)>,
+        /// It was looked at, and is being worked on.
+        is_started: bool,
+    },
+}
+
+impl State {
+    const RUNNING: Self = Self::Running {
+        again: None,
+        is_started: false,
+    };
 }
 
 impl Queue {
@@ -84,7 +100,7 @@ impl Queue {
     /// Takes a touch. Returns false if the queue is full and the path was not taken: it has to be found by a scan.
     pub fn touch(&mut self, path: RelPath, touch: Touch, size: u64, now: Now) -> bool {
         if let Some(slot) = self.slots.get_mut(&path) {
-            if let State::Running { again } = &mut slot.state {
+            if let State::Running { again, .. } = &mut slot.state {
                 let stronger = again.map_or(touch, |(before, _)| before.max(touch));
                 *again = Some((stronger, again.map_or(now, |(_, first)| first)));
                 return true;
@@ -99,7 +115,7 @@ impl Queue {
                 (job.since, job.size) = (now, size);
             }
             job.told(touch);
-            let due = self.quiet_at(touch, job.since, now);
+            let due = self.first_due(&path, touch, job.since, now);
             if self.wakes(&job, touch, now) {
                 job.not_before = None;
             }
@@ -118,7 +134,7 @@ impl Queue {
         };
         job.told(touch);
         let path = job.path.clone();
-        let due = self.quiet_at(touch, now, now);
+        let due = self.first_due(&path, touch, now, now);
         self.hold(job, due);
         if touch > Touch::Scan {
             self.settle_group(&path, now);
@@ -181,7 +197,7 @@ impl Queue {
                     slot.state = State::Held { due, parked: true };
                     continue;
                 }
-                slot.state = State::Running { again: None };
+                slot.state = State::RUNNING;
                 self.fresh[lane as usize] -= usize::from(slot.job.is_fresh());
                 jobs.push(slot.job.clone());
                 *self.running.entry(lane).or_default() += 1;
@@ -212,7 +228,7 @@ impl Queue {
             let Some(slot) = self.slots.get_mut(&path) else {
                 continue;
             };
-            slot.state = State::Running { again: None };
+            slot.state = State::RUNNING;
             let job = slot.job.clone();
             self.fresh[job.lane as usize] -= usize::from(job.is_fresh());
             self.lane(job.lane).remove(&(due, path));
@@ -222,11 +238,20 @@ impl Queue {
         jobs
     }
 
+    /// A running path was looked at, and there is something to do.
+    pub fn started(&mut self, path: &RelPath) {
+        if let Some(slot) = self.slots.get_mut(path)
+            && let State::Running { is_started, .. } = &mut slot.state
+        {
+            *is_started = true;
+        }
+    }
+
     /// Takes the end of a running path.
     pub fn finish(&mut self, path: &RelPath, end: End, now: Now, random: &mut fastrand::Rng) {
         let Some(Slot {
             mut job,
-            state: State::Running { again },
+            state: State::Running { again, .. },
         }) = self.slots.remove(path)
         else {
             debug_assert!(false, "{path} ended without running");
@@ -361,6 +386,16 @@ impl Queue {
         touch == Touch::Closed && job.failures == 0 && !is_overdue
     }
 
+    /// When a path is due that is taken in.
+    fn first_due(&self, path: &RelPath, touch: Touch, since: Now, now: Now) -> Instant {
+        let due = self.quiet_at(touch, since, now);
+        if touch == Touch::Scan {
+            due + self.lets_others_go_first(path)
+        } else {
+            due
+        }
+    }
+
     fn quiet_at(&self, touch: Touch, since: Now, now: Now) -> Instant {
         let quiet = match touch {
             Touch::Scan => return now.mono,
@@ -450,6 +485,9 @@ mod tests {
                 .iter()
                 .map(|job| job.path.to_string())
                 .collect()
+        }
+        fn hold(&mut self, name: &str) -> bool {
+            self.queue.hold_source(&path(name), self.now) == Hold::Granted
         }
         fn finish(&mut self, name: &str, end: End) {
             self.queue
@@ -702,8 +740,8 @@ mod tests {
     #[test]
     fn the_source_of_a_copy_does_not_start() {
         let mut b = bench();
-        assert!(b.queue.hold_source(&path("a"), b.now));
-        assert!(b.queue.hold_source(&path("a"), b.now));
+        assert!(b.hold("a"));
+        assert!(b.hold("a"));
         b.touch("a", Touch::Scan);
         b.touch("b", Touch::Scan);
         assert_eq!(b.pop(), ["b"]);
@@ -711,16 +749,40 @@ mod tests {
         assert!(b.pop().is_empty());
         b.queue.release_source(&path("a"));
         assert_eq!(b.pop(), ["a"]);
-        assert!(
-            !b.queue.hold_source(&path("a"), b.now),
-            "a running path is no source"
-        );
+    }
+
+    #[test]
+    fn who_is_due_is_a_source_and_who_is_looked_at_may_be_one_afterwards() {
+        let mut b = bench();
+        b.touch("a", Touch::Scan);
+        assert!(b.hold("a"), "its turn has not come");
+        b.queue.release_source(&path("a"));
+        assert_eq!(b.pop(), ["a"]);
+        assert_eq!(b.queue.hold_source(&path("a"), b.now), Hold::Later);
+        b.queue.started(&path("a"));
+        assert_eq!(b.queue.hold_source(&path("a"), b.now), Hold::Refused);
+        b.finish("a", End::Done);
+        assert!(b.hold("a"));
+    }
+
+    #[test]
+    fn copies_without_end_do_not_put_off_what_is_due() {
+        let mut b = bench();
+        assert!(b.hold("a"));
+        b.touch("a", Touch::Scan);
+        assert!(b.pop().is_empty());
+        assert!(b.hold("a"), "its turn has only just come");
+        b.queue.release_source(&path("a"));
+        b.wait(SETTLE * 2);
+        assert_eq!(b.queue.hold_source(&path("a"), b.now), Hold::Refused);
+        b.queue.release_source(&path("a"));
+        assert_eq!(b.pop(), ["a"]);
     }
 
     #[test]
     fn a_touch_of_a_parked_source_is_not_lost() {
         let mut b = bench();
-        assert!(b.queue.hold_source(&path("a"), b.now));
+        assert!(b.hold("a"));
         b.touch("a", Touch::Scan);
         assert!(b.pop().is_empty());
         b.touch("a", Touch::Data);
@@ -785,7 +847,8 @@ mod tests {
                         let ends = [End::Done, End::Moving(None), End::Failed];
                         b.finish(name, ends[dice as usize % 3]);
                     }
-                    4 if b.queue.hold_source(&path(name), b.now) => sources.push(name.to_owned()),
+                    4 if b.hold(name) => sources.push(name.to_owned()),
+                    4 if dice == 0 => b.queue.started(&path(name)),
                     4 | 3 => {}
                     _ => b.wait(SETTLE * dice),
                 }

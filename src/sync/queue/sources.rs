@@ -1,22 +1,38 @@
 //! Paths whose objects are being copied: no job of them starts meanwhile.
 
+use std::time::Duration;
+
 use crate::base::clock::Now;
 use crate::base::path::RelPath;
 use crate::sync::queue::{Queue, Slot, State};
 
+/// How long a path whose turn has come waits for further copies of its object: none may put its own change off for ever.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The answer to who wants to hold a path as the source of a copy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hold {
+    /// It is held.
+    Granted,
+    /// It is being worked on, or has waited long enough.
+    Refused,
+    /// It is being looked at, which waits for nobody: ask again after [`Queue::started`] or [`Queue::finish`].
+    Later,
+}
+
 impl Queue {
-    /// Holds a path as the source of a copy, if it is neither running nor due: no job of it starts until
-    /// [`Queue::release_source`].
-    pub fn hold_source(&mut self, path: &RelPath, now: Now) -> bool {
-        let busy = match self.slots.get(path).map(|slot| &slot.state) {
-            None => false,
-            Some(State::Running { .. }) => true,
-            Some(State::Held { due, parked }) => !parked && *due <= now.mono,
+    /// Holds a path as the source of a copy, due or not: no job of it starts until [`Queue::release_source`].
+    pub fn hold_source(&mut self, path: &RelPath, now: Now) -> Hold {
+        let answer = match self.slots.get(path).map(|slot| &slot.state) {
+            Some(State::Running { is_started, .. }) if *is_started => Hold::Refused,
+            Some(State::Running { .. }) => Hold::Later,
+            Some(State::Held { due, parked: true }) if *due + PATIENCE <= now.mono => Hold::Refused,
+            None | Some(State::Held { .. }) => Hold::Granted,
         };
-        if !busy {
+        if answer == Hold::Granted {
             *self.sources.entry(path.clone()).or_default() += 1;
         }
-        !busy
+        answer
     }
 
     /// Ends one hold of a source.

@@ -256,10 +256,12 @@ async fn what_a_look_does_not_find_is_asked_for_once_more() {
             .put("k", body(content), &Meta::default())
             .await
             .unwrap();
+        // It came between the look and the read.
         endpoint.fail_next("HeadObject", 1, Fault::Answer(404, String::new()));
+        assert_eq!(store.head("k").await.unwrap().size, content.len() as u64);
+        endpoint.fail_next("HeadObject", 2, Fault::Answer(404, String::new()));
         let error = store.head("k").await.map(drop).expect_err("a lie");
         assert_eq!(error.kind, ErrorKind::Busy, "{error}");
-        assert_eq!(store.head("k").await.unwrap().size, content.len() as u64);
     }
     let error = store
         .head("other")

@@ -1,0 +1,106 @@
+//! The folders that a process looks after at this moment: where they are, and how they are reached.
+//!
+//! One writer, whoever starts and ends folders; everybody who tells or asks something about them reads it: the socket, the
+//! status file, the service manager.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::agent::Control;
+use crate::base::snapshot::FolderSnapshot;
+use crate::commands::folders::{first_snapshot, shown};
+use crate::config;
+
+/// A folder, and how it is reached.
+#[derive(Clone, Debug)]
+pub struct Seat {
+    /// Its name.
+    pub name: String,
+    /// Its path, as `status` shows it.
+    pub path: String,
+    /// Its URL.
+    pub to: String,
+    /// Where it is.
+    pub snapshots: watch::Receiver<FolderSnapshot>,
+    /// To its loop.
+    pub asks: mpsc::Sender<Control>,
+}
+
+/// All seats; a clone is the same board.
+#[derive(Clone, Debug)]
+pub struct Board(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    seats: watch::Sender<Vec<Seat>>,
+    /// Changes with whatever is told of any folder.
+    news: watch::Sender<()>,
+    /// Pass a folder's news on, each until its loop ends.
+    listeners: Mutex<JoinSet<()>>,
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        Self(Arc::new(Inner {
+            seats: watch::channel(Vec::new()).0,
+            news: watch::channel(()).0,
+            listeners: Mutex::default(),
+        }))
+    }
+}
+
+impl Board {
+    /// Gives a folder its seat, behind the others; one of the same name loses its own. Returns the ends that its loop keeps.
+    pub fn seat(
+        &self,
+        folder: &config::Folder,
+    ) -> (watch::Sender<FolderSnapshot>, mpsc::Receiver<Control>) {
+        let (publish, snapshots) = watch::channel(first_snapshot(folder));
+        let (asks, asked) = mpsc::channel(4);
+        let (mut changes, inner) = (snapshots.clone(), Arc::downgrade(&self.0));
+        let mut listeners = self
+            .0
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        while listeners.try_join_next().is_some() {}
+        listeners.spawn(async move {
+            while changes.changed().await.is_ok() {
+                let Some(inner) = inner.upgrade() else { break };
+                inner.news.send_replace(());
+            }
+        });
+        let seat = Seat {
+            name: folder.name.clone(),
+            path: shown(&folder.path),
+            to: folder.to.to_string(),
+            snapshots,
+            asks,
+        };
+        self.0.seats.send_modify(|seats| {
+            seats.retain(|other| other.name != seat.name);
+            seats.push(seat);
+        });
+        self.0.news.send_replace(());
+        (publish, asked)
+    }
+
+    /// Returns the seats, in the order in which they were given.
+    pub fn seats(&self) -> Vec<Seat> {
+        self.0.seats.borrow().clone()
+    }
+
+    /// Returns where the folders are.
+    pub fn snapshots(&self) -> Vec<FolderSnapshot> {
+        let seats = self.0.seats.borrow();
+        let snapshot = |seat: &Seat| seat.snapshots.borrow().clone();
+        seats.iter().map(snapshot).collect()
+    }
+
+    /// Returns what changes whenever anything is told of any folder; what was told before counts as seen.
+    pub fn news(&self) -> watch::Receiver<()> {
+        self.0.news.subscribe()
+    }
+}
