@@ -14,12 +14,15 @@ use crate::sync::queue::{Queue, group};
 /// What each path that waits already adds to the time over which the next ones are spread: 10,000 a second, more than are
 /// ever worked on, so that nothing idles for it.
 const EACH: Duration = Duration::from_micros(100);
+/// So many are worked on at once in any case, in whatever order they come.
+const AT_ONCE: u64 = 256;
 
 impl Queue {
     /// Returns for how long a path of the backlog lets others go first: a second at most, always the same share for the
     /// same path, nothing while little waits.
     pub(in crate::sync::queue) fn lets_others_go_first(&self, path: &RelPath) -> Duration {
-        let waiting = u32::try_from(self.fresh[Lane::Backlog as usize]).unwrap_or(u32::MAX);
+        let waiting = (self.fresh[Lane::Backlog as usize] as u64).saturating_sub(AT_ONCE);
+        let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
         let mut hasher = DefaultHasher::new();
         // What settles together stays together.
         group::main_of(path.as_bytes()).hash(&mut hasher);
@@ -85,9 +88,11 @@ mod tests {
     #[test]
     fn few_files_wait_for_nothing_and_a_database_stays_together() {
         let (mut queue, now) = (queue(), Clock::Real.now());
-        queue.touch(path("one"), Touch::Scan, 1, now);
-        assert_eq!(queue.pop_due(now, 0, 9).len(), 1);
-        for n in 0..1_000 {
+        for n in 0..AT_ONCE {
+            queue.touch(path(&n.to_string()), Touch::Scan, 1, now);
+        }
+        assert_eq!(queue.pop_due(now, 0, 1_000).len() as u64, AT_ONCE);
+        for n in 1_000..2_000 {
             queue.touch(path(&n.to_string()), Touch::Scan, 1, now);
         }
         let share = |name| queue.lets_others_go_first(&path(name));
