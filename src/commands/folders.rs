@@ -18,6 +18,7 @@ use crate::base::buffers::Pool;
 use crate::base::clock::Clock;
 use crate::base::digest::Sha256;
 use crate::base::host;
+use crate::base::meter::Meter;
 use crate::base::offload::Offload;
 use crate::base::path::{RelPath, escaped};
 use crate::base::policy::Guarding;
@@ -401,6 +402,7 @@ pub struct Stores {
     credentials: Option<(String, String)>,
     known: Mutex<Vec<Known>>,
     warned: Mutex<BTreeSet<String>>,
+    meter: Arc<Meter>,
 }
 
 /// How a bucket is reached, what is stored there by which terms, and the client for that.
@@ -435,6 +437,11 @@ impl Stores {
         made.await.cloned()
     }
 
+    /// Returns where all their requests are counted.
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.meter
+    }
+
     fn client(&self, folder: &config::Folder) -> Client {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let how = (folder.s3.clone(), folder.terms.clone());
@@ -451,6 +458,7 @@ impl Stores {
     fn settings(&self, folder: &config::Folder) -> Settings {
         Settings {
             credentials: self.credentials.clone(),
+            meter: self.meter.clone(),
             ..settings::of(&folder.s3, &folder.terms)
         }
     }

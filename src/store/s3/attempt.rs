@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -122,6 +122,11 @@ where
             is_outstanding,
             elsewhere: cured.iter().find_map(Cure::place).map(str::to_owned),
         };
+        let counted = Counted {
+            operation: call.operation,
+            flight: Arc::clone(&flight),
+            reach,
+        };
         let limit = match call.pace {
             Pace::Usual => patience.answer_to(flight.len),
             Pace::Long => patience.long_answer,
@@ -131,6 +136,7 @@ where
             result = send(watch) => result,
             after = flight.stands_still(patience.piece, limit) => Err(Trouble::Stalled(after)),
         };
+        drop(counted);
         let line = flight.line();
         let trouble = match result {
             Ok(done) => {
@@ -197,6 +203,32 @@ where
     }
 }
 
+/// Counts an attempt when it ends, also if nobody waits for its end.
+struct Counted<'a> {
+    operation: &'static str,
+    flight: Arc<Flight>,
+    reach: &'a Reach,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        let flight = &self.flight;
+        // No connection ever stood: nothing was asked.
+        if flight.line().is_none() && !flight.has_answer() {
+            return;
+        }
+        let status = Some(flight.status.load(Ordering::Relaxed)).filter(|status| *status != 0);
+        let bytes = (
+            flight.taken.load(Ordering::Relaxed),
+            flight.received.load(Ordering::Relaxed),
+        );
+        let took = Clock::Real.now().mono.duration_since(flight.began);
+        self.reach
+            .meter()
+            .count(self.operation, status, bytes, took);
+    }
+}
+
 fn pause(blip: Blip, failures: u32, asked: Option<Duration>) -> Duration {
     let (base, cap) = match blip {
         // A new connection is usually all that is missing.
@@ -212,6 +244,7 @@ fn pause(blip: Blip, failures: u32, asked: Option<Duration>) -> Duration {
 pub(super) struct Flight {
     len: u64,
     taken: AtomicU64,
+    received: AtomicU64,
     steps: AtomicU64,
     /// Whether the next piece waits for its share of the bandwidth, which is no standstill.
     is_held_back: AtomicBool,
@@ -219,6 +252,8 @@ pub(super) struct Flight {
     /// The store's clock, as its answer says it, nanoseconds since the epoch; 0: it was not told.
     date_ns: AtomicI64,
     has_answer: AtomicBool,
+    /// The HTTP status of the answer; 0: there is none.
+    status: AtomicU16,
     /// When it began.
     pub began: Instant,
     /// Which client of [`Reach`] sends it.
@@ -239,11 +274,13 @@ impl Flight {
         Self {
             len: body.map_or(0, |body| body.bytes.len() as u64),
             taken: AtomicU64::new(0),
+            received: AtomicU64::new(0),
             steps: AtomicU64::new(0),
             is_held_back: AtomicBool::new(false),
             handed_over: AtomicBool::new(false),
             date_ns: AtomicI64::new(0),
             has_answer: AtomicBool::new(false),
+            status: AtomicU16::new(0),
             began: Clock::Real.now().mono,
             generation,
             line: OnceLock::new(),
@@ -264,6 +301,13 @@ impl Flight {
     /// Returns the access key and the session token that it was signed with, if it was.
     pub fn signed_with(&self) -> Option<&(String, Option<String>)> {
         self.signed_with.get()
+    }
+
+    /// Notes that a piece of an object came.
+    pub fn received(&self, piece: &Bytes) {
+        let len = piece.len() as u64;
+        self.received.fetch_add(len, Ordering::Relaxed);
+        self.step();
     }
 
     /// Notes that something moved.
@@ -399,6 +443,8 @@ impl Intercept for Watch {
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         self.flight.has_answer.store(true, Ordering::Relaxed);
+        let status = context.response().status().as_u16();
+        self.flight.status.store(status, Ordering::Relaxed);
         let date = context
             .response()
             .headers()
