@@ -13,10 +13,12 @@ use clap::{CommandFactory as _, Parser as _};
 
 use crate::cli::args::held::HeldVerb;
 use crate::cli::args::history::{DrillArgs, HistoryArgs};
+use crate::cli::args::live::Known;
 use crate::cli::args::restore::RestoreArgs;
 use crate::cli::args::verify::VerifyArgs;
 use crate::cli::args::{Cli, Command, FolderVerb, SyncArgs};
 use crate::commands::check::{self, CheckOptions};
+use crate::commands::control::Verb;
 #[cfg(feature = "demo")]
 use crate::commands::demo::{self, DemoOptions};
 use crate::commands::drill::{self, DrillOptions};
@@ -25,6 +27,7 @@ use crate::commands::folder::{self, FolderCommand, FolderOptions};
 use crate::commands::held::{self, HeldCommand, HeldOptions};
 use crate::commands::history::{self, HistoryOptions};
 use crate::commands::init::{self, InitOptions};
+use crate::commands::pause::{self, SyncNowOptions};
 use crate::commands::reload::Reader;
 use crate::commands::restore::{self, RestoreOptions, source};
 use crate::commands::status::{self, StatusOptions, states};
@@ -82,15 +85,33 @@ fn dispatch(cli: Cli, surroundings: &Surroundings) -> anyhow::Result<Exit> {
             surroundings,
         )?)),
         Command::Adopt(args) => drive(sync::adopt(sync_options(args, quiet, surroundings)?)),
-        Command::Status(args) => status::status(&StatusOptions {
-            states: states::find(
-                args.config.config.as_deref(),
-                args.state.state_dir,
-                surroundings,
-            )?,
-            folder: args.folder,
-            json: args.json,
-        }),
+        Command::Status(args) => {
+            let options = StatusOptions {
+                states: states::find(
+                    args.config.config.as_deref(),
+                    args.state.state_dir,
+                    surroundings,
+                )?,
+                folder: args.folder,
+                json: args.json,
+            };
+            if args.follow {
+                drive(status::follow::follow(options))
+            } else {
+                status::status(&options)
+            }
+        }
+        Command::Pause(args) => pause(args.of, Verb::Pause, surroundings, &mut out),
+        Command::Resume(args) => pause(args.of, Verb::Resume, surroundings, &mut out),
+        Command::SyncNow(args) => {
+            let named = args.config.config.as_deref();
+            let options = SyncNowOptions {
+                states: states::find(named, args.state.state_dir, surroundings)?,
+                folder: args.folder,
+                path: args.path,
+            };
+            pause::sync_now(&options, &mut out)
+        }
         Command::Explain(args) => {
             let named = args.config.config.as_deref();
             explain::explain(&ExplainOptions {
@@ -210,6 +231,18 @@ fn drive(command: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<
         .build()
         .context("start the runtime")?
         .block_on(command)
+}
+
+/// Has folders pause, or go on.
+fn pause(
+    of: Known,
+    verb: Verb,
+    surroundings: &Surroundings,
+    out: &mut Out,
+) -> anyhow::Result<Exit> {
+    let named = of.config.config.as_deref();
+    let states = states::find(named, of.state.state_dir, surroundings)?;
+    pause::decide(&states, of.folder.as_deref(), verb, out)
 }
 
 fn sync_options(

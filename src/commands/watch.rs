@@ -161,7 +161,7 @@ impl Service {
                 async move { keep(&shared, folder, publish, happenings, asked, stop).await },
             );
         }
-        match control::listen(&shared.state_dir, board.clone()) {
+        match control::server::listen(&shared.state_dir, board.clone()) {
             Ok(server) => drop(listeners.spawn(server)),
             Err(error) => {
                 tracing::warn!("`tidewatch held` and `folder` will not reach this agent: {error}");

@@ -72,8 +72,12 @@ fn send(socket: &OsStr, message: &str, patience: Duration) -> io::Result<()> {
 /// Says in one line how all folders are.
 pub fn line(snapshots: &[FolderSnapshot]) -> String {
     let sum = |of: fn(&FolderSnapshot) -> u64| snapshots.iter().map(of).sum::<u64>();
+    let paused = sum(|snapshot| u64::from(snapshot.paused_ns.is_some()));
     if !snapshots.is_empty() && snapshots.iter().all(|snapshot| snapshot.level) {
-        return "level".to_owned();
+        return match paused {
+            0 => "level".to_owned(),
+            paused => format!("level, {paused} paused"),
+        };
     }
     let lag = snapshots.iter().map(|snapshot| snapshot.lag_seconds).max();
     let mut line = format!(
@@ -83,6 +87,7 @@ pub fn line(snapshots: &[FolderSnapshot]) -> String {
         lag.unwrap_or(0),
     );
     for (count, what) in [
+        (paused, "paused"),
         (sum(|snapshot| snapshot.failed), "failed"),
         (sum(|snapshot| snapshot.unsyncable), "cannot be synced"),
         (

@@ -7,9 +7,13 @@ use crate::base::clock::rfc3339;
 use crate::base::units::{show_bytes, show_duration};
 use crate::commands::drill;
 use crate::commands::status::{Agent, State, View};
+use crate::report::status_file::FolderStatus;
 
 /// The columns of a terminal that nobody has widened.
 const WIDTH: usize = 80;
+
+/// Files on their way that are named.
+const SHOWN: usize = 5;
 
 /// Where the values begin.
 const INDENT: usize = 13;
@@ -54,10 +58,14 @@ fn folder(view: &View, agent: &Agent) -> String {
         (false, _) => format!("BEHIND up to {lag}"),
     };
     let most = show_duration(Duration::from_secs(status.max_lag_seconds));
-    let how = if status.is_late() {
-        format!("{how}, LATE: more than {most}")
-    } else {
-        how
+    let how = match status.level {
+        false if status.is_late() => format!("{how}, LATE: more than {most}"),
+        false if status.max_lag_seconds > 0 => format!("{how} of {most} allowed"),
+        _ => how,
+    };
+    let how = match &status.paused_since {
+        Some(since) => format!("{how}, PAUSED since {since}"),
+        None => how,
     };
     let mut page = format!("{}  {how}\n", status.name);
     let mut add = |label: &str, value: &str| page.push_str(&line(label, value, INDENT));
@@ -73,7 +81,11 @@ fn folder(view: &View, agent: &Agent) -> String {
         let text = format!("not running since {since} or later; last known: {known}");
         add("agent", &text);
     }
-    add("queue", &queue(status.queued_files, status.queued_bytes));
+    add("queue", &queue(status));
+    if status.paused_since.is_some() {
+        add("paused", "`tidewatch resume` goes on");
+    }
+    going_up(status, &mut page);
     failed(view, &mut page);
     let mut add = |label: &str, value: &str| page.push_str(&line(label, value, INDENT));
     if status.unsyncable > 0 {
@@ -92,11 +104,15 @@ fn folder(view: &View, agent: &Agent) -> String {
             ),
         );
     }
+    if let Some(brake) = &status.brake {
+        add("brake", brake);
+    }
+    if status.deletes > 0 {
+        let text = format!("the objects of {} are to go", files(status.deletes));
+        add("deletes", &text);
+    }
     if let Some(since) = &status.outage_since {
         add("outage", &format!("since {since}"));
-    }
-    if let Some(lease) = &status.lease {
-        add("lease", lease);
     }
     if let Some(trouble) = &status.trouble {
         add("trouble", trouble);
@@ -104,20 +120,98 @@ fn folder(view: &View, agent: &Agent) -> String {
     if let (n @ 1.., Some(until)) = (status.ambiguous, &status.ambiguous_until) {
         add("looked at", &format!("{} again, until {until}", files(n)));
     }
-    add("watch", &status.watch);
+    add("watch", &watch(status));
     add("last scan", status.last_scan.as_deref().unwrap_or("none"));
+    proofs(status, &mut page);
     if let Some(drilled) = &view.last_drill {
         let text = format!("{}, {}", rfc3339(drilled.at_ns), drill::text(drilled));
-        add("last drill", &text);
+        page.push_str(&line("last drill", &text, INDENT));
+    }
+    if let Some(text) = lease(status) {
+        page.push_str(&line("lease", &text, INDENT));
     }
     page
 }
 
-fn queue(count: u64, bytes: u64) -> String {
-    match (count, bytes) {
-        (0, _) => "empty".to_owned(),
+fn queue(status: &FolderStatus) -> String {
+    let mut text = match (status.queued_files, status.queued_bytes) {
+        (0, _) => return "empty".to_owned(),
         (count, 0) => files(count),
         (count, bytes) => format!("{}, {}", files(count), show_bytes(bytes)),
+    };
+    // Writing to a String cannot fail, here and below.
+    if let Some(seconds) = status.seconds_left {
+        let left = show_duration(Duration::from_secs(seconds.max(1)));
+        let _ = write!(text, ", {left} left");
+    }
+    text
+}
+
+/// Adds how fast it goes, what is on its way, and how often something had to be tried again.
+fn going_up(status: &FolderStatus, page: &mut String) {
+    if status.rate_bytes_per_second > 0 {
+        let rate = show_bytes(status.rate_bytes_per_second);
+        page.push_str(&line("rate", &format!("{rate}/s"), INDENT));
+    }
+    let mut label = "going up";
+    for up in status.going_up.iter().take(SHOWN) {
+        let mut text = format!(
+            "{}, {} of {}",
+            up.path,
+            show_bytes(up.bytes_done),
+            show_bytes(up.bytes_all)
+        );
+        if let (Some(done), Some(all)) = (up.parts_done, up.parts_all) {
+            let _ = write!(text, ", {done} of {all} parts");
+        }
+        page.push_str(&line(label, &text, INDENT));
+        label = "";
+    }
+    let more = status.going_up.len().saturating_sub(SHOWN);
+    if more > 0 {
+        page.push_str(&line("", &format!("and {more} more"), INDENT));
+    }
+    match status.retries {
+        0 => {}
+        1 => page.push_str(&line("retries", "1 since the start", INDENT)),
+        n => page.push_str(&line("retries", &format!("{n} since the start"), INDENT)),
+    }
+}
+
+fn watch(status: &FolderStatus) -> String {
+    let mut text = status.watch.clone();
+    if let Some(used) = status.watches_used {
+        let _ = write!(text, "; {used} watches");
+        if let Some(allowed) = status.watches_allowed {
+            let _ = write!(text, " of {allowed} allowed");
+        }
+    }
+    text
+}
+
+/// Adds when the bucket was last held against what is known of it.
+fn proofs(status: &FolderStatus, page: &mut String) {
+    if let Some(at) = &status.last_audit {
+        page.push_str(&line("last audit", at, INDENT));
+    }
+    if let Some(last) = &status.last_verify {
+        let how = if last.ok {
+            "everything is there"
+        } else {
+            "not everything was right"
+        };
+        let text = format!("{}, {how}", last.at);
+        page.push_str(&line("verified", &text, INDENT));
+    }
+}
+
+fn lease(status: &FolderStatus) -> Option<String> {
+    let until = status.lease_until.as_ref();
+    let until = until.map_or(String::new(), |until| format!(", until {until}"));
+    match (&status.lease, &status.lease_holder) {
+        (Some(words), _) => Some(words.clone()),
+        (None, Some(holder)) => Some(format!("{holder}{until}")),
+        (None, None) => None,
     }
 }
 
@@ -128,10 +222,14 @@ fn failed(view: &View, page: &mut String) {
         return;
     }
     let named = view.failing.len() as u64;
-    let text = match named {
+    let all = match view.status.parked {
         0 => files(count),
-        _ if named < count => format!("{}; the first {named}:", files(count)),
-        _ => format!("{}:", files(count)),
+        parked => format!("{}, {parked} left alone", files(count)),
+    };
+    let text = match named {
+        0 => all,
+        _ if named < count => format!("{all}; the first {named}:"),
+        _ => format!("{all}:"),
     };
     page.push_str(&line("failed", &text, INDENT));
     for failing in &view.failing {
@@ -189,7 +287,6 @@ mod tests {
     use super::*;
     use crate::base::snapshot::FolderSnapshot;
     use crate::commands::status::Failing;
-    use crate::report::status_file::FolderStatus;
 
     fn view() -> View {
         let snapshot = FolderSnapshot {
