@@ -13,7 +13,7 @@ use clap::{CommandFactory as _, Parser as _};
 
 use crate::cli::args::held::HeldVerb;
 use crate::cli::args::history::{DrillArgs, HistoryArgs};
-use crate::cli::args::live::Known;
+use crate::cli::args::live::{Known, StatusArgs, SyncNowArgs};
 use crate::cli::args::restore::RestoreArgs;
 use crate::cli::args::verify::VerifyArgs;
 use crate::cli::args::{Cli, Command, FolderVerb, SyncArgs};
@@ -85,33 +85,10 @@ fn dispatch(cli: Cli, surroundings: &Surroundings) -> anyhow::Result<Exit> {
             surroundings,
         )?)),
         Command::Adopt(args) => drive(sync::adopt(sync_options(args, quiet, surroundings)?)),
-        Command::Status(args) => {
-            let options = StatusOptions {
-                states: states::find(
-                    args.config.config.as_deref(),
-                    args.state.state_dir,
-                    surroundings,
-                )?,
-                folder: args.folder,
-                json: args.json,
-            };
-            if args.follow {
-                drive(status::follow::follow(options))
-            } else {
-                status::status(&options)
-            }
-        }
+        Command::Status(args) => status(args, surroundings),
         Command::Pause(args) => pause(args.of, Verb::Pause, surroundings, &mut out),
         Command::Resume(args) => pause(args.of, Verb::Resume, surroundings, &mut out),
-        Command::SyncNow(args) => {
-            let named = args.config.config.as_deref();
-            let options = SyncNowOptions {
-                states: states::find(named, args.state.state_dir, surroundings)?,
-                folder: args.folder,
-                path: args.path,
-            };
-            pause::sync_now(&options, &mut out)
-        }
+        Command::SyncNow(args) => sync_now(args, surroundings, &mut out),
         Command::Explain(args) => {
             let named = args.config.config.as_deref();
             explain::explain(&ExplainOptions {
@@ -231,6 +208,31 @@ fn drive(command: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<
         .build()
         .context("start the runtime")?
         .block_on(command)
+}
+
+/// Shows how the folders are, once or again and again.
+fn status(args: StatusArgs, surroundings: &Surroundings) -> anyhow::Result<Exit> {
+    let named = args.config.config.as_deref();
+    let options = StatusOptions {
+        states: states::find(named, args.state.state_dir, surroundings)?,
+        folder: args.folder,
+        json: args.json,
+    };
+    if args.follow {
+        drive(status::follow::follow(options))
+    } else {
+        status::status(&options)
+    }
+}
+
+fn sync_now(args: SyncNowArgs, surroundings: &Surroundings, out: &mut Out) -> anyhow::Result<Exit> {
+    let named = args.config.config.as_deref();
+    let options = SyncNowOptions {
+        states: states::find(named, args.state.state_dir, surroundings)?,
+        folder: args.folder,
+        path: args.path,
+    };
+    pause::sync_now(&options, out)
 }
 
 /// Has folders pause, or go on.

@@ -121,7 +121,7 @@ impl Loop {
             }
             Request::Pause => Ok(self.pause(now)),
             Request::Resume => Ok(self.resume(now)),
-            Request::SyncNow(path) => self.sync_now(path, now),
+            Request::SyncNow(path) => self.sync_now(&path, now),
             Request::Mend(mends) => {
                 self.mends.push(Mending::new(mends, answer));
                 return;

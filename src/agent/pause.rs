@@ -62,7 +62,7 @@ impl Loop {
     /// Ends every wait within `path`, and looks at it; with the root, at everything.
     pub(super) fn sync_now(
         &mut self,
-        path: RelPath,
+        path: &RelPath,
         now: Now,
     ) -> Result<(Vec<Change>, u64), String> {
         if let Some(since_ns) = self.paused_ns {
@@ -71,15 +71,16 @@ impl Loop {
                 "sync now: the folder is paused since {since}; `tidewatch resume` first"
             ));
         }
+        let count = self.queue.hurry(path, now);
         if path.is_root() {
             self.scans.look_now(now);
         } else {
             // Read, whatever is known of it; a folder is looked at as a whole.
             self.queue.touch(path.clone(), Touch::Data, 0, now);
+            self.queue.hurry(path, now);
         }
         self.denied = Denied::default();
         self.outage.try_now(now);
-        let count = self.queue.hurry(&path, now);
         Ok((Vec::new(), count))
     }
 }

@@ -95,9 +95,10 @@ pub fn decide(state_dir: &Path, row: &FolderRow, verb: Verb) -> Result<u64, Deci
             let marks = manifest.marks(row.id).map_err(|error| refused(&error))?;
             let (is_paused, pauses) = (marks.paused_ns.is_some(), verb == Verb::Pause);
             let mark = Change::Mark(Mark::Paused(pauses.then_some(now.wall_ns)));
-            match is_paused == pauses {
-                true => (Vec::new(), 0),
-                false => (vec![mark], 1),
+            if is_paused == pauses {
+                (Vec::new(), 0)
+            } else {
+                (vec![mark], 1)
             }
         }
         Verb::AcceptRoot => {

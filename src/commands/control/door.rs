@@ -139,7 +139,7 @@ mod tests {
     #[tokio::test]
     async fn the_groups_socket_has_its_mode_and_takes_the_place_of_a_stale_one() {
         let dir = tempfile::tempdir().expect("a folder");
-        fs::write(dir.path().join(NAME), b"stale").expect("a file");
+        drop(File::create(dir.path().join(NAME)).expect("a stale file"));
         let _listener = bind_group(dir.path()).expect("a socket");
         let stat = fs::symlink_metadata(dir.path().join(NAME)).expect("it is there");
         assert_eq!(stat.permissions().mode() & 0o7777, MODE);

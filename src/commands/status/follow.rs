@@ -58,10 +58,10 @@ pub async fn follow(options: StatusOptions) -> anyhow::Result<Exit> {
 
 fn page(states: &[State]) -> String {
     let pages: Vec<String> = states.iter().map(text::page).collect();
-    match pages.is_empty() {
-        true => "nothing is synced from here yet\n".to_owned(),
-        false => pages.join("\n"),
+    if pages.is_empty() {
+        return "nothing is synced from here yet\n".to_owned();
     }
+    pages.join("\n")
 }
 
 /// Returns what has to change to be news: all but when it was asked.
