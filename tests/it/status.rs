@@ -292,7 +292,12 @@ async fn what_watch_says_is_shown_while_it_lives_and_is_the_past_when_it_is_kill
     // Another process's file: there is nothing to wait on but the clock.
     let deadline = std::time::Duration::from_secs(30);
     let level = async {
-        while json(&state)["folders"][0]["level"] != true {
+        // Its last word is what it has written down.
+        let is_written = || {
+            let said = status_file::read(&state).expect("readable");
+            said.is_some_and(|said| said.folders.iter().all(|folder| folder.level))
+        };
+        while json(&state)["folders"][0]["level"] != true || !is_written() {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
     };
