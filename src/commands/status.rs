@@ -26,6 +26,7 @@ use crate::base::snapshot::FolderSnapshot;
 use crate::commands::status::meant::Meant;
 use crate::commands::{Exit, control};
 use crate::manifest::{self, FolderRow, Manifest};
+use crate::report::bill_file::{self, Cost};
 use crate::report::drill_file::{self, Drilled};
 use crate::report::out::{Out, note};
 use crate::report::status_file::{self, FolderStatus, StatusFile, TriedStatus};
@@ -108,6 +109,8 @@ fn show(states: &[State], json: bool, exit: Exit, out: &mut Out) -> io::Result<(
 struct State {
     agent: Agent,
     folders: Vec<View>,
+    /// What its requests cost; `None` if it never asked anything.
+    cost: Option<Cost>,
 }
 
 /// The process that holds the state folder, or held it last.
@@ -236,7 +239,12 @@ fn look(dir: &Path, now_ns: i64) -> anyhow::Result<Option<State>> {
         last_heard: last_heard.map(rfc3339),
         state_dir: shown,
     };
-    Ok(Some(State { agent, folders }))
+    let cost = bill_file::read(dir).map(|bill| bill.cost(now_ns));
+    Ok(Some(State {
+        agent,
+        folders,
+        cost,
+    }))
 }
 
 /// What a state folder says of the process that holds it.

@@ -22,9 +22,10 @@ use crate::commands::Exit;
 use crate::commands::board::Board;
 use crate::commands::control;
 use crate::commands::drill::routine::Routine;
-use crate::commands::folders::{Eyes, Left, Shared, Start, Stores, shown};
+use crate::commands::folders::{Eyes, Left, Shared, Start, shown};
 use crate::commands::reload::{Reader, Reloads};
 use crate::commands::signals::Signals;
+use crate::commands::stores::Stores;
 use crate::commands::unusable;
 use crate::config::{self, Config};
 use crate::report::out::note;
@@ -161,6 +162,7 @@ impl Service {
                 async move { keep(&shared, folder, publish, happenings, asked, stop).await },
             );
         }
+        listeners.spawn(shared.bill.clone().keep_up());
         match control::server::listen(&shared.state_dir, board.clone()) {
             Ok(server) => drop(listeners.spawn(server)),
             Err(error) => {
