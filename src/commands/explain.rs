@@ -124,7 +124,7 @@ pub fn explain(options: &ExplainOptions) -> anyhow::Result<Exit> {
             // It does not look after such a folder, or there is none.
             _ => {}
         }
-        let Some(manifest) = Manifest::open_read_only(dir).with_context(barred)? else {
+        let Some(manifest) = opened(dir)? else {
             continue;
         };
         for row in manifest.folders()? {
@@ -213,9 +213,17 @@ fn is_folder(path: &Path) -> String {
     )
 }
 
-/// What to do where neither the state folder nor the agent can be asked.
-fn barred() -> &'static str {
-    "ask as the user whom the agent runs as, as root, or as a member of the group of /run/tidewatch/agent.sock"
+/// Opens the manifest; where the state folder may not be entered the error says who may.
+fn opened(dir: &Path) -> anyhow::Result<Option<Manifest>> {
+    let is_barred = |error: std::io::Error| error.kind() == std::io::ErrorKind::PermissionDenied;
+    if std::fs::read_dir(dir).is_err_and(is_barred) {
+        let dir = folders::shown(dir);
+        anyhow::bail!(
+            "look into the state folder {dir}: permission denied; ask as the user whom the agent runs as, as root, \
+             or as a member of the group of /run/tidewatch/agent.sock"
+        );
+    }
+    Ok(Manifest::open_read_only(dir)?)
 }
 
 /// Returns true if the config's folder is the one of the row.

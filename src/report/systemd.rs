@@ -135,17 +135,23 @@ mod tests {
             ..FolderSnapshot::default()
         };
         assert_eq!(line(std::slice::from_ref(&level)), "level");
+        let paused = FolderSnapshot {
+            paused_ns: Some(1),
+            ..level.clone()
+        };
+        assert_eq!(line(&[level.clone(), paused]), "level, 1 paused");
         let behind = FolderSnapshot {
             queued_files: 3,
             queued_bytes: 1 << 20,
             lag_seconds: 7,
             failed: 1,
             outage: Some((1, "gone".to_owned())),
+            paused_ns: Some(1),
             ..FolderSnapshot::default()
         };
         assert_eq!(
             line(&[level, behind]),
-            "3 files queued (1.0 MiB), lag 7s, 1 failed, 1 without their bucket"
+            "3 files queued (1.0 MiB), lag 7s, 1 paused, 1 failed, 1 without their bucket"
         );
     }
 }

@@ -142,7 +142,7 @@ async fn level_is_not_said_while_a_file_fails_or_cannot_have_a_key() {
     let mut agent = bench.start(Mode::Forever);
     agent.comes_to("failing", |now| now.failed == 1).await;
     let live = agent.live("bad").await;
-    assert_eq!((live.stage.as_str(), live.failures), ("retrying", 1));
+    assert!(live.stage == "retrying" && live.failures >= 1, "{live:?}");
     assert!(live.error.is_some() && live.due_at.is_some(), "{live:?}");
     sleep(MINUTE).await;
     let now = agent.now().await;

@@ -367,3 +367,29 @@ fn is_gone(error: &io::Error) -> bool {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_told_of_and_not_looked_at_since_is_not_safe() {
+        for (stage, is_safe) in [
+            ("idle", true),
+            ("check", true),
+            ("settling", false),
+            ("queued", false),
+            ("in_flight", false),
+        ] {
+            let live = Live {
+                stage: stage.to_owned(),
+                ..Live::default()
+            };
+            let level = || safe("level", String::new());
+            assert_eq!(level().beside(Some(&live)).safe, is_safe, "{stage}");
+            assert!(level().beside(None).safe);
+            let gone = safe("gone", String::new()).beside(Some(&live));
+            assert!(gone.safe, "the bucket keeps it whatever is told: {stage}");
+        }
+    }
+}

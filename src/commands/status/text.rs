@@ -317,6 +317,7 @@ mod tests {
     use super::*;
     use crate::base::snapshot::FolderSnapshot;
     use crate::commands::status::Failing;
+    use crate::report::status_file::{TriedStatus, UpStatus};
 
     fn view() -> View {
         let snapshot = FolderSnapshot {
@@ -392,6 +393,57 @@ photos  level
             "  failed     7 files; the first 1:\n             a/b c.txt (3 times)\n               could not read",
             "left alone until 2025-11-24T17:05:00Z",
             "  outage     since 2025-11-24T16:05:00Z\n  trouble    cannot connect: Connection refused;",
+        ] {
+            assert!(page.contains(part), "{part}\n{page}");
+        }
+        assert!(
+            page.lines().all(|line| line.chars().count() <= 80),
+            "{page}"
+        );
+    }
+
+    #[test]
+    fn a_busy_folder_says_how_fast_it_goes_and_what_is_held_back_within_80_columns() {
+        let mut view = view();
+        let status = &mut view.status;
+        status.level = false;
+        (status.lag_seconds, status.max_lag_seconds) = (192, 900);
+        status.paused_since = Some("2025-11-24T16:05:00Z".to_owned());
+        (status.queued_files, status.queued_bytes) = (3, 96 << 20);
+        (status.seconds_left, status.rate_bytes_per_second) = (Some(42), 2 << 20);
+        status.going_up = (0..7)
+            .map(|number| UpStatus {
+                path: format!("film {number}.mkv"),
+                path_base64: None,
+                bytes_done: 8 << 20,
+                bytes_all: 40 << 20,
+                parts_done: Some(1),
+                parts_all: Some(5),
+            })
+            .collect();
+        (status.retries, status.failed, status.parked) = (4, 2, 1);
+        (status.held, status.deletes) = (9, 2);
+        let brake = "deletes: 9 held, more than the delete brake allows";
+        status.brake = Some(brake.to_owned());
+        (status.watches_used, status.watches_allowed) = (Some(120), Some(65_536));
+        status.last_audit = Some("2025-11-23T16:05:00Z".to_owned());
+        status.last_verify = Some(TriedStatus {
+            at: "2025-11-22T16:05:00Z".to_owned(),
+            ok: false,
+        });
+        status.lease_holder = Some("this agent".to_owned());
+        status.lease_until = Some("2025-11-24T16:11:00Z".to_owned());
+        let page = page(&state(true, view));
+        for part in [
+            "photos  BEHIND 3m 12s of 15m allowed, PAUSED since 2025-11-24T16:05:00Z\n",
+            "  queue      3 files, 96.0 MiB, 42s left\n",
+            "  rate       2.0 MiB/s\n  going up   film 0.mkv, 8.0 MiB of 40.0 MiB, 1 of 5 parts\n",
+            "             and 2 more\n  retries    4 since the start\n  failed     2 files, 1 left alone\n",
+            "  brake      deletes: 9 held, more than the delete brake allows\n",
+            "  deletes    the objects of 2 files are to go\n",
+            "  watch      native; 120 watches of 65536 allowed\n",
+            "  last audit 2025-11-23T16:05:00Z\n  verified   2025-11-22T16:05:00Z, not everything was right\n",
+            "  lease      this agent, until 2025-11-24T16:11:00Z\n",
         ] {
             assert!(page.contains(part), "{part}\n{page}");
         }
