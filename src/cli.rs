@@ -14,10 +14,12 @@ use clap::{CommandFactory as _, Parser as _};
 use crate::cli::args::folder::Where;
 use crate::cli::args::held::HeldVerb;
 use crate::cli::args::history::{DrillArgs, HistoryArgs};
+use crate::cli::args::live::{Known, StatusArgs, SyncNowArgs};
 use crate::cli::args::restore::RestoreArgs;
 use crate::cli::args::verify::VerifyArgs;
 use crate::cli::args::{Cli, Command, SyncArgs};
 use crate::commands::check::{self, CheckOptions};
+use crate::commands::control::Verb;
 #[cfg(feature = "demo")]
 use crate::commands::demo::{self, DemoOptions};
 use crate::commands::drill::{self, DrillOptions};
@@ -26,6 +28,7 @@ use crate::commands::folder::{self, FolderOptions};
 use crate::commands::held::{self, HeldCommand, HeldOptions};
 use crate::commands::history::{self, HistoryOptions};
 use crate::commands::init::{self, InitOptions};
+use crate::commands::pause::{self, SyncNowOptions};
 use crate::commands::reload::Reader;
 use crate::commands::restore::{self, RestoreOptions, source};
 use crate::commands::status::{self, StatusOptions, states};
@@ -83,15 +86,10 @@ fn dispatch(cli: Cli, surroundings: &Surroundings) -> anyhow::Result<Exit> {
             surroundings,
         )?)),
         Command::Adopt(args) => drive(sync::adopt(sync_options(args, quiet, surroundings)?)),
-        Command::Status(args) => status::status(&StatusOptions {
-            states: states::find(
-                args.config.config.as_deref(),
-                args.state.state_dir,
-                surroundings,
-            )?,
-            folder: args.folder,
-            json: args.json,
-        }),
+        Command::Status(args) => status(args, surroundings),
+        Command::Pause(args) => pause(args.of, Verb::Pause, surroundings, &mut out),
+        Command::Resume(args) => pause(args.of, Verb::Resume, surroundings, &mut out),
+        Command::SyncNow(args) => sync_now(args, surroundings, &mut out),
         Command::Explain(args) => {
             let named = args.config.config.as_deref();
             explain::explain(&ExplainOptions {
@@ -203,6 +201,43 @@ fn drive(command: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<
         .build()
         .context("start the runtime")?
         .block_on(command)
+}
+
+/// Shows how the folders are, once or again and again.
+fn status(args: StatusArgs, surroundings: &Surroundings) -> anyhow::Result<Exit> {
+    let named = args.config.config.as_deref();
+    let options = StatusOptions {
+        states: states::find(named, args.state.state_dir, surroundings)?,
+        folder: args.folder,
+        json: args.json,
+    };
+    if args.follow {
+        drive(status::follow::follow(options))
+    } else {
+        status::status(&options)
+    }
+}
+
+fn sync_now(args: SyncNowArgs, surroundings: &Surroundings, out: &mut Out) -> anyhow::Result<Exit> {
+    let named = args.config.config.as_deref();
+    let options = SyncNowOptions {
+        states: states::find(named, args.state.state_dir, surroundings)?,
+        folder: args.folder,
+        path: args.path,
+    };
+    pause::sync_now(&options, out)
+}
+
+/// Has folders pause, or go on.
+fn pause(
+    of: Known,
+    verb: Verb,
+    surroundings: &Surroundings,
+    out: &mut Out,
+) -> anyhow::Result<Exit> {
+    let named = of.config.config.as_deref();
+    let states = states::find(named, of.state.state_dir, surroundings)?;
+    pause::decide(&states, of.folder.as_deref(), verb, out)
 }
 
 fn sync_options(

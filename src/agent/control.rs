@@ -8,6 +8,7 @@ use crate::agent::root::renumbered;
 use crate::agent::{Loop, Pending, Then};
 use crate::base::clock::Now;
 use crate::base::drill::Drill;
+use crate::base::live::Live;
 use crate::base::path::RelPath;
 use crate::base::snapshot::Tried;
 use crate::manifest::{Change, Mark, Mend};
@@ -39,10 +40,29 @@ pub enum Request {
     Drilled(Box<Drill>),
     /// Keeps how `tidewatch verify` went.
     Verified(Tried),
+    /// Publishes a snapshot of this moment.
+    Tell,
+    /// Says what is known of a path.
+    Explain(RelPath),
+    /// Starts nothing new from now on.
+    Pause,
+    /// Goes on.
+    Resume,
+    /// Ends every wait within a folder, or of a file, and looks at it; with the root, at everything.
+    SyncNow(RelPath),
 }
 
-/// How it went: how many paths it was about, or why it did not work.
-pub type Answer = Result<u64, String>;
+/// How it went; or why it did not work.
+pub type Answer = Result<Said, String>;
+
+/// What is answered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Said {
+    /// It is done, and was about so many paths.
+    Count(u64),
+    /// What is known of the path.
+    Live(Box<Live>),
+}
 
 /// Rows that are to be believed no more, of one request.
 pub(super) struct Mending {
@@ -89,6 +109,19 @@ impl Loop {
                 self.teller.marked(mark);
                 Ok((vec![Change::Mark(mark)], 1))
             }
+            Request::Tell => {
+                self.publish_now(now);
+                drop(answer.send(Ok(Said::Count(0))));
+                return;
+            }
+            Request::Explain(path) => {
+                let live = Box::new(self.live(&path, now));
+                drop(answer.send(Ok(Said::Live(live))));
+                return;
+            }
+            Request::Pause => Ok(self.pause(now)),
+            Request::Resume => Ok(self.resume(now)),
+            Request::SyncNow(path) => self.sync_now(&path, now),
             Request::Mend(mends) => {
                 self.mends.push(Mending::new(mends, answer));
                 return;
@@ -138,7 +171,7 @@ impl Loop {
         }
         if mending.waiting.is_empty() {
             // An asker that has gone away needs no answer.
-            drop(mending.answer.send(Ok(mending.count)));
+            drop(mending.answer.send(Ok(Said::Count(mending.count))));
         } else {
             self.mends.push(mending);
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::agent::turn::{Turned, Work};
 use crate::agent::weigh::Weigh;
-use crate::agent::{JOBS_AHEAD, Loop, Pending, Then};
+use crate::agent::{JOBS_AHEAD, Loop, Pending, Said, Then};
 use crate::base::clock::Now;
 use crate::sync::Lane;
 use crate::sync::file::{self, Aim, Message};
@@ -146,7 +146,7 @@ impl Loop {
                 Then::Finish(done) => self.finished(*done, now),
                 // An asker that has gone away needs no answer.
                 Then::Answer(noted) => drop(noted.send(())),
-                Then::Decided(answer, count) => drop(answer.send(Ok(count))),
+                Then::Decided(answer, count) => drop(answer.send(Ok(Said::Count(count)))),
                 Then::Mended(mending, paths) => self.mended(*mending, paths, now),
                 Then::Contacted => self.has_contact(),
                 Then::Unparked => self.unparked(now),

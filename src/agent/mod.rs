@@ -26,6 +26,7 @@ mod folder;
 mod janitor;
 mod jobs;
 mod lease;
+mod live;
 mod outage;
 mod pause;
 mod polls;
@@ -68,7 +69,7 @@ use crate::tree::HintReceiver;
 pub use root::root_trouble;
 pub use rows::ManifestRows;
 
-pub use control::{Answer, Control, Request};
+pub use control::{Answer, Control, Request, Said};
 pub use folder::{Ended, Folder, Mode, Reason, Settings};
 
 use audit::Audit;

@@ -208,8 +208,14 @@ impl Loop {
     pub(super) fn publish_now(&mut self, now: Now) {
         let mut snapshot = self.teller.snapshot.clone();
         let (mut oldest, mut bytes, mut queued) = (now.wall_ns, 0_u64, 0_u64);
-        for job in self.queue.jobs().filter(|job| !job.is_check) {
+        let mut is_sure = self.ambiguous.is_empty();
+        for job in self.queue.jobs() {
             oldest = oldest.min(job.since.wall_ns);
+            if job.is_check {
+                // It may not be what it seems: it is to be looked at once more.
+                is_sure = false;
+                continue;
+            }
             bytes = bytes.saturating_add(job.size);
             queued += 1;
         }
@@ -240,6 +246,7 @@ impl Loop {
             && !self.lease.is_anothers()
             && !self.contact.is_running()
             && snapshot.queued_files == 0
+            && is_sure
             && self.pending.is_empty()
             && self.jobs.is_empty()
             && snapshot.failed == 0
@@ -289,7 +296,7 @@ impl Loop {
     }
 
     /// Says what is held back, and why.
-    fn brake(&self) -> Option<String> {
+    pub(super) fn brake(&self) -> Option<String> {
         let held = self.deletes.held;
         let mut words = Vec::new();
         if let Some(why) = self.scans.away() {

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod digest;
 pub mod drill;
 pub mod host;
+pub mod live;
 pub mod meter;
 pub mod offload;
 pub mod path;

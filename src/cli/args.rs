@@ -3,6 +3,7 @@
 pub(in crate::cli) mod folder;
 pub(in crate::cli) mod held;
 pub(in crate::cli) mod history;
+pub(in crate::cli) mod live;
 pub(in crate::cli) mod loud;
 pub(in crate::cli) mod restore;
 pub(in crate::cli) mod verify;
@@ -18,6 +19,7 @@ use crate::base::policy::OnDelete;
 use crate::cli::args::folder::FolderArgs;
 use crate::cli::args::held::HeldArgs;
 use crate::cli::args::history::{DrillArgs, HistoryArgs};
+use crate::cli::args::live::{ExplainArgs, PauseArgs, ResumeArgs, StatusArgs, SyncNowArgs};
 use crate::cli::args::loud::Loud;
 use crate::cli::args::restore::RestoreArgs;
 use crate::cli::args::verify::VerifyArgs;
@@ -97,23 +99,15 @@ pub(in crate::cli) enum Command {
     Adopt(SyncArgs),
 
     /// Show how far each folder is: lag, queue, failures
-    #[command(after_long_help = "Examples:\n  \
-        tidewatch status\n  \
-        tidewatch status photos --json\n  \
-        tidewatch status s3://my-backups/photos")]
     Status(StatusArgs),
-
     /// Say whether a file is safe, and if not, why (0 safe, 3 not)
-    #[command(
-        long_about = "Say whether a file is safe, and if not, why.\n\n\
-            Safe means that the bucket holds the file as it is on the disk now. Compares the \
-            disk, the rules and what is known of the file, and asks no bucket. Exits with 0 if \
-            the file is safe and with 3 if it is not.",
-        after_long_help = "Examples:\n  \
-            tidewatch explain ~/Photos/2026/beach.jpg\n  \
-            tidewatch explain draft.odt --json"
-    )]
     Explain(ExplainArgs),
+    /// Let the running agent start nothing new
+    Pause(PauseArgs),
+    /// Let it go on
+    Resume(ResumeArgs),
+    /// Let the running agent look now, and wait for nothing
+    SyncNow(SyncNowArgs),
     /// Show the versions that a file has had
     History(HistoryArgs),
     /// Restore a sample to a scratch place, and compare it
@@ -242,38 +236,6 @@ pub(in crate::cli) struct SyncArgs {
 
     #[command(flatten)]
     pub options: OptionArgs,
-}
-
-#[derive(Args, Debug)]
-pub(in crate::cli) struct StatusArgs {
-    /// A folder's name, its path, or its s3:// URL; all of them if not given
-    pub folder: Option<String>,
-
-    #[command(flatten)]
-    pub config: ConfigArg,
-
-    #[command(flatten)]
-    pub state: StateArg,
-
-    /// Print one JSON object
-    #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(Args, Debug)]
-pub(in crate::cli) struct ExplainArgs {
-    /// The file
-    pub path: PathBuf,
-
-    #[command(flatten)]
-    pub config: ConfigArg,
-
-    #[command(flatten)]
-    pub state: StateArg,
-
-    /// Print one JSON object for each folder that holds the file
-    #[arg(long)]
-    pub json: bool,
 }
 
 #[derive(Args, Debug)]

@@ -22,6 +22,8 @@ pub struct Seat {
     pub path: String,
     /// Its URL.
     pub to: String,
+    /// What the config says of it.
+    pub folder: Arc<config::Folder>,
     /// Where it is.
     pub snapshots: watch::Receiver<FolderSnapshot>,
     /// To its loop.
@@ -76,6 +78,7 @@ impl Board {
             name: folder.name.clone(),
             path: shown(&folder.path),
             to: folder.to.to_string(),
+            folder: Arc::new(folder.clone()),
             snapshots,
             asks,
         };

@@ -1,108 +1,35 @@
-//! Asking a running agent: a Unix socket in its state folder, one line of JSON each way.
+//! Asking a running agent: over a Unix socket, one line of JSON each way.
 //!
-//! Who may enter the state folder (mode 0700) may ask; nobody else can reach the socket. A request names a folder by its
-//! path and URL as `status` shows them. Where no agent runs, the one who asks takes the lock and writes the decision into
-//! the manifest itself ([`decide`]).
+//! The agent's own socket is in its state folder, which nobody else may enter; the service's group has one besides, and may
+//! only read there (`door` says who may do what). A request names a folder by its path and URL as `status` shows them.
+//! Where no agent runs, the one who asks takes the lock and writes the decision into the manifest itself ([`decide`]).
 
-use std::fs::{self, File};
+mod door;
+pub mod server;
+mod wire;
+
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::UnixListener;
-use tokio::sync::oneshot;
-use tokio::task::JoinSet;
 
-use crate::agent::{Control, Request};
 use crate::base::clock::Clock;
-use crate::base::digest::Sha256;
 use crate::base::drill::Drill;
 use crate::base::path::RelPath;
 use crate::base::snapshot::Tried;
-use crate::commands::board::Board;
+use crate::commands::control::wire::{ANSWER_MOST, LINE_MOST, Line, Reply, Said, Word, Wrong};
+use crate::commands::explain::Explained;
 use crate::commands::folders;
 use crate::config::Target;
-use crate::manifest::{Change, FolderRow, Manifest, Mark, Mend, OpenError, Remote};
+use crate::manifest::{Change, FolderRow, Manifest, Mark, Mend, OpenError};
 use crate::tree::Tree as _;
 use crate::tree::real::RealTree;
 
-/// The socket's name in the state folder.
-const NAME: &str = "agent.sock";
-/// The longest line, bytes: a path and a URL of the longest kind, escaped.
-const LINE_MOST: u64 = 64 << 10;
 /// How long either side waits for the other: a release looks at every held row.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Askers at once.
-const ASKERS: usize = 8;
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Line {
-    request: Word,
-    path: String,
-    to: String,
-    /// What is to be sent again, if that is asked.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    mends: Vec<Wrong>,
-    /// How a drill went, if that is to be told.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    drill: Option<Box<Drill>>,
-    /// When a verify ended (wall clock, nanoseconds) and whether everything was right, if that is to be told.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    verified: Option<(i64, bool)>,
-}
-
-/// What can be asked, in the words of the line.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Word {
-    Release,
-    Drop,
-    AcceptRoot,
-    RetryFailed,
-    Mend,
-    Drilled,
-    Verified,
-}
-
-/// A file to be sent again: its path in base64, and what its row claims; the object that somebody else has put there.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Wrong {
-    path: String,
-    sha256: String,
-    etag: String,
-    there: Option<(String, u64, String)>,
-}
-
-impl Wrong {
-    fn of(mend: &Mend) -> Self {
-        let there = mend.there.clone();
-        Self {
-            path: BASE64_STANDARD.encode(mend.path.as_bytes()),
-            sha256: mend.sha256.to_hex(),
-            etag: mend.etag.clone(),
-            there: there.map(|Remote { key, size, etag }| (key, size, etag)),
-        }
-    }
-
-    /// Takes it back; `None` if it is not what [`Wrong::of`] makes.
-    fn mend(self) -> Option<Mend> {
-        Some(Mend {
-            path: RelPath::new(&BASE64_STANDARD.decode(self.path).ok()?)?,
-            sha256: Sha256::from_hex(&self.sha256)?,
-            etag: self.etag,
-            there: self
-                .there
-                .map(|(key, size, etag)| Remote { key, size, etag }),
-            failure: None,
-        })
-    }
-}
 
 /// A person's decision about a folder.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -115,6 +42,10 @@ pub enum Verb {
     AcceptRoot,
     /// Try again what failed for good.
     RetryFailed,
+    /// Start nothing new.
+    Pause,
+    /// Go on.
+    Resume,
 }
 
 impl From<Verb> for Word {
@@ -124,125 +55,10 @@ impl From<Verb> for Word {
             Verb::Drop => Self::Drop,
             Verb::AcceptRoot => Self::AcceptRoot,
             Verb::RetryFailed => Self::RetryFailed,
+            Verb::Pause => Self::Pause,
+            Verb::Resume => Self::Resume,
         }
     }
-}
-
-impl Line {
-    fn new(row: &FolderRow, request: Word) -> Self {
-        Self {
-            request,
-            path: crate::base::path::escaped(&row.key.path),
-            to: crate::commands::status::target(row),
-            mends: Vec::new(),
-            drill: None,
-            verified: None,
-        }
-    }
-
-    fn request(self) -> Option<Request> {
-        Some(match self.request {
-            Word::Release => Request::Release,
-            Word::Drop => Request::Drop,
-            Word::AcceptRoot => Request::AcceptRoot,
-            Word::RetryFailed => Request::RetryFailed,
-            Word::Mend => {
-                let mends = self.mends.into_iter().map(Wrong::mend);
-                Request::Mend(mends.collect::<Option<_>>()?)
-            }
-            Word::Drilled => Request::Drilled(self.drill?),
-            Word::Verified => {
-                let (at_ns, ok) = self.verified?;
-                Request::Verified(Tried { at_ns, ok })
-            }
-        })
-    }
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Reply {
-    count: Option<u64>,
-    error: Option<String>,
-}
-
-/// Makes a socket's path short enough for the kernel (108 bytes), however long the state folder's is.
-fn address(dir: &File) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}/{NAME}", dir.as_raw_fd()))
-}
-
-/// Opens the socket; the future answers until it is dropped.
-pub fn listen(
-    state_dir: &Path,
-    board: Board,
-) -> io::Result<impl Future<Output = ()> + Send + use<>> {
-    let dir = File::open(state_dir)?;
-    let place = state_dir.join(NAME);
-    // The lock is ours: whoever made it is gone.
-    match fs::remove_file(&place) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(address(&dir))?;
-    Ok(async move {
-        let mut askers = JoinSet::new();
-        loop {
-            tokio::select! {
-                Some(_) = askers.join_next() => {}
-                accepted = listener.accept(), if askers.len() < ASKERS => match accepted {
-                    Ok((stream, _)) => {
-                        let board = board.clone();
-                        askers.spawn(async move {
-                            // Somebody who hangs up, or says nothing, has no answer coming.
-                            let _ = tokio::time::timeout(PATIENCE, answer(stream, &board)).await;
-                        });
-                    }
-                    // Out of handles, perhaps: it passes.
-                    Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
-                },
-            }
-        }
-    })
-}
-
-async fn answer(mut stream: tokio::net::UnixStream, board: &Board) -> io::Result<()> {
-    let (read, mut write) = stream.split();
-    let mut text = String::new();
-    tokio::io::BufReader::new(read.take(LINE_MOST))
-        .read_line(&mut text)
-        .await?;
-    let reply = match serde_json::from_str::<Line>(&text) {
-        Ok(line) => pass_on(line, board).await,
-        Err(error) => Err(format!("understand the request: {error}")),
-    };
-    let reply = match reply {
-        Ok(count) => Reply {
-            count: Some(count),
-            error: None,
-        },
-        Err(error) => Reply {
-            count: None,
-            error: Some(error),
-        },
-    };
-    let mut text = serde_json::to_vec(&reply)?;
-    text.push(b'\n');
-    write.write_all(&text).await
-}
-
-async fn pass_on(line: Line, board: &Board) -> Result<u64, String> {
-    let mut seats = board.seats().into_iter();
-    let seat = seats.find(|seat| seat.path == line.path && seat.to == line.to);
-    let seat = seat.ok_or("find that folder: this agent does not look after it")?;
-    let (answer, told) = oneshot::channel();
-    let request = line.request();
-    let request = request.ok_or("understand the request: it does not say what it is about")?;
-    let asked = Control { request, answer };
-    let gone = |_| "reach the folder's loop: it is stopping".to_owned();
-    seat.asks
-        .send(asked)
-        .await
-        .map_err(|error| gone(error.to_string()))?;
-    told.await.map_err(|error| gone(error.to_string()))?
 }
 
 /// How a decision did not come about.
@@ -275,6 +91,16 @@ pub fn decide(state_dir: &Path, row: &FolderRow, verb: Verb) -> Result<u64, Deci
         Verb::Release => (vec![Change::Release], count),
         Verb::Drop => (vec![Change::DropHeld], count),
         Verb::RetryFailed => (vec![Change::Unpark], 0),
+        Verb::Pause | Verb::Resume => {
+            let marks = manifest.marks(row.id).map_err(|error| refused(&error))?;
+            let (is_paused, pauses) = (marks.paused_ns.is_some(), verb == Verb::Pause);
+            let mark = Change::Mark(Mark::Paused(pauses.then_some(now.wall_ns)));
+            if is_paused == pauses {
+                (Vec::new(), 0)
+            } else {
+                (vec![mark], 1)
+            }
+        }
         Verb::AcceptRoot => {
             let tree = RealTree::open(Path::new(folders::root_of(row)));
             let is = tree.identity().map_err(|error| refused(&error))?;
@@ -392,9 +218,45 @@ pub fn ask_to_mend(
     Some(Ok(count))
 }
 
+/// Asks the agent to look at a file now, or at a whole folder (the root: at everything); returns for how many paths that
+/// ended a wait, `None` if none listens. Blocks.
+pub fn sync_now(
+    state_dir: &Path,
+    row: &FolderRow,
+    path: &RelPath,
+) -> Option<Result<u64, DecideError>> {
+    let file = (!path.is_root()).then(|| BASE64_STANDARD.encode(path.as_bytes()));
+    let line = Line {
+        file,
+        ..Line::new(row, Word::SyncNow)
+    };
+    tell(state_dir, &line)
+}
+
+/// Asks the agent how its folders are; `None` if none listens, or none may be asked. Blocks.
+pub fn status(state_dir: &Path) -> Option<Said> {
+    let line = Line::about(Word::Status, None);
+    let said = converse(door::reach(state_dir)?, &line).ok()?.said?;
+    // The socket of the group may be another agent's.
+    (said.state_dir == folders::shown(state_dir)).then_some(said)
+}
+
+/// Asks the agent what it knows of a file, by its absolute path: for each of its folders that holds it. `None` if none
+/// listens. Blocks.
+pub fn explain(state_dir: &Path, file: &Path) -> Option<Result<Vec<Explained>, String>> {
+    let line = Line::about(Word::Explain, Some(file.as_os_str().as_encoded_bytes()));
+    let reply = converse(door::reach(state_dir)?, &line).ok()?;
+    match reply {
+        Reply {
+            explained: Some(explained),
+            ..
+        } => Some(Ok(explained)),
+        Reply { error, .. } => error.map(Err),
+    }
+}
+
 fn tell(state_dir: &Path, line: &Line) -> Option<Result<u64, DecideError>> {
-    let dir = File::open(state_dir).ok()?;
-    let stream = UnixStream::connect(address(&dir)).ok()?;
+    let stream = door::own(state_dir)?;
     Some(
         converse(stream, line)
             .map_err(|error| format!("ask the agent: {error}"))
@@ -417,6 +279,6 @@ fn converse(mut stream: UnixStream, line: &Line) -> io::Result<Reply> {
     text.push(b'\n');
     stream.write_all(&text)?;
     let mut answer = String::new();
-    BufReader::new(stream.take(LINE_MOST)).read_line(&mut answer)?;
+    BufReader::new(stream.take(ANSWER_MOST)).read_line(&mut answer)?;
     Ok(serde_json::from_str(&answer)?)
 }

@@ -1,7 +1,8 @@
 //! `tidewatch explain`: is this file safe, and if not, why.
 //!
 //! Only reads, takes no lock, and asks no bucket: it compares the disk, the rules and the manifest, which never claims a
-//! version that the bucket does not hold. Safe means that the bucket holds the file as it is on the disk now; of a file
+//! version that the bucket does not hold. An agent that runs is asked first: it does the same by the rules that it goes by,
+//! and knows besides where the file is on its way. Safe means that the bucket holds the file as it is on the disk now; of a file
 //! that is gone, that it holds the last content that was synced. When in doubt it is not safe.
 //!
 //! With `--json` one object for each folder that holds the path, each on a line.
@@ -16,13 +17,14 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::base::clock::Clock;
+use crate::base::clock::{Clock, rfc3339};
+use crate::base::live::Live;
 use crate::base::path::{RelPath, escaped};
 use crate::base::policy::Symlinks;
 use crate::commands::explain::judge::{Disk, Known, Verdict};
-use crate::commands::{Exit, folders};
+use crate::commands::{Exit, control, folders};
 use crate::config::{self, Config, Options, Surroundings};
 use crate::manifest::{self, FolderRow, Manifest};
 use crate::report::out::{Out, note};
@@ -65,8 +67,8 @@ pub fn config(named: Option<&Path>, surroundings: &Surroundings) -> Result<Named
 }
 
 /// What is said of the path in one folder, in the words of the JSON contract.
-#[derive(Debug, Serialize)]
-struct Explained {
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Explained {
     /// The path, absolute, escaped for people.
     path: String,
     /// The path's bytes, where they are not UTF-8.
@@ -90,6 +92,15 @@ struct Explained {
     config_missing: Option<String>,
     /// Whether a process holds the state folder.
     agent_alive: bool,
+    /// What that process knows of the path now; `None`: it was not asked, or has not answered.
+    #[serde(default)]
+    live: Option<Live>,
+    /// When the bucket was last compared with what is known of it, RFC 3339.
+    #[serde(default)]
+    last_audit: Option<String>,
+    /// When `tidewatch verify` last went through the folder, RFC 3339.
+    #[serde(default)]
+    last_verify: Option<String>,
 }
 
 /// Explains a path.
@@ -101,7 +112,19 @@ pub fn explain(options: &ExplainOptions) -> anyhow::Result<Exit> {
     let mut all = Vec::new();
     let mut roots = Vec::new();
     for dir in &options.states {
-        let Some(manifest) = Manifest::open_read_only(dir)? else {
+        match control::explain(dir, &path) {
+            Some(Ok(explained)) if !explained.is_empty() => {
+                all.extend(explained);
+                continue;
+            }
+            Some(Err(why)) => {
+                note(format_args!("tidewatch: could not {why}"));
+                return Ok(Exit::Usage);
+            }
+            // It does not look after such a folder, or there is none.
+            _ => {}
+        }
+        let Some(manifest) = opened(dir)? else {
             continue;
         };
         for row in manifest.folders()? {
@@ -111,18 +134,15 @@ pub fn explain(options: &ExplainOptions) -> anyhow::Result<Exit> {
                 continue;
             };
             let place = Place {
-                options,
+                rules: Rules::Config(&options.config),
                 dir,
                 root: &root,
                 manifest: &manifest,
                 row: &row,
+                live: None,
             };
             if below.is_root() || place.is_folder(&below) {
-                note(format_args!(
-                    "tidewatch: could not explain {}: it is a folder, name a file in it; \
-                     `tidewatch status` shows how far a folder is",
-                    folders::shown(&path)
-                ));
+                note(format_args!("tidewatch: could not {}", is_folder(&path)));
                 return Ok(Exit::Usage);
             }
             all.push(place.explain(&path, &below)?);
@@ -149,6 +169,70 @@ pub fn explain(options: &ExplainOptions) -> anyhow::Result<Exit> {
     })
 }
 
+/// Explains a path in a folder that this process looks after; empty if the state folder knows no such folder. The error
+/// fits after "could not".
+pub fn in_folder(
+    state_dir: &Path,
+    folder: &config::Folder,
+    path: &Path,
+    live: Option<Live>,
+) -> Result<Vec<Explained>, String> {
+    let of = |error: &dyn std::fmt::Display| format!("explain {}: {error}", folders::shown(path));
+    let manifest = Manifest::open_read_only(state_dir).map_err(|error| of(&error))?;
+    let Some(manifest) = manifest else {
+        return Ok(Vec::new());
+    };
+    let rows = manifest.folders().map_err(|error| of(&error))?;
+    let Some(row) = rows.iter().find(|row| is_this(folder, row)) else {
+        return Ok(Vec::new());
+    };
+    let Some(below) = RelPath::below(&folder.path, path) else {
+        return Ok(Vec::new());
+    };
+    let place = Place {
+        rules: Rules::Running(folder),
+        dir: state_dir,
+        root: &folder.path,
+        manifest: &manifest,
+        row,
+        live,
+    };
+    if below.is_root() || place.is_folder(&below) {
+        return Err(is_folder(path));
+    }
+    let explained = place.explain(path, &below);
+    explained
+        .map(|one| vec![one])
+        .map_err(|error| of(&format_args!("{error:#}")))
+}
+
+fn is_folder(path: &Path) -> String {
+    format!(
+        "explain {}: it is a folder, name a file in it; `tidewatch status` shows how far a folder is",
+        folders::shown(path)
+    )
+}
+
+/// Opens the manifest; where the state folder may not be entered the error says who may.
+fn opened(dir: &Path) -> anyhow::Result<Option<Manifest>> {
+    let is_barred = |error: std::io::Error| error.kind() == std::io::ErrorKind::PermissionDenied;
+    if std::fs::read_dir(dir).is_err_and(is_barred) {
+        let dir = folders::shown(dir);
+        anyhow::bail!(
+            "look into the state folder {dir}: permission denied; ask as the user whom the agent runs as, as root, \
+             or as a member of the group of /run/tidewatch/agent.sock"
+        );
+    }
+    Ok(Manifest::open_read_only(dir)?)
+}
+
+/// Returns true if the config's folder is the one of the row.
+fn is_this(folder: &config::Folder, row: &FolderRow) -> bool {
+    folder.path.as_os_str().as_encoded_bytes() == row.key.path
+        && folder.to.bucket == row.key.bucket
+        && folder.to.prefix == row.key.prefix
+}
+
 fn missing(path: &Path, roots: &[String]) -> String {
     let path = folders::shown(path);
     if roots.is_empty() {
@@ -161,7 +245,7 @@ fn missing(path: &Path, roots: &[String]) -> String {
 }
 
 /// Returns the path with every link above its last component resolved, as far as it is there.
-fn whole(path: &Path) -> std::io::Result<PathBuf> {
+pub fn whole(path: &Path) -> std::io::Result<PathBuf> {
     let path = std::path::absolute(path)?;
     // A path that ends in `..` has no name, and names a folder.
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
@@ -186,11 +270,20 @@ fn whole(path: &Path) -> std::io::Result<PathBuf> {
 
 /// A folder that holds the path.
 struct Place<'a> {
-    options: &'a ExplainOptions,
+    rules: Rules<'a>,
     dir: &'a Path,
     root: &'a Path,
     manifest: &'a Manifest,
     row: &'a FolderRow,
+    live: Option<Live>,
+}
+
+/// Whose rules count.
+enum Rules<'a> {
+    /// Those of a config, or why there are none.
+    Config(&'a Result<Named, String>),
+    /// Those that this process goes by.
+    Running(&'a config::Folder),
 }
 
 impl Place<'_> {
@@ -199,7 +292,7 @@ impl Place<'_> {
         std::fs::symlink_metadata(path.under(self.root)).is_ok_and(|stat| stat.is_dir())
     }
 
-    fn explain(&self, whole: &Path, path: &RelPath) -> anyhow::Result<Explained> {
+    fn explain(self, whole: &Path, path: &RelPath) -> anyhow::Result<Explained> {
         let (filter, symlinks, config) = self.filter()?;
         let seen = judge::look(self.root, path, filter, symlinks);
         let entries = self
@@ -212,48 +305,58 @@ impl Place<'_> {
             .with_context(reading)?
             .is_some();
         let bytes = whole.as_os_str().as_encoded_bytes();
+        let marks = self.manifest.marks(self.row.id)?;
+        let verdict = judge::verdict(&seen, entry.as_ref(), key.as_ref(), Clock::Real.now());
         Ok(Explained {
             path: escaped(bytes),
             path_base64: std::str::from_utf8(bytes)
                 .is_err()
                 .then(|| BASE64_STANDARD.encode(bytes)),
-            verdict: judge::verdict(&seen, entry.as_ref(), key.as_ref(), Clock::Real.now()),
+            verdict: verdict.beside(self.live.as_ref()),
             folder: self.row.name.clone(),
             to: format!("s3://{}/{}", self.row.key.bucket, self.row.key.prefix),
             key: key.ok(),
             disk: seen.disk(),
             known: entry.as_ref().map(Known::of),
-            config_missing: config.as_ref().err().cloned(),
+            config_missing: config.as_ref().err().filter(|why| !why.is_empty()).cloned(),
             config: config.ok(),
             agent_alive,
+            live: self.live,
+            last_audit: marks.audited_ns.map(rfc3339),
+            last_verify: marks.verified.map(|last| rfc3339(last.at_ns)),
         })
     }
 
     /// Returns the folder's rules, what becomes of links, and the config they are from, or why there is none.
     fn filter(&self) -> anyhow::Result<(Filter, Symlinks, Result<String, String>)> {
-        let named = match &self.options.config {
-            Ok(named) => named,
-            Err(why) => return Ok((without_config()?, Symlinks::Skip, Err(why.clone()))),
+        let named = match &self.rules {
+            Rules::Config(Ok(named)) => named,
+            Rules::Config(Err(why)) => {
+                return Ok((without_config()?, Symlinks::Skip, Err(why.clone())));
+            }
+            // Where it was read from is not what is asked; nothing is missing.
+            Rules::Running(folder) => {
+                return Ok((self.own_rules(folder)?, folder.symlinks, Err(String::new())));
+            }
         };
-        let key = &self.row.key;
-        let is_this = |folder: &&config::Folder| {
-            folder.path == self.root
-                && folder.to.bucket == key.bucket
-                && folder.to.prefix == key.prefix
-        };
-        let Some(folder) = named.config.folders.iter().find(is_this) else {
+        let mut folders = named.config.folders.iter();
+        let Some(folder) = folders.find(|folder| is_this(folder, self.row)) else {
             let why = format!(
                 "{} does not name this folder, and what a command was told by --exclude is not kept",
                 folders::shown(&named.place)
             );
             return Ok((without_config()?, Symlinks::Skip, Err(why)));
         };
+        let filter = self.own_rules(folder)?;
+        Ok((filter, folder.symlinks, Ok(folders::shown(&named.place))))
+    }
+
+    fn own_rules(&self, folder: &config::Folder) -> anyhow::Result<Filter> {
         let filter = folders::rules(folder)?;
-        let filter = match RelPath::below(self.root, self.dir) {
+        Ok(match RelPath::below(self.root, self.dir) {
             Some(own) if !own.is_root() => filter.with_hidden(own),
             _ => filter,
-        };
-        Ok((filter, folder.symlinks, Ok(folders::shown(&named.place))))
+        })
     }
 }
 

@@ -17,6 +17,7 @@ pub mod history;
 pub mod init;
 pub mod lines;
 pub mod pages;
+pub mod pause;
 pub mod reload;
 pub mod restore;
 pub mod settings;

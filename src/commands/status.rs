@@ -1,11 +1,12 @@
 //! `tidewatch status`: how far each folder is, from what the agent says and from the manifest.
 //!
-//! Only reads, and takes no lock. Never calls a folder level that no living agent answers for: a status file counts as
-//! the present only if the process that holds the state folder wrote it, and since it does; else the manifest is asked,
-//! and the file is the last word of an agent that is gone.
+//! Only reads, and takes no lock. The living agent is asked over its socket. Never calls a folder level that none answers
+//! for: where none is reached, a status file counts as the present only if the process that holds the state folder wrote
+//! it, and since it does; else the manifest is asked, and the file is the last word of an agent that is gone.
 //!
 //! With `--json` one object a state folder, each on a line; one that says that there is nothing where nothing is.
 
+pub mod follow;
 pub mod meant;
 pub mod states;
 mod text;
@@ -22,13 +23,13 @@ use serde::Serialize;
 use crate::base::clock::{Clock, rfc3339};
 use crate::base::path::{RelPath, escaped};
 use crate::base::snapshot::FolderSnapshot;
-use crate::commands::Exit;
 use crate::commands::status::meant::Meant;
+use crate::commands::{Exit, control};
 use crate::manifest::{self, FolderRow, Manifest};
 use crate::report::bill_file::{self, Cost};
 use crate::report::drill_file::{self, Drilled};
 use crate::report::out::{Out, note};
-use crate::report::status_file::{self, FolderStatus, StatusFile};
+use crate::report::status_file::{self, FolderStatus, StatusFile, TriedStatus};
 
 /// How many failing paths are named for each folder.
 const NAMED: usize = 5;
@@ -48,6 +49,16 @@ pub struct StatusOptions {
 ///
 /// Exit 2 if a folder was asked for that is not there, 1 if a state folder could not be read, else 0.
 pub fn status(options: &StatusOptions) -> anyhow::Result<Exit> {
+    let Some((states, exit)) = gather(options) else {
+        return Ok(Exit::Usage);
+    };
+    let mut out = Out::stdout();
+    show(&states, options.json, exit, &mut out).context("write to standard output")?;
+    Ok(exit)
+}
+
+/// Looks into all state folders; `None` if the folder that was asked for is not there, which has been said.
+fn gather(options: &StatusOptions) -> Option<(Vec<State>, Exit)> {
     let now_ns = Clock::Real.now().wall_ns;
     let mut exit = Exit::Level;
     let mut states = Vec::new();
@@ -66,12 +77,10 @@ pub fn status(options: &StatusOptions) -> anyhow::Result<Exit> {
         if states.is_empty() {
             let why = meant::missing(wanted, &known);
             note(format_args!("tidewatch: could not find {why}"));
-            return Ok(Exit::Usage);
+            return None;
         }
     }
-    let mut out = Out::stdout();
-    show(&states, options.json, exit, &mut out).context("write to standard output")?;
-    Ok(exit)
+    Some((states, exit))
 }
 
 fn show(states: &[State], json: bool, exit: Exit, out: &mut Out) -> io::Result<()> {
@@ -166,19 +175,31 @@ impl State {
 /// Looks into one state folder; `None` if no agent ever used it.
 fn look(dir: &Path, now_ns: i64) -> anyhow::Result<Option<State>> {
     let shown = escaped(dir.as_os_str().as_encoded_bytes());
-    let reading = || format!("read the state folder {shown}; is it another user's?");
-    let held_since_ns = manifest::held_since(dir).with_context(reading)?;
-    let alive = held_since_ns.is_some();
-    let pid = manifest::holder(dir).with_context(reading)?;
-    let said = match status_file::read(dir) {
-        Ok(said) => said,
-        // Left by another version, or cut short by a power cut: as if nothing had been said.
-        Err(error) if is_garbled(&error) => None,
-        Err(error) => return Err(error).with_context(reading),
+    let reading = || {
+        format!(
+            "read the state folder {shown}; is it another user's? Ask as that user, as root, or as a member of the \
+             group of /run/tidewatch/agent.sock"
+        )
     };
-    let is_present = said
-        .as_ref()
-        .is_some_and(|said| Some(said.pid) == pid && Some(said.at_ns) >= held_since_ns);
+    let live = control::status(dir).map(|said| said.status);
+    let is_live = live.is_some();
+    let Kept {
+        held_since_ns,
+        pid,
+        said,
+    } = match live {
+        Some(said) => Kept {
+            held_since_ns: Some(said.at_ns),
+            pid: Some(said.pid),
+            said: Some(said),
+        },
+        None => kept(dir).with_context(reading)?,
+    };
+    let alive = held_since_ns.is_some();
+    let is_present = is_live
+        || said
+            .as_ref()
+            .is_some_and(|said| Some(said.pid) == pid && Some(said.at_ns) >= held_since_ns);
     let manifest = match Manifest::open_read_only(dir) {
         Ok(manifest) => manifest,
         // The living agent's own words need no manifest.
@@ -224,6 +245,26 @@ fn look(dir: &Path, now_ns: i64) -> anyhow::Result<Option<State>> {
         folders,
         cost,
     }))
+}
+
+/// What a state folder says of the process that holds it.
+struct Kept {
+    held_since_ns: Option<i64>,
+    pid: Option<u32>,
+    said: Option<StatusFile>,
+}
+
+fn kept(dir: &Path) -> io::Result<Kept> {
+    Ok(Kept {
+        held_since_ns: manifest::held_since(dir)?,
+        pid: manifest::holder(dir)?,
+        said: match status_file::read(dir) {
+            Ok(said) => said,
+            // Left by another version, or cut short by a power cut: as if nothing had been said.
+            Err(error) if is_garbled(&error) => None,
+            Err(error) => return Err(error),
+        },
+    })
 }
 
 /// Returns when the state folder was first used, wall clock, nanoseconds: 0 if the filesystem does not tell.
@@ -300,6 +341,14 @@ impl Past<'_> {
             let since_ns = row.last_scan_ns.unwrap_or(self.began_ns);
             self.silenced(unknown(row), since_ns, last_scan)
         };
+        if let Some(manifest) = self.manifest {
+            // What was kept after the agent's last word counts too.
+            let marks = manifest.marks(row.id)?;
+            status.paused_since = marks.paused_ns.map(rfc3339);
+            status.last_audit = marks.audited_ns.map(rfc3339);
+            status.last_verify = marks.verified.map(TriedStatus::of);
+            status.drill = marks.drilled.map(TriedStatus::of);
+        }
         status.queued_files = counts.open;
         status.queued_bytes = 0;
         status.failed = counts.failed;
@@ -331,6 +380,10 @@ impl Past<'_> {
         watch.clone_into(&mut status.watch);
         status.last_scan = last_scan;
         status.outage_since = None;
+        // Nobody sends anything, and nobody watches.
+        (status.rate_bytes_per_second, status.seconds_left) = (0, None);
+        status.going_up = Vec::new();
+        (status.watches_used, status.lease_holder, status.lease_until) = (None, None, None);
         status
     }
 

@@ -163,7 +163,7 @@ impl Service {
             );
         }
         listeners.spawn(shared.bill.clone().keep_up());
-        match control::listen(&shared.state_dir, board.clone()) {
+        match control::server::listen(&shared.state_dir, board.clone()) {
             Ok(server) => drop(listeners.spawn(server)),
             Err(error) => {
                 tracing::warn!("`tidewatch held` and `folder` will not reach this agent: {error}");

@@ -73,7 +73,8 @@ pub struct TriedStatus {
 }
 
 impl TriedStatus {
-    fn of(tried: Tried) -> Self {
+    /// Puts it into the contract's words.
+    pub fn of(tried: Tried) -> Self {
         Self {
             at: rfc3339(tried.at_ns),
             ok: tried.ok,

@@ -72,8 +72,12 @@ fn send(socket: &OsStr, message: &str, patience: Duration) -> io::Result<()> {
 /// Says in one line how all folders are.
 pub fn line(snapshots: &[FolderSnapshot]) -> String {
     let sum = |of: fn(&FolderSnapshot) -> u64| snapshots.iter().map(of).sum::<u64>();
+    let paused = sum(|snapshot| u64::from(snapshot.paused_ns.is_some()));
     if !snapshots.is_empty() && snapshots.iter().all(|snapshot| snapshot.level) {
-        return "level".to_owned();
+        return match paused {
+            0 => "level".to_owned(),
+            paused => format!("level, {paused} paused"),
+        };
     }
     let lag = snapshots.iter().map(|snapshot| snapshot.lag_seconds).max();
     let mut line = format!(
@@ -83,6 +87,7 @@ pub fn line(snapshots: &[FolderSnapshot]) -> String {
         lag.unwrap_or(0),
     );
     for (count, what) in [
+        (paused, "paused"),
         (sum(|snapshot| snapshot.failed), "failed"),
         (sum(|snapshot| snapshot.unsyncable), "cannot be synced"),
         (
@@ -130,17 +135,23 @@ mod tests {
             ..FolderSnapshot::default()
         };
         assert_eq!(line(std::slice::from_ref(&level)), "level");
+        let paused = FolderSnapshot {
+            paused_ns: Some(1),
+            ..level.clone()
+        };
+        assert_eq!(line(&[level.clone(), paused]), "level, 1 paused");
         let behind = FolderSnapshot {
             queued_files: 3,
             queued_bytes: 1 << 20,
             lag_seconds: 7,
             failed: 1,
             outage: Some((1, "gone".to_owned())),
+            paused_ns: Some(1),
             ..FolderSnapshot::default()
         };
         assert_eq!(
             line(&[level, behind]),
-            "3 files queued (1.0 MiB), lag 7s, 1 failed, 1 without their bucket"
+            "3 files queued (1.0 MiB), lag 7s, 1 paused, 1 failed, 1 without their bucket"
         );
     }
 }

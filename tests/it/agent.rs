@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidewatch::agent::{self, Control, Ended, Folder, Mode, Reason, Request, Settings};
+use tidewatch::agent::{self, Control, Ended, Folder, Mode, Reason, Request, Said, Settings};
 use tidewatch::base::buffers::Pool;
 use tidewatch::base::clock::Clock;
 use tidewatch::base::offload::Offload;
@@ -867,7 +867,7 @@ async fn a_row_is_not_believed_any_more_although_its_job_runs_when_that_is_asked
         .unwrap();
     sleep(Duration::from_secs(5)).await;
     drop(room);
-    assert_eq!(answered.await.unwrap(), Ok(1));
+    assert_eq!(answered.await.unwrap(), Ok(Said::Count(1)));
     agent.until_uploaded("a").await;
     assert_eq!(bench.object("a").as_deref(), Some(&b"a"[..]));
     agent.stop().await;

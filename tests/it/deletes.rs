@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidewatch::agent::{Control, Mode, Reason, Request};
+use tidewatch::agent::{Control, Mode, Reason, Request, Said};
 use tidewatch::base::policy::{Brake, History, OnDelete};
 use tidewatch::store::ErrorKind;
 use tokio::sync::oneshot;
@@ -60,7 +60,10 @@ impl Agent {
             .send(Control { request, answer })
             .await
             .unwrap();
-        told.await.unwrap().unwrap()
+        match told.await.unwrap().unwrap() {
+            Said::Count(count) => count,
+            Said::Live(_) => unreachable!("nobody asked about a path"),
+        }
     }
 
     async fn level_again(&mut self) {

@@ -9,6 +9,7 @@ mod support;
 
 mod adopt;
 mod agent;
+mod asked;
 mod audit;
 mod bandwidth;
 mod catalog;

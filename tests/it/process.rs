@@ -10,6 +10,7 @@
 )]
 
 mod again;
+mod asked;
 mod bandwidth;
 mod costs;
 mod deletes;

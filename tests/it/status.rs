@@ -7,7 +7,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tidewatch::base::clock::Clock;
 use tidewatch::base::path::RelPath;
-use tidewatch::base::snapshot::FolderSnapshot;
+use tidewatch::base::snapshot::{FolderSnapshot, Tried, Up};
 use tidewatch::manifest::{Change, Entry, Failure, FolderKey, Manifest, State};
 use tidewatch::report::status_file::{self, FolderStatus, StatusFile};
 
@@ -65,6 +65,22 @@ fn say(state: &Path, at_ns: i64, pid: u32, level: bool) {
         level,
         watch: "native".to_owned(),
         last_scan_ns: Some(at_ns),
+        rate_bytes_per_second: 7,
+        seconds_left: Some(9),
+        going_up: vec![Up {
+            path: RelPath::new(b"a/\xff.bin").expect("a valid path"),
+            bytes_done: 8 << 20,
+            bytes_all: 40 << 20,
+            parts: Some((1, 5)),
+        }],
+        watches_used: Some(3),
+        watches_allowed: Some(65_536),
+        last_verify: Some(Tried {
+            at_ns: SECOND_NS,
+            ok: true,
+        }),
+        lease_holder: Some("this agent".to_owned()),
+        lease_until_ns: Some(2 * SECOND_NS),
         ..FolderSnapshot::default()
     };
     let said = StatusFile {
@@ -276,7 +292,12 @@ async fn what_watch_says_is_shown_while_it_lives_and_is_the_past_when_it_is_kill
     // Another process's file: there is nothing to wait on but the clock.
     let deadline = std::time::Duration::from_secs(30);
     let level = async {
-        while json(&state)["folders"][0]["level"] != true {
+        // Its last word is what it has written down.
+        let is_written = || {
+            let said = status_file::read(&state).expect("readable");
+            said.is_some_and(|said| said.folders.iter().all(|folder| folder.level))
+        };
+        while json(&state)["folders"][0]["level"] != true || !is_written() {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
     };

@@ -1,12 +1,14 @@
 //! What the disk, the rules and the manifest say of one path, and what that comes to.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::base::clock::{Clock, Now, rfc3339};
+use crate::base::live::Live;
 use crate::base::path::RelPath;
 use crate::base::policy::Symlinks;
 use crate::base::stat::{Kind, Stat};
@@ -20,11 +22,11 @@ use crate::tree::planted::{PLANTED, is_planted};
 use crate::tree::real::RealTree;
 
 /// Whether the file is safe, and why.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Verdict {
     pub safe: bool,
     /// One word for programs; more may come.
-    pub code: &'static str,
+    pub code: Cow<'static, str>,
     /// One sentence for people.
     pub why: String,
     /// The rule that leaves the file out, as it was written.
@@ -35,19 +37,31 @@ pub(super) struct Verdict {
     pub rule_line: Option<usize>,
 }
 
+impl Verdict {
+    /// Returns the verdict in the light of what the agent knows: what it was told of and has not looked at is not safe.
+    pub fn beside(self, live: Option<&Live>) -> Self {
+        let is_waiting = live.is_some_and(|live| !matches!(live.stage.as_str(), "idle" | "check"));
+        if !is_waiting || self.code != "level" {
+            return self;
+        }
+        let why = "something was told of it just now, and it has not been looked at since";
+        unsafe_for("doubtful", why.to_owned())
+    }
+}
+
 /// What is on the disk.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Disk {
-    pub kind: &'static str,
+    pub kind: Cow<'static, str>,
     pub bytes: u64,
     pub modified: String,
 }
 
 /// What the manifest knows.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Known {
     /// `synced`, `open`, `kept` or `unsent`.
-    pub state: &'static str,
+    pub state: Cow<'static, str>,
     pub bytes: Option<u64>,
     pub sha256: Option<String>,
     pub synced_at: Option<String>,
@@ -55,7 +69,7 @@ pub(super) struct Known {
     pub attempts: u32,
     pub error: Option<String>,
     /// `delete` or `overwrite`, if a person is waited for.
-    pub held: Option<&'static str>,
+    pub held: Option<Cow<'static, str>>,
     /// Until when an earlier request may still change the key.
     pub ambiguous_until: Option<String>,
     /// Whether it is read once more, because a writer may have been at work while it was read.
@@ -67,12 +81,12 @@ impl Known {
         let stored = entry.stored.as_ref();
         let until_ns = entry.ambiguous_until_ns;
         Self {
-            state: match entry.state {
+            state: Cow::Borrowed(match entry.state {
                 State::Synced => "synced",
                 State::Open => "open",
                 State::Kept => "kept",
                 State::Unsent => "unsent",
-            },
+            }),
             bytes: stored.map(|stored| stored.stat.size),
             sha256: stored.map(|stored| stored.sha256.to_hex()),
             synced_at: stored.map(|stored| rfc3339(stored.synced_at_ns)),
@@ -80,8 +94,8 @@ impl Known {
             attempts: entry.failure.as_ref().map_or(0, |failure| failure.attempts),
             error: entry.failure.as_ref().map(|failure| failure.error.clone()),
             held: entry.held.as_ref().and_then(|held| match held.what {
-                HeldWhat::Delete => Some("delete"),
-                HeldWhat::Overwrite => Some("overwrite"),
+                HeldWhat::Delete => Some("delete".into()),
+                HeldWhat::Overwrite => Some("overwrite".into()),
                 HeldWhat::Released | HeldWhat::Dropped => None,
             }),
             ambiguous_until: (until_ns != 0).then(|| rfc3339(until_ns)),
@@ -105,12 +119,12 @@ impl Seen {
     pub fn disk(&self) -> Option<Disk> {
         let stat = self.stat.as_ref().ok()?;
         Some(Disk {
-            kind: match stat.kind {
+            kind: Cow::Borrowed(match stat.kind {
                 Kind::File => "file",
                 Kind::Folder => "folder",
                 Kind::Symlink => "symlink",
                 Kind::Special => "special",
-            },
+            }),
             bytes: stat.size,
             modified: rfc3339(stat.mtime_ns),
         })
@@ -339,7 +353,7 @@ fn safe(code: &'static str, why: String) -> Verdict {
 fn unsafe_for(code: &'static str, why: String) -> Verdict {
     Verdict {
         safe: false,
-        code,
+        code: code.into(),
         why,
         rule: None,
         rule_file: None,
@@ -352,4 +366,30 @@ fn is_gone(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_told_of_and_not_looked_at_since_is_not_safe() {
+        for (stage, is_safe) in [
+            ("idle", true),
+            ("check", true),
+            ("settling", false),
+            ("queued", false),
+            ("in_flight", false),
+        ] {
+            let live = Live {
+                stage: stage.to_owned(),
+                ..Live::default()
+            };
+            let level = || safe("level", String::new());
+            assert_eq!(level().beside(Some(&live)).safe, is_safe, "{stage}");
+            assert!(level().beside(None).safe);
+            let gone = safe("gone", String::new()).beside(Some(&live));
+            assert!(gone.safe, "the bucket keeps it whatever is told: {stage}");
+        }
+    }
 }

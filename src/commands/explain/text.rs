@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::base::live::Live;
 use crate::base::units::show_bytes;
 use crate::commands::explain::Explained;
 
@@ -18,6 +19,9 @@ pub(super) fn page(one: &Explained) -> String {
     // Writing to a String cannot fail, here and below.
     let _ = writeln!(page, "{head}: {}", one.path);
     line(&mut page, "why", &one.verdict.why);
+    if let Some(live) = &one.live {
+        now(&mut page, live, one.verdict.safe);
+    }
     if let Some(disk) = &one.disk {
         let bytes = show_bytes(disk.bytes);
         let text = format!("{}, {bytes}, modified {}", disk.kind, disk.modified);
@@ -32,9 +36,12 @@ pub(super) fn page(one: &Explained) -> String {
                     let bytes = show_bytes(bytes);
                     format!("{}; {bytes} were synced at {at}", known.state)
                 }
-                _ => known.state.to_owned(),
+                _ => known.state.to_string(),
             };
             line(&mut page, "known", &text);
+            if let Some(at) = &known.synced_at {
+                compared(&mut page, one, at);
+            }
             if let Some(sha256) = &known.sha256 {
                 line(&mut page, "sha256", sha256);
             }
@@ -49,6 +56,13 @@ pub(super) fn page(one: &Explained) -> String {
         let text = format!("s3://{}/{key}", bucket.unwrap_or_default());
         line(&mut page, "object", &text);
     }
+    let version = one
+        .known
+        .as_ref()
+        .and_then(|known| known.version_id.as_ref());
+    if let Some(version) = version {
+        line(&mut page, "version", version);
+    }
     line(&mut page, "folder", &one.folder);
     match (&one.config, &one.config_missing) {
         (Some(place), _) => line(
@@ -62,7 +76,11 @@ pub(super) fn page(one: &Explained) -> String {
             );
             line(&mut page, "rules", &text);
         }
-        (None, None) => {}
+        (None, None) => line(
+            &mut page,
+            "rules",
+            "of the agent that runs, and in the folder",
+        ),
     }
     let would_help = !one.verdict.safe && one.verdict.code != "excluded";
     if would_help && !one.agent_alive {
@@ -70,6 +88,69 @@ pub(super) fn page(one: &Explained) -> String {
         line(&mut page, "agent", text);
     }
     page
+}
+
+/// Says where the file is on its way.
+fn now(page: &mut String, live: &Live, is_safe: bool) {
+    let at = live.due_at.as_deref().unwrap_or("soon");
+    let times = match live.failures {
+        1 => "once".to_owned(),
+        n => format!("{n} times"),
+    };
+    let text = match live.stage.as_str() {
+        "settling" => Some(format!("settling until {at}, unless it is touched again")),
+        "queued" if live.ahead == 0 => Some("next to be looked at".to_owned()),
+        "queued" => Some(format!(
+            "queued behind {}; in front: {}",
+            live.ahead,
+            live.front.join(", ")
+        )),
+        "in_flight" => Some(in_flight(live)),
+        "retrying" => Some(format!("it has failed {times}, and is tried next at {at}")),
+        "moving" => Some(format!(
+            "it was written to while it was read, and is tried next at {at}"
+        )),
+        "check" => Some(format!("looked at once more at {at}")),
+        _ => None,
+    };
+    if let Some(text) = text {
+        line(page, "now", &text);
+    }
+    if let Some(error) = &live.error {
+        line(page, "error", error);
+    }
+    if is_safe {
+        return;
+    }
+    if let Some(why) = &live.waits_for {
+        line(page, "waits", why);
+    }
+    if let Some(brake) = &live.brake {
+        line(page, "brake", brake);
+    }
+}
+
+fn in_flight(live: &Live) -> String {
+    let (Some(done), Some(all)) = (live.bytes_done, live.bytes_all) else {
+        return "being read, or waiting for its turn at the bucket".to_owned();
+    };
+    let bytes = format!("{} of {}", show_bytes(done), show_bytes(all));
+    match (live.parts_done, live.parts_all) {
+        (Some(done), Some(all)) => format!("on its way: {bytes}, {done} of {all} parts are there"),
+        _ => format!("on its way: {bytes}"),
+    }
+}
+
+/// Says when the object was last compared with what is known of it.
+fn compared(page: &mut String, one: &Explained, synced_at: &str) {
+    let last = one.last_audit.iter().chain(&one.last_verify).max();
+    let text = match last {
+        None => "never compared with the bucket since".to_owned(),
+        // Times of one form are in order as text.
+        Some(at) if at.as_str() > synced_at => format!("compared with the bucket at {at}"),
+        Some(at) => format!("not compared with the bucket since; the last time was {at}"),
+    };
+    line(page, "verified", &text);
 }
 
 /// Adds a line of words, broken where the terminal ends.

@@ -9,9 +9,13 @@ use crate::base::units::{show_bytes, show_duration};
 use crate::commands::drill;
 use crate::commands::status::{Agent, State, View};
 use crate::report::bill_file::Cost;
+use crate::report::status_file::FolderStatus;
 
 /// The columns of a terminal that nobody has widened.
 const WIDTH: usize = 80;
+
+/// Files on their way that are named.
+const SHOWN: usize = 5;
 
 /// Where the values begin.
 const INDENT: usize = 13;
@@ -84,10 +88,14 @@ fn folder(view: &View, agent: &Agent) -> String {
         (false, _) => format!("BEHIND up to {lag}"),
     };
     let most = show_duration(Duration::from_secs(status.max_lag_seconds));
-    let how = if status.is_late() {
-        format!("{how}, LATE: more than {most}")
-    } else {
-        how
+    let how = match status.level {
+        false if status.is_late() => format!("{how}, LATE: more than {most}"),
+        false if status.max_lag_seconds > 0 => format!("{how} of {most} allowed"),
+        _ => how,
+    };
+    let how = match &status.paused_since {
+        Some(since) => format!("{how}, PAUSED since {since}"),
+        None => how,
     };
     let mut page = format!("{}  {how}\n", status.name);
     let mut add = |label: &str, value: &str| page.push_str(&line(label, value, INDENT));
@@ -103,7 +111,11 @@ fn folder(view: &View, agent: &Agent) -> String {
         let text = format!("not running since {since} or later; last known: {known}");
         add("agent", &text);
     }
-    add("queue", &queue(status.queued_files, status.queued_bytes));
+    add("queue", &queue(status));
+    if status.paused_since.is_some() {
+        add("paused", "`tidewatch resume` goes on");
+    }
+    going_up(status, &mut page);
     failed(view, &mut page);
     let mut add = |label: &str, value: &str| page.push_str(&line(label, value, INDENT));
     if status.unsyncable > 0 {
@@ -122,11 +134,15 @@ fn folder(view: &View, agent: &Agent) -> String {
             ),
         );
     }
+    if let Some(brake) = &status.brake {
+        add("brake", brake);
+    }
+    if status.deletes > 0 {
+        let text = format!("the objects of {} are to go", files(status.deletes));
+        add("deletes", &text);
+    }
     if let Some(since) = &status.outage_since {
         add("outage", &format!("since {since}"));
-    }
-    if let Some(lease) = &status.lease {
-        add("lease", lease);
     }
     if let Some(trouble) = &status.trouble {
         add("trouble", trouble);
@@ -134,20 +150,98 @@ fn folder(view: &View, agent: &Agent) -> String {
     if let (n @ 1.., Some(until)) = (status.ambiguous, &status.ambiguous_until) {
         add("looked at", &format!("{} again, until {until}", files(n)));
     }
-    add("watch", &status.watch);
+    add("watch", &watch(status));
     add("last scan", status.last_scan.as_deref().unwrap_or("none"));
+    proofs(status, &mut page);
     if let Some(drilled) = &view.last_drill {
         let text = format!("{}, {}", rfc3339(drilled.at_ns), drill::text(drilled));
-        add("last drill", &text);
+        page.push_str(&line("last drill", &text, INDENT));
+    }
+    if let Some(text) = lease(status) {
+        page.push_str(&line("lease", &text, INDENT));
     }
     page
 }
 
-fn queue(count: u64, bytes: u64) -> String {
-    match (count, bytes) {
-        (0, _) => "empty".to_owned(),
+fn queue(status: &FolderStatus) -> String {
+    let mut text = match (status.queued_files, status.queued_bytes) {
+        (0, _) => return "empty".to_owned(),
         (count, 0) => files(count),
         (count, bytes) => format!("{}, {}", files(count), show_bytes(bytes)),
+    };
+    // Writing to a String cannot fail, here and below.
+    if let Some(seconds) = status.seconds_left {
+        let left = show_duration(Duration::from_secs(seconds.max(1)));
+        let _ = write!(text, ", {left} left");
+    }
+    text
+}
+
+/// Adds how fast it goes, what is on its way, and how often something had to be tried again.
+fn going_up(status: &FolderStatus, page: &mut String) {
+    if status.rate_bytes_per_second > 0 {
+        let rate = show_bytes(status.rate_bytes_per_second);
+        page.push_str(&line("rate", &format!("{rate}/s"), INDENT));
+    }
+    let mut label = "going up";
+    for up in status.going_up.iter().take(SHOWN) {
+        let mut text = format!(
+            "{}, {} of {}",
+            up.path,
+            show_bytes(up.bytes_done),
+            show_bytes(up.bytes_all)
+        );
+        if let (Some(done), Some(all)) = (up.parts_done, up.parts_all) {
+            let _ = write!(text, ", {done} of {all} parts");
+        }
+        page.push_str(&line(label, &text, INDENT));
+        label = "";
+    }
+    let more = status.going_up.len().saturating_sub(SHOWN);
+    if more > 0 {
+        page.push_str(&line("", &format!("and {more} more"), INDENT));
+    }
+    match status.retries {
+        0 => {}
+        1 => page.push_str(&line("retries", "1 since the start", INDENT)),
+        n => page.push_str(&line("retries", &format!("{n} since the start"), INDENT)),
+    }
+}
+
+fn watch(status: &FolderStatus) -> String {
+    let mut text = status.watch.clone();
+    if let Some(used) = status.watches_used {
+        let _ = write!(text, "; {used} watches");
+        if let Some(allowed) = status.watches_allowed {
+            let _ = write!(text, " of {allowed} allowed");
+        }
+    }
+    text
+}
+
+/// Adds when the bucket was last held against what is known of it.
+fn proofs(status: &FolderStatus, page: &mut String) {
+    if let Some(at) = &status.last_audit {
+        page.push_str(&line("last audit", at, INDENT));
+    }
+    if let Some(last) = &status.last_verify {
+        let how = if last.ok {
+            "everything is there"
+        } else {
+            "not everything was right"
+        };
+        let text = format!("{}, {how}", last.at);
+        page.push_str(&line("verified", &text, INDENT));
+    }
+}
+
+fn lease(status: &FolderStatus) -> Option<String> {
+    let until = status.lease_until.as_ref();
+    let until = until.map_or(String::new(), |until| format!(", until {until}"));
+    match (&status.lease, &status.lease_holder) {
+        (Some(words), _) => Some(words.clone()),
+        (None, Some(holder)) => Some(format!("{holder}{until}")),
+        (None, None) => None,
     }
 }
 
@@ -158,10 +252,14 @@ fn failed(view: &View, page: &mut String) {
         return;
     }
     let named = view.failing.len() as u64;
-    let text = match named {
+    let all = match view.status.parked {
         0 => files(count),
-        _ if named < count => format!("{}; the first {named}:", files(count)),
-        _ => format!("{}:", files(count)),
+        parked => format!("{}, {parked} left alone", files(count)),
+    };
+    let text = match named {
+        0 => all,
+        _ if named < count => format!("{all}; the first {named}:"),
+        _ => format!("{all}:"),
     };
     page.push_str(&line("failed", &text, INDENT));
     for failing in &view.failing {
@@ -219,7 +317,7 @@ mod tests {
     use super::*;
     use crate::base::snapshot::FolderSnapshot;
     use crate::commands::status::Failing;
-    use crate::report::status_file::FolderStatus;
+    use crate::report::status_file::{TriedStatus, UpStatus};
 
     fn view() -> View {
         let snapshot = FolderSnapshot {
@@ -295,6 +393,57 @@ photos  level
             "  failed     7 files; the first 1:\n             a/b c.txt (3 times)\n               could not read",
             "left alone until 2025-11-24T17:05:00Z",
             "  outage     since 2025-11-24T16:05:00Z\n  trouble    cannot connect: Connection refused;",
+        ] {
+            assert!(page.contains(part), "{part}\n{page}");
+        }
+        assert!(
+            page.lines().all(|line| line.chars().count() <= 80),
+            "{page}"
+        );
+    }
+
+    #[test]
+    fn a_busy_folder_says_how_fast_it_goes_and_what_is_held_back_within_80_columns() {
+        let mut view = view();
+        let status = &mut view.status;
+        status.level = false;
+        (status.lag_seconds, status.max_lag_seconds) = (192, 900);
+        status.paused_since = Some("2025-11-24T16:05:00Z".to_owned());
+        (status.queued_files, status.queued_bytes) = (3, 96 << 20);
+        (status.seconds_left, status.rate_bytes_per_second) = (Some(42), 2 << 20);
+        status.going_up = (0..7)
+            .map(|number| UpStatus {
+                path: format!("film {number}.mkv"),
+                path_base64: None,
+                bytes_done: 8 << 20,
+                bytes_all: 40 << 20,
+                parts_done: Some(1),
+                parts_all: Some(5),
+            })
+            .collect();
+        (status.retries, status.failed, status.parked) = (4, 2, 1);
+        (status.held, status.deletes) = (9, 2);
+        let brake = "deletes: 9 held, more than the delete brake allows";
+        status.brake = Some(brake.to_owned());
+        (status.watches_used, status.watches_allowed) = (Some(120), Some(65_536));
+        status.last_audit = Some("2025-11-23T16:05:00Z".to_owned());
+        status.last_verify = Some(TriedStatus {
+            at: "2025-11-22T16:05:00Z".to_owned(),
+            ok: false,
+        });
+        status.lease_holder = Some("this agent".to_owned());
+        status.lease_until = Some("2025-11-24T16:11:00Z".to_owned());
+        let page = page(&state(true, view));
+        for part in [
+            "photos  BEHIND 3m 12s of 15m allowed, PAUSED since 2025-11-24T16:05:00Z\n",
+            "  queue      3 files, 96.0 MiB, 42s left\n",
+            "  rate       2.0 MiB/s\n  going up   film 0.mkv, 8.0 MiB of 40.0 MiB, 1 of 5 parts\n",
+            "             and 2 more\n  retries    4 since the start\n  failed     2 files, 1 left alone\n",
+            "  brake      deletes: 9 held, more than the delete brake allows\n",
+            "  deletes    the objects of 2 files are to go\n",
+            "  watch      native; 120 watches of 65536 allowed\n",
+            "  last audit 2025-11-23T16:05:00Z\n  verified   2025-11-22T16:05:00Z, not everything was right\n",
+            "  lease      this agent, until 2025-11-24T16:11:00Z\n",
         ] {
             assert!(page.contains(part), "{part}\n{page}");
         }

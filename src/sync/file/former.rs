@@ -11,7 +11,8 @@ use crate::manifest;
 use crate::store::{self, ErrorKind, ListedUpload};
 use crate::sync::Lane;
 use crate::sync::file::Way;
-use crate::sync::file::job::{Ctx, JobGate};
+use crate::sync::file::gate::JobGate;
+use crate::sync::file::job::Ctx;
 use crate::sync::plan::HORIZON_NS;
 use crate::sync::upload::{Former, Gate as _, Source};
 

@@ -11,6 +11,7 @@
 mod aside;
 mod contact;
 mod former;
+mod gate;
 mod guard;
 mod job;
 mod large;
@@ -43,7 +44,8 @@ pub use job::{Ahead, Aim, Ctx, Done, Failed, How, Message, Outcome, Patience, Po
 pub use rows::{gone, read_error};
 
 use aside::Guard;
-use job::{JobGate, Sharing, Small};
+use gate::JobGate;
+use job::{Sharing, Small};
 
 /// Why a job stopped short.
 #[derive(Debug)]

@@ -7,7 +7,64 @@ use crate::sync::Lane;
 use crate::sync::queue::{BACKLOG_MOST, Job, Queue, State};
 use crate::tree::Touch;
 
+/// Paths in front of another that are named.
+const NAMED: usize = 3;
+
+/// Where a path is in the queue.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Place {
+    /// Its time has not come.
+    Waiting {
+        /// When it comes.
+        due: Instant,
+        /// What is known of it.
+        job: Job,
+    },
+    /// Its time has come, and it has not begun.
+    Due {
+        /// How many are before it.
+        ahead: u64,
+        /// The first of them.
+        front: Vec<RelPath>,
+        /// What is known of it.
+        job: Job,
+    },
+    /// It is being worked on.
+    Running {
+        /// What is known of it.
+        job: Job,
+    },
+}
+
 impl Queue {
+    /// Returns where a path is; `None`: not in the queue. Counts all that are before it.
+    pub fn place(&self, path: &RelPath, now: Instant) -> Option<Place> {
+        let slot = self.slots.get(path)?;
+        let job = slot.job.clone();
+        let State::Held { due, .. } = slot.state else {
+            return Some(Place::Running { job });
+        };
+        if due > now {
+            return Some(Place::Waiting { due, job });
+        }
+        let at = (due, path.clone());
+        let own = match job.lane {
+            Lane::Live => &self.live,
+            Lane::Backlog => &self.backlog,
+        };
+        // Live goes first, as far as it is due.
+        let live = self.live.iter().take_while(|(due, _)| *due <= now);
+        let live = live.filter(|_| job.lane == Lane::Backlog);
+        let mut before = live.chain(own.range(..at)).map(|(_, path)| path);
+        let front: Vec<RelPath> = before.by_ref().take(NAMED).cloned().collect();
+        let ahead = front.len() + before.count();
+        Some(Place::Due {
+            ahead: ahead as u64,
+            front,
+            job,
+        })
+    }
+
     /// Returns true if `path` is being worked on.
     pub fn is_running(&self, path: &RelPath) -> bool {
         let state = self.slots.get(path).map(|slot| &slot.state);

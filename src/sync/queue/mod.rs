@@ -21,6 +21,7 @@ use crate::base::path::RelPath;
 use crate::sync::Lane;
 use crate::tree::Touch;
 
+pub use ask::Place;
 pub use job::{End, Job};
 pub use sources::Hold;
 
@@ -349,6 +350,25 @@ impl Queue {
                 now.mono,
             );
         }
+    }
+
+    /// Makes every path within `folder` due now that waits, for whatever reason but to be looked at once more; returns how
+    /// many those are.
+    pub fn hurry(&mut self, folder: &RelPath, now: Now) -> u64 {
+        let waits = |job: &&Job| !job.is_check && job.path.is_within(folder);
+        let waiting: Vec<Job> = self.held().filter(waits).cloned().collect();
+        let count = waiting.len() as u64;
+        for job in waiting {
+            self.remove_held(&job.path);
+            self.hold(
+                Job {
+                    not_before: None,
+                    ..job
+                },
+                now.mono,
+            );
+        }
+        count
     }
 
     /// Makes the failed path that is due first due now, to try whether the store is back. Returns false if none waits.
@@ -808,6 +828,47 @@ mod tests {
         assert_eq!(b.pop().len(), 1);
         b.queue.wake_failed(b.now);
         assert_eq!(b.pop().len(), 2);
+    }
+
+    #[test]
+    fn who_is_in_a_hurry_waits_neither_for_rest_nor_for_the_end_of_a_pause() {
+        let mut b = bench();
+        for name in ["a/settles", "a/failed", "other"] {
+            b.touch(name, Touch::Data);
+        }
+        b.wait(SETTLE);
+        b.pop();
+        b.finish("a/failed", End::Failed);
+        b.finish("other", End::Failed);
+        b.finish("a/settles", End::Done);
+        b.touch("a/settles", Touch::Data);
+        b.queue
+            .hold_until(path("a/check"), b.now.mono + SETTLE * 900, b.now);
+        assert!(b.pop().is_empty());
+        assert_eq!(b.queue.hurry(&path("a"), b.now), 2);
+        assert_eq!(b.pop(), ["a/failed", "a/settles"]);
+    }
+
+    #[test]
+    fn a_path_knows_its_place_and_who_is_in_front() {
+        let mut b = bench();
+        b.touch("z", Touch::Data);
+        for name in ["a", "b", "c", "d", "e"] {
+            b.touch(name, Touch::Scan);
+        }
+        let place = |b: &Bench, name: &str| b.queue.place(&path(name), b.now.mono);
+        let Some(Place::Waiting { due, job, .. }) = place(&b, "z") else {
+            panic!("it settles");
+        };
+        assert_eq!((due, job.size), (b.now.mono + SETTLE, 1));
+        b.wait(SETTLE);
+        assert_eq!(b.queue.pop_due(b.now, 0, 1)[0].path, path("a"));
+        assert!(matches!(place(&b, "a"), Some(Place::Running { .. })));
+        let Some(Place::Due { ahead, front, .. }) = place(&b, "e") else {
+            panic!("its time has come");
+        };
+        assert_eq!((ahead, front), (4, vec![path("z"), path("b"), path("c")]));
+        assert_eq!(place(&b, "nobody"), None);
     }
 
     #[test]

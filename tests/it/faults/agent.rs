@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidewatch::agent::{Control, Mode, Reason, Request};
+use tidewatch::agent::{Control, Mode, Reason, Request, Said};
 use tidewatch::base::clock::Clock;
 use tidewatch::base::policy::OnDelete;
 use tidewatch::manifest::Entry;
@@ -120,7 +120,7 @@ async fn f15_a_changed_config_and_a_person_have_it_tried_at_once() {
         answer,
     };
     agent.control.send(asked).await.unwrap();
-    assert_eq!(told.await.unwrap(), Ok(1));
+    assert_eq!(told.await.unwrap(), Ok(Said::Count(1)));
     sleep(MINUTE).await;
     assert_eq!(bench.store.asked("PutObject", "p/bad"), 2);
     agent.stop().await;

@@ -86,8 +86,8 @@ async fn what_lies_in_another_bucket_is_compared_before_anything_is_written() {
         let object = world.endpoint.object(&format!("q/sub/{number}"));
         assert_eq!(object, Some(format!("content {number}").into_bytes()));
     }
-    let sent = world.endpoint.count("PutObject");
-    assert_eq!(sent, 2, "{:?}", world.endpoint.requests());
+    let bodies = world.endpoint.count("PutObject");
+    assert_eq!(bodies, 2, "{:?}", world.endpoint.requests());
     let aside = |key: &String| key.starts_with("q/.tidewatch/trash/") && key.ends_with("sub/3");
     assert!(world.endpoint.all_keys().iter().any(aside));
     // The former place is as it was.
