@@ -14,6 +14,7 @@ pub mod held;
 pub mod history;
 pub mod init;
 pub mod lines;
+pub mod notify;
 pub mod pages;
 pub mod reload;
 pub mod restore;

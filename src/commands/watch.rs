@@ -21,12 +21,13 @@ use crate::base::snapshot::{FolderSnapshot, Happening};
 use crate::commands::Exit;
 use crate::commands::board::Board;
 use crate::commands::control;
+use crate::commands::notify;
 use crate::commands::drill::routine::Routine;
 use crate::commands::folders::{Eyes, Left, Shared, Start, Stores, shown};
 use crate::commands::reload::{Reader, Reloads};
 use crate::commands::signals::Signals;
 use crate::commands::unusable;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Notify};
 use crate::report::out::note;
 use crate::report::status_file::{self, FolderStatus, StatusFile};
 use crate::report::systemd;
@@ -160,6 +161,10 @@ impl Service {
             tasks.spawn(
                 async move { keep(&shared, folder, publish, happenings, asked, stop).await },
             );
+        }
+        if config.notify != Notify::default() {
+            let (told, dir) = (config.notify.clone(), shared.state_dir.clone());
+            listeners.spawn(notify::keep_up(told, board.clone(), dir));
         }
         match control::listen(&shared.state_dir, board.clone()) {
             Ok(server) => drop(listeners.spawn(server)),

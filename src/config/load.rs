@@ -8,7 +8,7 @@ use crate::base::terms::Terms;
 use crate::config::read::{Reader, Section};
 use crate::config::target::expand;
 use crate::config::{
-    Bandwidth, Config, Folder, MAX_LAG, MAX_WAIT, MEMORY_BYTES, Options, Problem, Problems, RESCAN,
+    Bandwidth, Config, Folder, MAX_LAG, MAX_WAIT, MEMORY_BYTES, Notify, Options, Problem, Problems, RESCAN,
     S3, S3Options, SETTLE, SHUTDOWN_GRACE, Surroundings, Target, Upload, adhoc_dir, check, policy,
     state_dir, terms, values,
 };
@@ -49,6 +49,9 @@ impl Config {
             bandwidth: bandwidth(&mut reader, &table, options),
         };
 
+        let table = reader.table(&root, "notify");
+        let notify = Notify::read(&mut reader, &table, shared.ca_bundle.clone());
+
         let tables = reader.tables(&root, "folder");
         if tables.is_empty() && !root.contains_key("folder") {
             reader.note(0, "there is no [[folder]]; add one with `path` and `to`");
@@ -68,6 +71,7 @@ impl Config {
                 shutdown_grace: shutdown_grace.unwrap_or(SHUTDOWN_GRACE),
                 upload,
                 take_over: options.take_over,
+                notify,
                 folders,
             },
         )
@@ -94,6 +98,7 @@ impl Config {
                 ..Upload::default()
             },
             take_over: options.take_over,
+            notify: Notify::default(),
             folders: vec![folder],
         })
     }

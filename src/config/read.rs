@@ -28,6 +28,10 @@ pub const KEYS: &[(&str, &[&str])] = &[
     ),
     ("upload", &["concurrency", "memory", "bandwidth"]),
     (
+        "notify",
+        &["command", "webhook", "heartbeat", "heartbeat_every"],
+    ),
+    (
         "folder",
         &[
             "name",
@@ -90,6 +94,7 @@ fn header(table: &str) -> &'static str {
         "agent" => "[agent]",
         "s3" => "[s3]",
         "upload" => "[upload]",
+        "notify" => "[notify]",
         _ => "[[folder]]",
     }
 }
@@ -197,7 +202,7 @@ impl<'a> Reader<'a> {
             let remedy = match (owner(name, ""), close(name, tables)) {
                 (Some(owner), _) => format!("; it belongs in {}", header(owner)),
                 (None, Some(near)) => format!("; did you mean {}?", header(near)),
-                (None, None) => "; there are [agent], [s3], [upload] and [[folder]]".to_owned(),
+                (None, None) => "; there are [agent], [s3], [upload], [notify] and [[folder]]".to_owned(),
             };
             let what = match value.get_ref() {
                 DeValue::Table(_) => "table",

@@ -63,6 +63,7 @@ mod error;
 mod log;
 mod open;
 mod rows;
+mod said;
 mod schema;
 mod subfolders;
 mod uploads;

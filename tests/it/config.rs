@@ -295,7 +295,7 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "[zzz]\n+",
-        "config.toml:1: unknown table `zzz`; there are [agent], [s3], [upload] and [[folder]]",
+        "config.toml:1: unknown table `zzz`; there are [agent], [s3], [upload], [notify] and [[folder]]",
     ),
     (
         "memory = \"1GiB\"\n+",

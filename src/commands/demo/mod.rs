@@ -23,7 +23,7 @@ use crate::commands::demo::endpoint::Endpoint;
 use crate::commands::folders::{Eyes, Shared, Stores, shown};
 use crate::commands::signals::Signals;
 use crate::commands::watch::Service;
-use crate::config::{Config, Folder, PathStyle, S3, SHUTDOWN_GRACE, Target, Upload};
+use crate::config::{Config, Folder, Notify, PathStyle, S3, SHUTDOWN_GRACE, Target, Upload};
 use crate::report::out::Out;
 
 /// The bucket's name.
@@ -128,6 +128,7 @@ fn config(places: &Places, endpoint: &Endpoint) -> Config {
         shutdown_grace: SHUTDOWN_GRACE,
         upload: Upload::default(),
         take_over: false,
+        notify: Notify::default(),
         folders: vec![folder],
     }
 }

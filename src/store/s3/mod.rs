@@ -31,6 +31,7 @@ mod spread;
 mod sums;
 mod table;
 mod upload;
+mod web;
 mod wire;
 
 use std::ops::Range;
@@ -54,6 +55,7 @@ use crate::store::{
 };
 
 pub use crate::store::s3::connect::{Addressing, Patience, Settings, SetupError};
+pub use crate::store::s3::web::Web;
 
 /// A bucket behind an S3 endpoint. One client and one pool of connections.
 #[derive(Debug)]
