@@ -13,6 +13,7 @@ use clap::{CommandFactory as _, Parser as _};
 
 use crate::cli::args::held::HeldVerb;
 use crate::cli::args::history::{DrillArgs, HistoryArgs};
+use crate::cli::args::check::{FleetArgs, PolicyArgs};
 use crate::cli::args::restore::RestoreArgs;
 use crate::cli::args::verify::VerifyArgs;
 use crate::cli::args::{Cli, Command, FolderVerb, SyncArgs};
@@ -21,10 +22,12 @@ use crate::commands::check::{self, CheckOptions};
 use crate::commands::demo::{self, DemoOptions};
 use crate::commands::drill::{self, DrillOptions};
 use crate::commands::explain::{self, ExplainOptions};
+use crate::commands::fleet::{self, FleetOptions};
 use crate::commands::folder::{self, FolderCommand, FolderOptions};
 use crate::commands::held::{self, HeldCommand, HeldOptions};
 use crate::commands::history::{self, HistoryOptions};
 use crate::commands::init::{self, InitOptions};
+use crate::commands::policy::{self, PolicyOptions};
 use crate::commands::reload::Reader;
 use crate::commands::restore::{self, RestoreOptions, source};
 use crate::commands::status::{self, StatusOptions, states};
@@ -32,7 +35,9 @@ use crate::commands::sync::{self, SyncOptions};
 use crate::commands::verify::{self, VerifyOptions};
 use crate::commands::watch::{self, WatchOptions};
 use crate::commands::{Exit, pages};
-use crate::config::{self, Config, Options, Problem, Problems, S3Options, Surroundings};
+use crate::config::{
+    self, Config, Options, Problem, Problems, S3Options, Surroundings, Target,
+};
 use crate::report::log;
 use crate::report::out::{Out, note};
 
@@ -143,8 +148,14 @@ fn dispatch(cli: Cli, surroundings: &Surroundings) -> anyhow::Result<Exit> {
                 ..Options::default()
             };
             let config = load(args.config.config.as_deref(), &options, surroundings)?;
-            drive(check::check(CheckOptions { config }))
+            let json = args.json;
+            drive(check::check(CheckOptions { config, json }))
         }
+        Command::Policy(args) => {
+            let options = policy_options(args, surroundings)?;
+            policy::policy(&options, &mut out)
+        }
+        Command::Fleet(args) => drive(fleet::fleet(fleet_options(args)?, &mut out)),
         Command::Init(args) => {
             let (file, from) = (args.file, args.from);
             init::init(&InitOptions { file, from }, &mut out)
@@ -245,6 +256,27 @@ fn drill_options(args: DrillArgs, surroundings: &Surroundings) -> Result<DrillOp
     Ok(DrillOptions {
         folders,
         memory_bytes,
+        json: args.json,
+    })
+}
+
+fn policy_options(
+    args: PolicyArgs,
+    surroundings: &Surroundings,
+) -> Result<PolicyOptions, Problems> {
+    let named = args.config.config.as_deref();
+    Ok(PolicyOptions {
+        config: load(named, &Options::default(), surroundings)?,
+        lifecycle: args.lifecycle,
+        json: args.json,
+    })
+}
+
+fn fleet_options(args: FleetArgs) -> Result<FleetOptions, Problems> {
+    let s3: S3Options = args.s3.into();
+    Ok(FleetOptions {
+        to: Target::parse(&args.url).map_err(Problem::new)?,
+        s3: s3.into(),
         json: args.json,
     })
 }

@@ -2,6 +2,7 @@
 
 pub(in crate::cli) mod held;
 pub(in crate::cli) mod history;
+pub(in crate::cli) mod check;
 pub(in crate::cli) mod restore;
 pub(in crate::cli) mod verify;
 
@@ -15,6 +16,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::base::policy::OnDelete;
 use crate::cli::args::held::HeldArgs;
 use crate::cli::args::history::{DrillArgs, HistoryArgs};
+use crate::cli::args::check::{CheckArgs, FleetArgs, PolicyArgs};
 use crate::cli::args::restore::RestoreArgs;
 use crate::cli::args::verify::VerifyArgs;
 use crate::config::{self, Bandwidth, Concurrency, Options, PathStyle, S3Options};
@@ -149,9 +151,18 @@ pub(in crate::cli) enum Command {
             two small objects, PREFIX/.tidewatch/check-…, are made and removed again. Nothing \
             else is changed, here or there.",
         after_long_help = "Examples:\n  \
-            tidewatch check --config config.toml"
+            tidewatch check --config config.toml\n\n\
+            Exit codes:\n  \
+            0  nothing stands in the way; a `warn` is worth a look\n  \
+            2  something on this machine does, or in the config\n  \
+            5  something with a bucket does"
     )]
     Check(CheckArgs),
+
+    /// Print the least-privilege IAM policy and lifecycle rule for this config
+    Policy(PolicyArgs),
+    /// Show how far every host is, from what each says in the bucket
+    Fleet(FleetArgs),
 
     /// Write a commented config to start from
     #[command(after_long_help = "Examples:\n  \
@@ -322,16 +333,6 @@ pub(in crate::cli) enum FolderVerb {
         #[command(flatten)]
         state: StateArg,
     },
-}
-
-#[derive(Args, Debug)]
-pub(in crate::cli) struct CheckArgs {
-    #[command(flatten)]
-    pub config: ConfigArg,
-    #[command(flatten)]
-    pub state: StateArg,
-    #[command(flatten)]
-    pub s3: S3Args,
 }
 
 #[derive(Args, Debug)]

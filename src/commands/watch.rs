@@ -31,7 +31,6 @@ use crate::config::{self, Config, Notify};
 use crate::report::out::note;
 use crate::report::status_file::{self, FolderStatus, StatusFile};
 use crate::report::systemd;
-use crate::store::Store as _;
 
 /// How soon a bucket that could not even be asked is tried again.
 const RETRY: Duration = Duration::from_secs(60);
@@ -100,7 +99,7 @@ async fn find(config: &Config, shared: &Shared) -> Result<(), Exit> {
     for folder in &config.folders {
         let why = match shared.stores.open(folder).await {
             Err(error) => error.to_string(),
-            Ok(store) => match store.check().await {
+            Ok(store) => match unusable::ask(&*store, &folder.to.prefix).await {
                 Err(error) if error.is_of_bucket() => error.to_string(),
                 // What passes is waited for, as it is later.
                 Ok(()) | Err(_) => continue,

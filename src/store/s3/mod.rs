@@ -21,6 +21,7 @@ mod given;
 
 mod asking;
 mod attempt;
+mod bucket;
 mod classify;
 mod connect;
 mod objects;
@@ -54,6 +55,7 @@ use crate::store::{
     UploadToken, When, Which,
 };
 
+pub use crate::store::s3::bucket::Rule;
 pub use crate::store::s3::connect::{Addressing, Patience, Settings, SetupError};
 pub use crate::store::s3::web::Web;
 

@@ -252,10 +252,13 @@ fn operation(request: &Parts, path: &str, key: &str) -> &'static str {
     match request.method {
         Method::GET if path == "/" => "ListBuckets",
         Method::GET if is_bucket && has("location") => "GetBucketLocation",
+        Method::GET if is_bucket && has("lifecycle") => "GetBucketLifecycleConfiguration",
+        Method::GET if is_bucket && has("object-lock") => "GetObjectLockConfiguration",
         Method::GET if is_bucket && has("uploads") => "ListMultipartUploads",
         Method::GET if is_bucket && has("list-type") => "ListObjectsV2",
         Method::GET if is_bucket => "ListObjects",
         Method::GET if has("uploadId") => "ListParts",
+        Method::GET if has("tagging") => "GetObjectTagging",
         Method::GET => "GetObject",
         Method::HEAD if is_bucket => "HeadBucket",
         Method::HEAD => "HeadObject",
