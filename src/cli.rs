@@ -11,9 +11,9 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 
+use crate::cli::args::check::{CheckArgs, FleetArgs, PolicyArgs};
 use crate::cli::args::held::HeldVerb;
 use crate::cli::args::history::{DrillArgs, HistoryArgs};
-use crate::cli::args::check::{FleetArgs, PolicyArgs};
 use crate::cli::args::restore::RestoreArgs;
 use crate::cli::args::verify::VerifyArgs;
 use crate::cli::args::{Cli, Command, FolderVerb, SyncArgs};
@@ -35,9 +35,7 @@ use crate::commands::sync::{self, SyncOptions};
 use crate::commands::verify::{self, VerifyOptions};
 use crate::commands::watch::{self, WatchOptions};
 use crate::commands::{Exit, pages};
-use crate::config::{
-    self, Config, Options, Problem, Problems, S3Options, Surroundings, Target,
-};
+use crate::config::{self, Config, Options, Problem, Problems, S3Options, Surroundings, Target};
 use crate::report::log;
 use crate::report::out::{Out, note};
 
@@ -141,20 +139,8 @@ fn dispatch(cli: Cli, surroundings: &Surroundings) -> anyhow::Result<Exit> {
             let states = states::find(config.config.as_deref(), state.state_dir, surroundings)?;
             folder::folder(&FolderOptions { states, what }, &mut out)
         }
-        Command::Check(args) => {
-            let options = Options {
-                state_dir: args.state.state_dir,
-                s3: args.s3.into(),
-                ..Options::default()
-            };
-            let config = load(args.config.config.as_deref(), &options, surroundings)?;
-            let json = args.json;
-            drive(check::check(CheckOptions { config, json }))
-        }
-        Command::Policy(args) => {
-            let options = policy_options(args, surroundings)?;
-            policy::policy(&options, &mut out)
-        }
+        Command::Check(args) => drive(check::check(check_options(args, surroundings)?)),
+        Command::Policy(args) => policy::policy(&policy_options(args, surroundings)?, &mut out),
         Command::Fleet(args) => drive(fleet::fleet(fleet_options(args)?, &mut out)),
         Command::Init(args) => {
             let (file, from) = (args.file, args.from);
@@ -256,6 +242,18 @@ fn drill_options(args: DrillArgs, surroundings: &Surroundings) -> Result<DrillOp
     Ok(DrillOptions {
         folders,
         memory_bytes,
+        json: args.json,
+    })
+}
+
+fn check_options(args: CheckArgs, surroundings: &Surroundings) -> Result<CheckOptions, Problems> {
+    let options = Options {
+        state_dir: args.state.state_dir,
+        s3: args.s3.into(),
+        ..Options::default()
+    };
+    Ok(CheckOptions {
+        config: load(args.config.config.as_deref(), &options, surroundings)?,
         json: args.json,
     })
 }

@@ -1,8 +1,8 @@
 //! What can be asked for on the command line, as clap reads it.
 
+pub(in crate::cli) mod check;
 pub(in crate::cli) mod held;
 pub(in crate::cli) mod history;
-pub(in crate::cli) mod check;
 pub(in crate::cli) mod restore;
 pub(in crate::cli) mod verify;
 
@@ -14,9 +14,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::base::policy::OnDelete;
+use crate::cli::args::check::{CheckArgs, FleetArgs, PolicyArgs};
 use crate::cli::args::held::HeldArgs;
 use crate::cli::args::history::{DrillArgs, HistoryArgs};
-use crate::cli::args::check::{CheckArgs, FleetArgs, PolicyArgs};
 use crate::cli::args::restore::RestoreArgs;
 use crate::cli::args::verify::VerifyArgs;
 use crate::config::{self, Bandwidth, Concurrency, Options, PathStyle, S3Options};

@@ -450,7 +450,14 @@ mod tests {
         );
         let cells = line.cells(parse_rfc3339(AT).expect("a time"));
         let expected = [
-            "web1", "photos", "level, ended", "0s", "0", "ok 3d", "0.1.0", "12s ago",
+            "web1",
+            "photos",
+            "level, ended",
+            "0s",
+            "0",
+            "ok 3d",
+            "0.1.0",
+            "12s ago",
         ];
         assert_eq!(cells, expected);
     }

@@ -15,6 +15,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Serialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
@@ -228,17 +229,14 @@ async fn run(command: &[String], message: &Message, json: &str) -> Result<(), St
         .spawn()
         .map_err(|error| format!("{program:?} cannot be run: {error}"))?;
     let group = child.id();
-    match tokio::time::timeout(RUNS, talk(&mut child, json)).await {
-        Ok(ended) => ended,
-        Err(_) => {
-            let group = group.and_then(|id| rustix::process::Pid::from_raw(id.cast_signed()));
-            if let Some(group) = group {
-                // It may have ended just now.
-                let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-            }
-            Err(format!("it was ended after {} s", RUNS.as_secs()))
-        }
+    if let Ok(ended) = tokio::time::timeout(RUNS, talk(&mut child, json)).await {
+        return ended;
     }
+    if let Some(group) = group.and_then(|id| Pid::from_raw(id.cast_signed())) {
+        // It may have ended just now.
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+    Err(format!("it was ended after {} s", RUNS.as_secs()))
 }
 
 async fn talk(child: &mut Child, json: &str) -> Result<(), String> {
@@ -313,10 +311,12 @@ mod tests {
     async fn a_command_gets_the_message_and_its_complaint_is_told() {
         let message = messages(vec![event(Kind::Late, "a")], 0).remove(0);
         let words = |text: &str| -> Vec<String> { shlex::split(text).unwrap() };
-        let fine = words("sh -c 'read line; test \"$TIDEWATCH_EVENT:$TIDEWATCH_FOLDER:$line\" = late:a:json'");
+        let fine = words(
+            "sh -c 'read line; test \"$TIDEWATCH_EVENT:$TIDEWATCH_FOLDER:$line\" = late:a:json'",
+        );
         assert_eq!(run(&fine, &message, "json").await, Ok(()));
-        let why = run(&words("sh -c 'echo oh no >&2; exit 3'"), &message, "");
-        let why = why.await.unwrap_err();
+        let fails = words("sh -c 'echo oh no >&2; exit 3'");
+        let why = run(&fails, &message, "").await.unwrap_err();
         assert!(why.contains('3') && why.ends_with("oh no"), "{why}");
         assert!(run(&words("/nowhere/at/all"), &message, "").await.is_err());
     }

@@ -32,8 +32,8 @@ const TRASH_MORE_DAYS: u64 = 7;
 pub struct PolicyOptions {
     /// The config.
     pub config: Config,
-    /// Print the lifecycle configuration in place of the policy: of this bucket, or of the only one.
-    pub lifecycle: Option<Option<String>>,
+    /// Print the lifecycle configuration of this bucket in place of the policy; if it is empty, of the only one.
+    pub lifecycle: Option<String>,
     /// Print both, as one JSON object a line.
     pub json: bool,
 }
@@ -75,7 +75,7 @@ pub fn policy(options: &PolicyOptions, out: &mut Out) -> anyhow::Result<Exit> {
     } else if let Some(bucket) = &options.lifecycle {
         let names: Vec<_> = lifecycles.keys().cloned().collect();
         let only = names.first().filter(|_| names.len() == 1);
-        let wanted = bucket.as_ref().or(only);
+        let wanted = Some(bucket).filter(|name| !name.is_empty()).or(only);
         let Some(lifecycle) = wanted.and_then(|wanted| lifecycles.get(wanted)) else {
             note(format_args!(
                 "tidewatch: could not choose a bucket; name one of: {}",

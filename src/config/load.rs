@@ -8,9 +8,9 @@ use crate::base::terms::Terms;
 use crate::config::read::{Reader, Section};
 use crate::config::target::expand;
 use crate::config::{
-    Bandwidth, Config, Folder, MAX_LAG, MAX_WAIT, MEMORY_BYTES, Notify, Options, Problem, Problems, RESCAN,
-    S3, S3Options, SETTLE, SHUTDOWN_GRACE, Surroundings, Target, Upload, adhoc_dir, check, policy,
-    state_dir, terms, values,
+    Bandwidth, Config, Folder, MAX_LAG, MAX_WAIT, MEMORY_BYTES, Notify, Options, Problem, Problems,
+    RESCAN, S3, S3Options, SETTLE, SHUTDOWN_GRACE, Surroundings, Target, Upload, adhoc_dir, check,
+    policy, state_dir, terms, values,
 };
 
 /// The shortest time between two full walks: without a bound the agent would do nothing else.

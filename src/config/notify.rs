@@ -47,9 +47,7 @@ impl Notify {
         ca_bundle: Option<PathBuf>,
     ) -> Self {
         Self {
-            command: table
-                .parsed(reader, "command", command)
-                .unwrap_or_default(),
+            command: table.parsed(reader, "command", command).unwrap_or_default(),
             webhook: table.parsed(reader, "webhook", address),
             heartbeat: table.parsed(reader, "heartbeat", address),
             heartbeat_every: table

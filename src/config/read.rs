@@ -202,7 +202,9 @@ impl<'a> Reader<'a> {
             let remedy = match (owner(name, ""), close(name, tables)) {
                 (Some(owner), _) => format!("; it belongs in {}", header(owner)),
                 (None, Some(near)) => format!("; did you mean {}?", header(near)),
-                (None, None) => "; there are [agent], [s3], [upload], [notify] and [[folder]]".to_owned(),
+                (None, None) => {
+                    "; there are [agent], [s3], [upload], [notify] and [[folder]]".to_owned()
+                }
             };
             let what = match value.get_ref() {
                 DeValue::Table(_) => "table",

@@ -36,8 +36,8 @@ pub(in crate::cli) struct PolicyArgs {
     pub config: ConfigArg,
 
     /// Print the lifecycle rules of a bucket in place of the policy
-    #[arg(long, value_name = "BUCKET", num_args = 0..=1, conflicts_with = "json")]
-    pub lifecycle: Option<Option<String>>,
+    #[arg(long, value_name = "BUCKET", num_args = 0..=1, default_missing_value = "", conflicts_with = "json")]
+    pub lifecycle: Option<String>,
 
     /// Print one JSON object with the policy and the rules of each bucket
     #[arg(long)]

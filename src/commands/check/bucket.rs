@@ -229,7 +229,11 @@ impl Asked<'_> {
             other => other,
         };
         let ends = ends.map(|seconds| {
-            let at = rfc3339(i64::try_from(seconds).unwrap_or(0).saturating_mul(1_000_000_000));
+            let at = rfc3339(
+                i64::try_from(seconds)
+                    .unwrap_or(0)
+                    .saturating_mul(1_000_000_000),
+            );
             format!(", good until {at}")
         });
         let ends = ends.unwrap_or_default();

@@ -296,10 +296,12 @@ fn count(tree: &RealTree, filter: &Filter, until: Instant) -> Counted {
 pub(super) fn kernel(folders: u64) -> Vec<Finding> {
     let (hints, _kept) = tree::hints(1);
     if let Err(error) = Watch::new(Path::new("/"), hints, Budget::given(0)) {
-        return vec![Finding::warn(format!(
-            "no watcher can be started: {error}; until there are more, folders are polled"
-        ))
-        .mended_by("sudo sysctl fs.inotify.max_user_instances=1024")];
+        return vec![
+            Finding::warn(format!(
+                "no watcher can be started: {error}; until there are more, folders are polled"
+            ))
+            .mended_by("sudo sysctl fs.inotify.max_user_instances=1024"),
+        ];
     }
     let text = std::fs::read_to_string(MAX_WATCHES).ok();
     let limit = text.and_then(|text| text.trim().parse().ok());

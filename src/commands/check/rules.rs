@@ -47,7 +47,9 @@ impl Place<'_> {
             if !ends {
                 let text = "the lease is written hundreds of times a day, and no lifecycle rule ends its old versions";
                 let how = format!("tidewatch policy --lifecycle {}", self.bucket);
-                found.push(Finding::warn(format!("{text}; add the rule that this prints")).mended_by(how));
+                found.push(
+                    Finding::warn(format!("{text}; add the rule that this prints")).mended_by(how),
+                );
             }
         }
         found

@@ -129,14 +129,15 @@ impl Told {
         wall_ns: i64,
         tell: &mut impl FnMut(Kind, String),
     ) {
-        let outage = folder.outage.as_ref().map(|(since, why)| (Some(*since), why));
+        let outage = folder
+            .outage
+            .as_ref()
+            .map(|(since, why)| (Some(*since), why));
         let trouble = outage.or(folder.away.as_ref().map(|why| (None, why)));
         match trouble {
-            Some((since_ns, why)) if !self.outage => {
-                if self.may(Kind::OutageBegan, now) {
-                    (self.outage, self.outage_since_ns) = (true, since_ns);
-                    tell(Kind::OutageBegan, format!("cannot be kept level: {why}"));
-                }
+            Some((since_ns, why)) if !self.outage && self.may(Kind::OutageBegan, now) => {
+                (self.outage, self.outage_since_ns) = (true, since_ns);
+                tell(Kind::OutageBegan, format!("cannot be kept level: {why}"));
             }
             None if self.outage && self.may(Kind::OutageEnded, now) => {
                 self.outage = false;
@@ -151,12 +152,7 @@ impl Told {
         }
     }
 
-    fn lag(
-        &mut self,
-        folder: &FolderSnapshot,
-        now: Instant,
-        tell: &mut impl FnMut(Kind, String),
-    ) {
+    fn lag(&mut self, folder: &FolderSnapshot, now: Instant, tell: &mut impl FnMut(Kind, String)) {
         let show = |seconds| show_duration(Duration::from_secs(seconds));
         let target = show(folder.max_lag_seconds);
         match (folder.is_late(), self.late) {
@@ -165,23 +161,23 @@ impl Told {
                 let (lag, files) = (show(folder.lag_seconds), folder.queued_files);
                 tell(
                     Kind::Late,
-                    format!("is {lag} behind its bucket, more than {target}; files that wait: {files}"),
+                    format!(
+                        "is {lag} behind its bucket, more than {target}; files that wait: {files}"
+                    ),
                 );
             }
             (false, true) if self.may(Kind::OnTime, now) => {
                 self.late = false;
-                tell(Kind::OnTime, format!("is within {target} of its bucket again"));
+                tell(
+                    Kind::OnTime,
+                    format!("is within {target} of its bucket again"),
+                );
             }
             _ => {}
         }
     }
 
-    fn held(
-        &mut self,
-        folder: &FolderSnapshot,
-        now: Instant,
-        tell: &mut impl FnMut(Kind, String),
-    ) {
+    fn held(&mut self, folder: &FolderSnapshot, now: Instant, tell: &mut impl FnMut(Kind, String)) {
         // More than was told is told; fewer is somebody's work on it.
         if folder.held > self.held {
             if self.may(Kind::Held, now) {
@@ -215,9 +211,9 @@ impl Told {
 /// Returns whether all is well, as the heartbeat says it: every folder is looked after, and none is late or in trouble.
 pub fn is_well(folders: &[FolderSnapshot]) -> bool {
     !folders.is_empty()
-        && folders.iter().all(|folder| {
-            folder.begun && !folder.is_late() && folder.away.is_none()
-        })
+        && folders
+            .iter()
+            .all(|folder| folder.begun && !folder.is_late() && folder.away.is_none())
 }
 
 #[cfg(test)]

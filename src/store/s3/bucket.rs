@@ -1,6 +1,6 @@
 //! What is set on a bucket as a whole, and who asks: what `check` looks at. Nothing of it is needed to store objects.
 
-use aws_sdk_s3::types::{ExpirationStatus, ObjectLockEnabled};
+use aws_sdk_s3::types::{AbortIncompleteMultipartUpload, ExpirationStatus, ObjectLockEnabled};
 
 use crate::store::s3::S3Store;
 use crate::store::s3::attempt::Call;
@@ -46,7 +46,8 @@ impl S3Store {
                     let aborts = rule.abort_incomplete_multipart_upload();
                     Rule {
                         prefix: prefix.unwrap_or_default().to_owned(),
-                        aborts_days: aborts.and_then(|abort| abort.days_after_initiation()),
+                        aborts_days: aborts
+                            .and_then(AbortIncompleteMultipartUpload::days_after_initiation),
                         ends_versions: rule.noncurrent_version_expiration().is_some(),
                     }
                 })

@@ -41,7 +41,8 @@ impl Web {
     /// Posts a JSON text to `url`, or asks for `url` where there is none. Anything but a status of success is an error, in
     /// words that fit after "could not send: ".
     pub async fn send(&self, url: &str, json: Option<String>) -> Result<(), String> {
-        let mut request = HttpRequest::new(json.as_deref().map_or_else(SdkBody::empty, SdkBody::from));
+        let mut request =
+            HttpRequest::new(json.as_deref().map_or_else(SdkBody::empty, SdkBody::from));
         request
             .set_method(if json.is_some() { "POST" } else { "GET" })
             .map_err(|error| error.to_string())?;
