@@ -25,8 +25,9 @@ use tokio::time::Instant;
 use crate::base::clock::{Clock, rfc3339};
 use crate::base::offload::Offload;
 use crate::base::path::escaped;
+use crate::commands::bill::Biller;
 use crate::commands::board::Board;
-use crate::commands::notify::judge::{Event, Judge, Kind, is_well};
+use crate::commands::notify::judge::{Event, Judge, Kind, Seen, is_well};
 use crate::config::Notify;
 use crate::report::drill_file;
 use crate::store::s3::Web;
@@ -68,7 +69,7 @@ struct Message {
 }
 
 /// Tells whatever is worth telling of the folders of `board`, and lets the heart beat, for as long as it is polled.
-pub async fn keep_up(notify: Notify, board: Board, state_dir: PathBuf) {
+pub async fn keep_up(notify: Notify, board: Board, state_dir: PathBuf, bill: Arc<Biller>) {
     let has_web = notify.webhook.is_some() || notify.heartbeat.is_some();
     let web = if has_web {
         match Web::new(notify.ca_bundle.clone()).await {
@@ -85,7 +86,7 @@ pub async fn keep_up(notify: Notify, board: Board, state_dir: PathBuf) {
     let (queue, waiting) = mpsc::channel(WAITING);
     let watching = async {
         if !notify.command.is_empty() || notify.webhook.is_some() {
-            look(&board, state_dir, queue).await;
+            look(&board, state_dir, &bill, queue).await;
         }
     };
     tokio::join!(
@@ -96,7 +97,7 @@ pub async fn keep_up(notify: Notify, board: Board, state_dir: PathBuf) {
 }
 
 /// Looks at the board whenever something is new on it.
-async fn look(board: &Board, state_dir: PathBuf, queue: mpsc::Sender<Message>) {
+async fn look(board: &Board, state_dir: PathBuf, bill: &Biller, queue: mpsc::Sender<Message>) {
     let (mut judge, mut news) = (Judge::default(), board.news());
     loop {
         // Whether it is new or time has passed, the same is looked at.
@@ -106,7 +107,12 @@ async fn look(board: &Board, state_dir: PathBuf, queue: mpsc::Sender<Message>) {
         let dir = state_dir.clone();
         let drills = Offload::Pool.run(move || drill_file::read(&dir)).await;
         let now = Clock::Real.now();
-        let events = judge.look(&board.snapshots(), &drills, now.mono, now.wall_ns);
+        let seen = Seen {
+            folders: &board.snapshots(),
+            drills: &drills,
+            over: bill.over(),
+        };
+        let events = judge.look(&seen, now);
         for message in messages(events, now.wall_ns) {
             tracing::debug!(event = message.event.word(), "telling: {}", message.text);
             if queue.try_send(message).is_err() {
@@ -128,7 +134,11 @@ fn messages(events: Vec<Event>, now_ns: i64) -> Vec<Message> {
         let mut lines: Vec<_> = events
             .iter()
             .take(NAMED)
-            .map(|event| format!("{} {}", event.folder, event.text))
+            .map(|event| {
+                format!("{} {}", event.folder, event.text)
+                    .trim_start()
+                    .to_owned()
+            })
             .collect();
         let mut names: Vec<_> = events
             .iter()

@@ -22,10 +22,11 @@ use crate::commands::Exit;
 use crate::commands::board::Board;
 use crate::commands::control;
 use crate::commands::drill::routine::Routine;
-use crate::commands::folders::{Eyes, Left, Shared, Start, Stores, shown};
+use crate::commands::folders::{Eyes, Left, Shared, Start, shown};
 use crate::commands::notify;
 use crate::commands::reload::{Reader, Reloads};
 use crate::commands::signals::Signals;
+use crate::commands::stores::Stores;
 use crate::commands::unusable;
 use crate::config::{self, Config, Notify};
 use crate::report::out::note;
@@ -163,8 +164,10 @@ impl Service {
         }
         if config.notify != Notify::default() {
             let (told, dir) = (config.notify.clone(), shared.state_dir.clone());
-            listeners.spawn(notify::keep_up(told, board.clone(), dir));
+            let bill = shared.bill.clone();
+            listeners.spawn(notify::keep_up(told, board.clone(), dir, bill));
         }
+        listeners.spawn(shared.bill.clone().keep_up());
         match control::listen(&shared.state_dir, board.clone()) {
             Ok(server) => drop(listeners.spawn(server)),
             Err(error) => {

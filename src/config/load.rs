@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::base::path::escaped;
+use crate::base::price::Prices;
 use crate::base::terms::Terms;
 use crate::config::read::{Reader, Section};
 use crate::config::target::expand;
 use crate::config::{
     Bandwidth, Config, Folder, MAX_LAG, MAX_WAIT, MEMORY_BYTES, Notify, Options, Problem, Problems,
     RESCAN, S3, S3Options, SETTLE, SHUTDOWN_GRACE, Surroundings, Target, Upload, adhoc_dir, check,
-    policy, state_dir, terms, values,
+    cost, policy, state_dir, terms, values,
 };
 
 /// The shortest time between two full walks: without a bound the agent would do nothing else.
@@ -51,6 +52,8 @@ impl Config {
 
         let table = reader.table(&root, "notify");
         let notify = Notify::read(&mut reader, &table, shared.ca_bundle.clone());
+        let table = reader.table(&root, "cost");
+        let prices = cost::read(&mut reader, &table);
 
         let tables = reader.tables(&root, "folder");
         if tables.is_empty() && !root.contains_key("folder") {
@@ -70,6 +73,7 @@ impl Config {
                 state_dir: state.unwrap_or_default(),
                 shutdown_grace: shutdown_grace.unwrap_or(SHUTDOWN_GRACE),
                 upload,
+                prices,
                 take_over: options.take_over,
                 notify,
                 folders,
@@ -97,6 +101,7 @@ impl Config {
                 bandwidth: options.bandwidth.clone().unwrap_or_default(),
                 ..Upload::default()
             },
+            prices: Prices::default(),
             take_over: options.take_over,
             notify: Notify::default(),
             folders: vec![folder],

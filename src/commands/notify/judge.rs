@@ -11,12 +11,15 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use crate::base::clock::Now;
 use crate::base::snapshot::FolderSnapshot;
 use crate::base::units::show_duration;
 use crate::report::drill_file::Drilled;
 
 /// The shortest time between two events of one kind of one folder.
 pub const EVERY: Duration = Duration::from_secs(15 * 60);
+/// The shortest time between two words about the budget: an estimate goes to and fro.
+pub const BUDGET_EVERY: Duration = Duration::from_secs(24 * 3600);
 
 /// The kinds of events, in the words of the JSON contract.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
@@ -32,8 +35,12 @@ pub enum Kind {
     OnTime,
     /// A brake holds deletes or overwrites for a person.
     Held,
+    /// Files failed for good: they are left alone until they change, for a while.
+    Parked,
     /// A restore drill did not bring back what it should.
     DrillFailed,
+    /// The month's requests have passed the budget, or will; of no single folder.
+    OverBudget,
 }
 
 impl Kind {
@@ -45,7 +52,9 @@ impl Kind {
             Self::Late => "late",
             Self::OnTime => "on_time",
             Self::Held => "held",
+            Self::Parked => "parked",
             Self::DrillFailed => "drill_failed",
+            Self::OverBudget => "over_budget",
         }
     }
 }
@@ -55,7 +64,7 @@ impl Kind {
 pub struct Event {
     /// What.
     pub kind: Kind,
-    /// The folder's name.
+    /// The folder's name; empty for what is of none.
     pub folder: String,
     /// What happened, a line for people.
     pub text: String,
@@ -70,28 +79,40 @@ struct Told {
     outage_since_ns: Option<i64>,
     late: bool,
     held: u64,
+    parked: u64,
     drill_at_ns: i64,
+}
+
+/// Where everything is now.
+#[derive(Debug)]
+pub struct Seen<'a> {
+    /// The folders.
+    pub folders: &'a [FolderSnapshot],
+    /// The last drills, by the folder's URL.
+    pub drills: &'a BTreeMap<String, Drilled>,
+    /// What is said of a budget that is passed, or about to be.
+    pub over: Option<String>,
 }
 
 /// Remembers what was told.
 #[derive(Default)]
 pub struct Judge {
     folders: BTreeMap<String, Told>,
+    is_over: bool,
+    over_at: Option<Instant>,
 }
 
 impl Judge {
-    /// Returns what is to be told of the folders now. `drills` are the last ones, by the folder's URL.
-    pub fn look(
-        &mut self,
-        folders: &[FolderSnapshot],
-        drills: &BTreeMap<String, Drilled>,
-        now: Instant,
-        wall_ns: i64,
-    ) -> Vec<Event> {
+    /// Returns what is to be told now.
+    pub fn look(&mut self, seen: &Seen<'_>, now: Now) -> Vec<Event> {
+        let Seen {
+            folders, drills, ..
+        } = seen;
+        let (wall_ns, now) = (now.wall_ns, now.mono);
         self.folders
             .retain(|name, _| folders.iter().any(|folder| folder.name == *name));
-        let mut events = Vec::new();
-        for folder in folders {
+        let mut events: Vec<_> = self.budget(seen.over.as_ref(), now).into_iter().collect();
+        for folder in *folders {
             let told = self.folders.entry(folder.name.clone()).or_default();
             let mut tell = |kind, text| {
                 events.push(Event {
@@ -103,11 +124,29 @@ impl Judge {
             told.outage(folder, now, wall_ns, &mut tell);
             told.lag(folder, now, &mut tell);
             told.held(folder, now, &mut tell);
+            told.parked(folder, now, &mut tell);
             if let Some(drilled) = drills.get(&folder.to) {
                 told.drill(drilled, now, &mut tell);
             }
         }
         events
+    }
+
+    fn budget(&mut self, over: Option<&String>, now: Instant) -> Option<Event> {
+        let Some(text) = over else {
+            self.is_over = false;
+            return None;
+        };
+        let is_early = self.over_at.is_some_and(|at| now < at + BUDGET_EVERY);
+        if self.is_over || is_early {
+            return None;
+        }
+        (self.is_over, self.over_at) = (true, Some(now));
+        Some(Event {
+            kind: Kind::OverBudget,
+            folder: String::new(),
+            text: text.clone(),
+        })
     }
 }
 
@@ -195,6 +234,28 @@ impl Told {
         }
     }
 
+    fn parked(
+        &mut self,
+        folder: &FolderSnapshot,
+        now: Instant,
+        tell: &mut impl FnMut(Kind, String),
+    ) {
+        if folder.parked > self.parked {
+            if self.may(Kind::Parked, now) {
+                self.parked = folder.parked;
+                tell(
+                    Kind::Parked,
+                    format!(
+                        "has files that failed for good and are left alone for now: {}; see `tidewatch status`",
+                        folder.parked
+                    ),
+                );
+            }
+        } else {
+            self.parked = folder.parked;
+        }
+    }
+
     fn drill(&mut self, drilled: &Drilled, now: Instant, tell: &mut impl FnMut(Kind, String)) {
         if drilled.ok || drilled.at_ns == self.drill_at_ns {
             return;
@@ -222,26 +283,29 @@ mod tests {
 
     struct Table {
         judge: Judge,
-        start: Instant,
+        start: Now,
         drills: BTreeMap<String, Drilled>,
+        over: Option<String>,
     }
 
     impl Table {
         fn new() -> Self {
             Self {
                 judge: Judge::default(),
-                start: crate::base::clock::Clock::Real.now().mono,
+                start: crate::base::clock::Clock::Real.now(),
                 drills: BTreeMap::new(),
+                over: None,
             }
         }
 
         fn at(&mut self, minute: u64, folder: &FolderSnapshot) -> Vec<Kind> {
-            let after = Duration::from_secs(60 * minute);
-            let wall_ns = after.as_nanos() as i64;
-            let folders = std::slice::from_ref(folder);
-            let events = self
-                .judge
-                .look(folders, &self.drills, self.start + after, wall_ns);
+            let now = self.start.plus(Duration::from_secs(60 * minute));
+            let seen = Seen {
+                folders: std::slice::from_ref(folder),
+                drills: &self.drills,
+                over: self.over.clone(),
+            };
+            let events = self.judge.look(&seen, now);
             events.iter().map(|event| event.kind).collect()
         }
     }
@@ -283,17 +347,24 @@ mod tests {
     #[test]
     fn an_outage_is_told_with_its_reason_and_its_end_with_its_length() {
         let mut judge = Judge::default();
-        let start = crate::base::clock::Clock::Real.now().mono;
-        let none = BTreeMap::new();
+        let start = crate::base::clock::Clock::Real.now();
+        let drills = BTreeMap::new();
+        let mut look = |folder: FolderSnapshot, now: Now| {
+            let seen = Seen {
+                folders: &[folder],
+                drills: &drills,
+                over: None,
+            };
+            judge.look(&seen, now)
+        };
         let out = FolderSnapshot {
-            outage: Some((0, "no route".to_owned())),
+            outage: Some((start.wall_ns, "no route".to_owned())),
             ..fine()
         };
-        let events = judge.look(&[out], &none, start, 1_000_000_000);
+        let events = look(out, start);
         assert_eq!(events[0].kind, Kind::OutageBegan);
         assert!(events[0].text.ends_with("no route"));
-        let later = start + Duration::from_secs(90);
-        let events = judge.look(&[fine()], &none, later, 90_000_000_000);
+        let events = look(fine(), start.plus(Duration::from_secs(90)));
         assert_eq!(events[0].kind, Kind::OutageEnded);
         assert!(events[0].text.ends_with("after 1m 30s"));
     }
@@ -319,6 +390,32 @@ mod tests {
         assert_eq!(table.at(22, &held(4)), [Kind::Held]);
         assert_eq!(table.at(23, &held(9)), []);
         assert_eq!(table.at(37, &held(9)), [Kind::Held]);
+    }
+
+    #[test]
+    fn files_that_failed_for_good_are_told_when_there_are_more() {
+        let mut table = Table::new();
+        let parked = |parked| FolderSnapshot { parked, ..fine() };
+        assert_eq!(table.at(0, &parked(1)), [Kind::Parked]);
+        assert_eq!(table.at(20, &parked(1)), []);
+        assert_eq!(table.at(21, &parked(2)), [Kind::Parked]);
+    }
+
+    #[test]
+    fn a_budget_is_told_of_once_and_an_estimate_that_goes_to_and_fro_once_a_day() {
+        let mut table = Table::new();
+        table.over = Some("too much".to_owned());
+        assert_eq!(table.at(0, &fine()), [Kind::OverBudget]);
+        assert_eq!(table.at(2000, &fine()), []);
+        table.over = None;
+        assert_eq!(table.at(2001, &fine()), []);
+        table.over = Some("too much".to_owned());
+        assert_eq!(table.at(2002, &fine()), [Kind::OverBudget]);
+        table.over = None;
+        assert_eq!(table.at(2003, &fine()), []);
+        table.over = Some("too much".to_owned());
+        assert_eq!(table.at(2004, &fine()), []);
+        assert_eq!(table.at(2002 + 24 * 60, &fine()), [Kind::OverBudget]);
     }
 
     #[test]
