@@ -1,5 +1,6 @@
 //! What the command line runs besides the agent.
 
+pub mod alarm;
 pub mod bill;
 pub mod board;
 pub mod check;
@@ -17,7 +18,6 @@ pub mod held;
 pub mod history;
 pub mod init;
 pub mod lines;
-pub mod notify;
 pub mod pages;
 pub mod policy;
 pub mod reload;

@@ -308,11 +308,11 @@ mod tests {
 
     #[test]
     fn only_what_the_config_can_use_is_allowed() {
-        let plain = text(&[folder("s3://b/p")]);
+        let plain = text(&[folder("s3://bkt/p")]);
         for word in ["Acl", "Retention", "kms:", "\"s3:*", "ObjectLock"] {
             assert!(!plain.contains(word), "{word}: {plain}");
         }
-        let deletes = r#"{"Sid":"OwnObjects","Effect":"Allow","Action":["s3:DeleteObject"],"Resource":["arn:aws:s3:::b/p/.tidewatch/*"]}"#;
+        let deletes = r#"{"Sid":"OwnObjects","Effect":"Allow","Action":["s3:DeleteObject"],"Resource":["arn:aws:s3:::bkt/p/.tidewatch/*"]}"#;
         assert!(plain.contains(deletes), "{plain}");
         let full = Folder {
             on_delete: OnDelete::Delete,
@@ -326,7 +326,7 @@ mod tests {
                 }),
                 storage_class: None,
             },
-            ..folder("s3://b/p")
+            ..folder("s3://bkt/p")
         };
         let full = text(&[full]);
         for word in [
@@ -343,7 +343,11 @@ mod tests {
 
     #[test]
     fn folders_that_need_the_same_share_their_statements() {
-        let policy = allowed(&[folder("s3://b/p"), folder("s3://b/q"), folder("s3://c")]);
+        let policy = allowed(&[
+            folder("s3://bkt/p"),
+            folder("s3://bkt/q"),
+            folder("s3://other"),
+        ]);
         let listed = |statement: &&Statement| statement.action == ["s3:ListBucket"];
         let conditions: Vec<_> = policy
             .statement
@@ -366,9 +370,9 @@ mod tests {
 
     #[test]
     fn partitions_and_keys_have_their_own_names() {
-        let mut china = folder("s3://b/p");
+        let mut china = folder("s3://bkt/p");
         china.s3.region = Some("cn-north-1".to_owned());
-        assert!(text(&[china.clone()]).contains("arn:aws-cn:s3:::b/p/*"));
+        assert!(text(&[china.clone()]).contains("arn:aws-cn:s3:::bkt/p/*"));
         assert_eq!(
             key_arn(&china, "alias/x"),
             "arn:aws-cn:kms:cn-north-1:*:key/*"
@@ -382,10 +386,10 @@ mod tests {
         let trash = Folder {
             history: History::Trash,
             trash_keep: Duration::from_secs(36 * 3600),
-            ..folder("s3://b/p")
+            ..folder("s3://bkt/p")
         };
-        let all = lifecycles(&[trash, folder("s3://c")]);
-        let rules = &all["b"].rules;
+        let all = lifecycles(&[trash, folder("s3://other")]);
+        let rules = &all["bkt"].rules;
         assert_eq!(rules.len(), 4);
         let days = &rules[0]["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"];
         assert_eq!(*days, 7);

@@ -19,11 +19,11 @@ use crate::base::clock::Clock;
 use crate::base::offload::{self, Offload};
 use crate::base::snapshot::{FolderSnapshot, Happening};
 use crate::commands::Exit;
+use crate::commands::alarm;
 use crate::commands::board::Board;
 use crate::commands::control;
 use crate::commands::drill::routine::Routine;
 use crate::commands::folders::{Eyes, Left, Shared, Start, shown};
-use crate::commands::notify;
 use crate::commands::reload::{Reader, Reloads};
 use crate::commands::signals::Signals;
 use crate::commands::stores::Stores;
@@ -165,7 +165,7 @@ impl Service {
         if config.notify != Notify::default() {
             let (told, dir) = (config.notify.clone(), shared.state_dir.clone());
             let bill = shared.bill.clone();
-            listeners.spawn(notify::keep_up(told, board.clone(), dir, bill));
+            listeners.spawn(alarm::keep_up(told, board.clone(), dir, bill));
         }
         listeners.spawn(shared.bill.clone().keep_up());
         match control::listen(&shared.state_dir, board.clone()) {

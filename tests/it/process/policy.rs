@@ -39,7 +39,7 @@ const SETTINGS: &[Setting] = &[
     },
     Setting {
         name: "locked",
-        folder: "object_lock = { mode = \"governance\", keep = \"1s\" }\n",
+        folder: "object_lock = { mode = \"governance\", keep = \"1d\" }\n",
         prefix: "p",
     },
 ];
