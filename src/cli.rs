@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 
+use crate::cli::args::check::{CheckArgs, FleetArgs, PolicyArgs};
 use crate::cli::args::folder::Where;
 use crate::cli::args::held::HeldVerb;
 use crate::cli::args::history::{DrillArgs, HistoryArgs};
@@ -24,11 +25,13 @@ use crate::commands::control::Verb;
 use crate::commands::demo::{self, DemoOptions};
 use crate::commands::drill::{self, DrillOptions};
 use crate::commands::explain::{self, ExplainOptions};
+use crate::commands::fleet::{self, FleetOptions};
 use crate::commands::folder::{self, FolderOptions};
 use crate::commands::held::{self, HeldCommand, HeldOptions};
 use crate::commands::history::{self, HistoryOptions};
 use crate::commands::init::{self, InitOptions};
 use crate::commands::pause::{self, SyncNowOptions};
+use crate::commands::policy::{self, PolicyOptions};
 use crate::commands::reload::Reader;
 use crate::commands::restore::{self, RestoreOptions, source};
 use crate::commands::status::{self, StatusOptions, states};
@@ -36,7 +39,7 @@ use crate::commands::sync::{self, SyncOptions};
 use crate::commands::verify::{self, VerifyOptions};
 use crate::commands::watch::{self, WatchOptions};
 use crate::commands::{Exit, pages};
-use crate::config::{self, Config, Options, Problem, Problems, S3Options, Surroundings};
+use crate::config::{self, Config, Options, Problem, Problems, S3Options, Surroundings, Target};
 use crate::report::log;
 use crate::report::out::{Out, note};
 
@@ -127,15 +130,9 @@ fn dispatch(cli: Cli, surroundings: &Surroundings) -> anyhow::Result<Exit> {
             let states = states::find(config.config.as_deref(), state.state_dir, surroundings)?;
             folder::folder(&FolderOptions { states, what }, &mut out)
         }
-        Command::Check(args) => {
-            let options = Options {
-                state_dir: args.state.state_dir,
-                s3: args.s3.into(),
-                ..Options::default()
-            };
-            let config = load(args.config.config.as_deref(), &options, surroundings)?;
-            drive(check::check(CheckOptions { config }))
-        }
+        Command::Check(args) => drive(check::check(check_options(args, surroundings)?)),
+        Command::Policy(args) => policy::policy(&policy_options(args, surroundings)?, &mut out),
+        Command::Fleet(args) => drive(fleet::fleet(fleet_options(args)?, &mut out)),
         Command::Init(args) => {
             let (file, from) = (args.file, args.from);
             init::init(&InitOptions { file, from }, &mut out)
@@ -273,6 +270,39 @@ fn drill_options(args: DrillArgs, surroundings: &Surroundings) -> Result<DrillOp
     Ok(DrillOptions {
         folders,
         memory_bytes,
+        json: args.json,
+    })
+}
+
+fn check_options(args: CheckArgs, surroundings: &Surroundings) -> Result<CheckOptions, Problems> {
+    let options = Options {
+        state_dir: args.state.state_dir,
+        s3: args.s3.into(),
+        ..Options::default()
+    };
+    Ok(CheckOptions {
+        config: load(args.config.config.as_deref(), &options, surroundings)?,
+        json: args.json,
+    })
+}
+
+fn policy_options(
+    args: PolicyArgs,
+    surroundings: &Surroundings,
+) -> Result<PolicyOptions, Problems> {
+    let named = args.config.config.as_deref();
+    Ok(PolicyOptions {
+        config: load(named, &Options::default(), surroundings)?,
+        lifecycle: args.lifecycle,
+        json: args.json,
+    })
+}
+
+fn fleet_options(args: FleetArgs) -> Result<FleetOptions, Problems> {
+    let s3: S3Options = args.s3.into();
+    Ok(FleetOptions {
+        to: Target::parse(&args.url).map_err(Problem::new)?,
+        s3: s3.into(),
         json: args.json,
     })
 }

@@ -35,6 +35,7 @@ mod recall;
 mod rest;
 mod root;
 mod rows;
+mod said;
 mod scans;
 mod tell;
 mod trash;
@@ -82,6 +83,7 @@ use janitor::Janitor;
 use lease::Lease;
 use outage::Outage;
 use rest::Rest;
+use said::LastWord;
 use scans::Scans;
 use tell::Teller;
 use trash::Trash;
@@ -140,6 +142,7 @@ struct Loop {
     audit: Audit,
     catalog: Catalog,
     lease: Lease,
+    said: LastWord,
     /// The folder that the root was when it was last trusted.
     root: Option<Identity>,
     /// Where filesystems were ever seen mounted inside it, and which of them are not now.
@@ -182,7 +185,7 @@ pub async fn run(folder: Folder, stop: CancellationToken) -> Ended {
 
 impl Loop {
     fn new(folder: Folder, stop: CancellationToken) -> Self {
-        let (lease, store) = Lease::new(&folder);
+        let ((lease, store), said) = (Lease::new(&folder), LastWord::new(&folder));
         let Folder {
             row,
             settings,
@@ -245,6 +248,7 @@ impl Loop {
             audit: Audit::new(settings.audit, mode),
             catalog: Catalog::new(),
             lease,
+            said,
             root: row.root,
             mounts: row.mounts.into_iter().collect(),
             mounts_away: Vec::new(),
@@ -329,6 +333,7 @@ impl Loop {
         self.start_turn(now);
         let reason = self.ending(now);
         self.publish(now);
+        self.say(now);
         reason
     }
 
@@ -454,6 +459,7 @@ impl Loop {
         self.jobs.shutdown().await;
         // What was cut off may still land: the next one has to wait for that.
         if !is_cut && !self.outage.is_on() {
+            self.say_last().await;
             self.give_lease_back().await;
         }
         self.teller.flush().await;

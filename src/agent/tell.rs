@@ -62,6 +62,14 @@ impl Teller {
         }
     }
 
+    pub fn started(&self) -> Instant {
+        self.started.mono
+    }
+
+    pub fn is_level(&self) -> bool {
+        self.snapshot.level
+    }
+
     pub fn name(&self) -> &str {
         &self.snapshot.name
     }

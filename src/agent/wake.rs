@@ -16,6 +16,7 @@ impl Loop {
         let mut sooner = |at: Option<Instant>| wake = at.map_or(wake, |at| wake.min(at));
         sooner(self.lease_due(now));
         sooner(self.catalog_wake(now));
+        sooner(self.say_at(now).filter(|_| self.stopping.is_none()));
         if let Some(until) = self.stopping {
             sooner(Some(until));
             sooner(

@@ -1,5 +1,6 @@
 //! What can be asked for on the command line, as clap reads it.
 
+pub(in crate::cli) mod check;
 pub(in crate::cli) mod folder;
 pub(in crate::cli) mod held;
 pub(in crate::cli) mod history;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::base::policy::OnDelete;
+use crate::cli::args::check::{CheckArgs, FleetArgs, PolicyArgs};
 use crate::cli::args::folder::FolderArgs;
 use crate::cli::args::held::HeldArgs;
 use crate::cli::args::history::{DrillArgs, HistoryArgs};
@@ -146,9 +148,18 @@ pub(in crate::cli) enum Command {
             two small objects, PREFIX/.tidewatch/check-…, are made and removed again. Nothing \
             else is changed, here or there.",
         after_long_help = "Examples:\n  \
-            tidewatch check --config config.toml"
+            tidewatch check --config config.toml\n\n\
+            Exit codes:\n  \
+            0  nothing stands in the way; a `warn` is worth a look\n  \
+            2  something on this machine does, or in the config\n  \
+            5  something with a bucket does"
     )]
     Check(CheckArgs),
+
+    /// Print the least-privilege IAM policy and lifecycle rule for this config
+    Policy(PolicyArgs),
+    /// Show how far every host is, from what each says in the bucket
+    Fleet(FleetArgs),
 
     /// Write a commented config to start from
     #[command(after_long_help = "Examples:\n  \
@@ -236,16 +247,6 @@ pub(in crate::cli) struct SyncArgs {
 
     #[command(flatten)]
     pub options: OptionArgs,
-}
-
-#[derive(Args, Debug)]
-pub(in crate::cli) struct CheckArgs {
-    #[command(flatten)]
-    pub config: ConfigArg,
-    #[command(flatten)]
-    pub state: StateArg,
-    #[command(flatten)]
-    pub s3: S3Args,
 }
 
 #[derive(Args, Debug)]

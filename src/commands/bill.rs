@@ -116,17 +116,27 @@ impl Biller {
         (sofar.bill.clone(), cost, sofar.is_dirty)
     }
 
+    /// Says that the budget is, or is about to be, passed; `None` if it is not.
+    pub fn over(&self) -> Option<String> {
+        let cost = self.cost();
+        cost.is_over().then(|| self.words(&cost))
+    }
+
+    fn words(&self, cost: &Cost) -> String {
+        let prices = self.prices();
+        format!(
+            "requests of this month will come to {} at this pace ({} so far), more than the budget of {}",
+            prices.show(cost.month_at_this_pace),
+            prices.show(cost.month.cost),
+            prices.show(cost.budget.unwrap_or_default()),
+        )
+    }
+
     fn mind(&self, cost: &Cost) {
         let mut sofar = self.sofar.lock().unwrap_or_else(PoisonError::into_inner);
         let was_over = std::mem::replace(&mut sofar.is_over, cost.is_over());
         if cost.is_over() && !was_over {
-            let prices = self.prices();
-            tracing::warn!(
-                "requests of this month will come to {} at this pace ({} so far), more than the budget of {}",
-                prices.show(cost.month_at_this_pace),
-                prices.show(cost.month.cost),
-                prices.show(cost.budget.unwrap_or_default()),
-            );
+            tracing::warn!("{}", self.words(cost));
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What the command line runs besides the agent.
 
+pub mod alarm;
 pub mod bill;
 pub mod board;
 pub mod check;
@@ -10,6 +11,7 @@ pub mod drill;
 pub mod estimate;
 pub mod explain;
 pub mod features;
+pub mod fleet;
 pub mod folder;
 pub mod folders;
 pub mod held;
@@ -18,6 +20,7 @@ pub mod init;
 pub mod lines;
 pub mod pages;
 pub mod pause;
+pub mod policy;
 pub mod reload;
 pub mod restore;
 pub mod settings;

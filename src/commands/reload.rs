@@ -117,6 +117,7 @@ fn changed(running: &Config, config: &Config) -> Vec<String> {
     );
     compare(was.concurrency == is.concurrency, "concurrency");
     compare(was.memory_bytes == is.memory_bytes, "memory");
+    compare(running.notify == config.notify, "[notify]");
     compare(running.folders == config.folders, "[[folder]]");
     // What has no name here is something that a restart changes all the same.
     if others.is_empty() && running != config {

@@ -10,7 +10,7 @@ use crate::base::clock::Clock;
 use crate::base::snapshot::FolderSnapshot;
 use crate::commands::features::{Asker, Bucket};
 use crate::commands::folders::{Left, Start};
-use crate::store::guarded;
+use crate::store::{self, ErrorKind, Store, guarded};
 
 /// How soon a bucket is asked again that has to be known before anything is written there.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
@@ -27,6 +27,15 @@ pub fn show(snapshots: &watch::Sender<FolderSnapshot>, why: &str) {
         let since = snapshot.outage.as_ref().map_or(now.wall_ns, |(ns, _)| *ns);
         snapshot.outage = Some((since, why.to_owned()));
     });
+}
+
+/// Asks whether a bucket is there and may be used. A key that may only list the folder's prefix, as the least of policies
+/// allows, may not look at the bucket as a whole.
+pub async fn ask(store: &dyn Store, prefix: &str) -> store::Result<()> {
+    match store.check().await {
+        Err(error) if error.kind == ErrorKind::Denied => store.list(prefix, None).await.map(drop),
+        answer => answer,
+    }
 }
 
 /// Waits until it is known that a bucket holds to conditions; the error says what becomes of the folder if it does not, or

@@ -19,6 +19,7 @@ use crate::base::clock::Clock;
 use crate::base::offload::{self, Offload};
 use crate::base::snapshot::{FolderSnapshot, Happening};
 use crate::commands::Exit;
+use crate::commands::alarm;
 use crate::commands::board::Board;
 use crate::commands::control;
 use crate::commands::drill::routine::Routine;
@@ -27,11 +28,10 @@ use crate::commands::reload::{Reader, Reloads};
 use crate::commands::signals::Signals;
 use crate::commands::stores::Stores;
 use crate::commands::unusable;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Notify};
 use crate::report::out::note;
 use crate::report::status_file::{self, FolderStatus, StatusFile};
 use crate::report::systemd;
-use crate::store::Store as _;
 
 /// How soon a bucket that could not even be asked is tried again.
 const RETRY: Duration = Duration::from_secs(60);
@@ -100,7 +100,7 @@ async fn find(config: &Config, shared: &Shared) -> Result<(), Exit> {
     for folder in &config.folders {
         let why = match shared.stores.open(folder).await {
             Err(error) => error.to_string(),
-            Ok(store) => match store.check().await {
+            Ok(store) => match unusable::ask(&*store, &folder.to.prefix).await {
                 Err(error) if error.is_of_bucket() => error.to_string(),
                 // What passes is waited for, as it is later.
                 Ok(()) | Err(_) => continue,
@@ -161,6 +161,11 @@ impl Service {
             tasks.spawn(
                 async move { keep(&shared, folder, publish, happenings, asked, stop).await },
             );
+        }
+        if config.notify != Notify::default() {
+            let (told, dir) = (config.notify.clone(), shared.state_dir.clone());
+            let bill = shared.bill.clone();
+            listeners.spawn(alarm::keep_up(told, board.clone(), dir, bill));
         }
         listeners.spawn(shared.bill.clone().keep_up());
         match control::server::listen(&shared.state_dir, board.clone()) {

@@ -9,9 +9,9 @@ use crate::base::terms::Terms;
 use crate::config::read::{Reader, Section};
 use crate::config::target::expand;
 use crate::config::{
-    Bandwidth, Config, Folder, MAX_LAG, MAX_WAIT, MEMORY_BYTES, Options, Problem, Problems, RESCAN,
-    S3, S3Options, SETTLE, SHUTDOWN_GRACE, Surroundings, Target, Upload, adhoc_dir, check, cost,
-    policy, state_dir, terms, values,
+    Bandwidth, Config, Folder, MAX_LAG, MAX_WAIT, MEMORY_BYTES, Notify, Options, Problem, Problems,
+    RESCAN, S3, S3Options, SETTLE, SHUTDOWN_GRACE, Surroundings, Target, Upload, adhoc_dir, check,
+    cost, policy, state_dir, terms, values,
 };
 
 /// The shortest time between two full walks: without a bound the agent would do nothing else.
@@ -50,6 +50,8 @@ impl Config {
             bandwidth: bandwidth(&mut reader, &table, options),
         };
 
+        let table = reader.table(&root, "notify");
+        let notify = Notify::read(&mut reader, &table, shared.ca_bundle.clone());
         let table = reader.table(&root, "cost");
         let prices = cost::read(&mut reader, &table);
 
@@ -73,6 +75,7 @@ impl Config {
                 upload,
                 prices,
                 take_over: options.take_over,
+                notify,
                 folders,
             },
         )
@@ -100,6 +103,7 @@ impl Config {
             },
             prices: Prices::default(),
             take_over: options.take_over,
+            notify: Notify::default(),
             folders: vec![folder],
         })
     }

@@ -8,6 +8,7 @@ mod bandwidth;
 mod check;
 mod cost;
 mod load;
+mod notify;
 mod places;
 mod policy;
 mod problem;
@@ -26,6 +27,7 @@ use crate::base::terms::Terms;
 
 pub use crate::config::bandwidth::{Bandwidth, Rate, Shown as ShownRate};
 pub use crate::config::load::{state_dir_of, text_of};
+pub use crate::config::notify::{HEARTBEAT_EVERY, Notify};
 pub use crate::config::places::{Surroundings, adhoc_dir, adhoc_states, find, state_dir};
 pub use crate::config::problem::{Problem, Problems};
 pub use crate::config::read::KEYS;
@@ -148,6 +150,8 @@ pub struct Config {
     /// Whether a prefix is taken from another agent that owns it. Only a command line says so: said for ever, two agents
     /// would take it from each other for ever.
     pub take_over: bool,
+    /// Whom to tell when something is wrong.
+    pub notify: Notify,
     /// The folders; at least one.
     pub folders: Vec<Folder>,
 }

@@ -29,6 +29,10 @@ pub const KEYS: &[(&str, &[&str])] = &[
     ("upload", &["concurrency", "memory", "bandwidth"]),
     ("cost", &["currency", "put", "get", "read", "budget"]),
     (
+        "notify",
+        &["command", "webhook", "heartbeat", "heartbeat_every"],
+    ),
+    (
         "folder",
         &[
             "name",
@@ -92,6 +96,7 @@ fn header(table: &str) -> &'static str {
         "s3" => "[s3]",
         "upload" => "[upload]",
         "cost" => "[cost]",
+        "notify" => "[notify]",
         _ => "[[folder]]",
     }
 }

@@ -65,6 +65,7 @@ mod marks;
 mod moves;
 mod open;
 mod rows;
+mod said;
 mod schema;
 mod subfolders;
 mod uploads;

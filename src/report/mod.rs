@@ -8,3 +8,4 @@ pub mod out;
 pub mod progress;
 pub mod status_file;
 pub mod systemd;
+pub mod word;

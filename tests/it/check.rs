@@ -12,6 +12,9 @@ use tempfile::TempDir;
 
 use crate::support::endpoint::{Endpoint, Fault};
 
+/// What a command that mends begins with.
+const MEND: &str = "        ";
+
 /// A config with one folder, `photos`, that goes to an endpoint.
 struct Machine {
     dir: TempDir,
@@ -29,7 +32,7 @@ impl Machine {
         fs::write(dir.path().join("photos/raw/a"), "a").expect("a file");
         let machine = Self { dir, env };
         let config = format!(
-            "[agent]\nstate_dir = \"{}\"\n[s3]\nendpoint_url = {url:?}\n[[folder]]\npath = \"{}\"\nto = \"s3://{bucket}/p\"\n",
+            "[agent]\nstate_dir = \"{}\"\n[s3]\nendpoint_url = {url:?}\n[[folder]]\npath = \"{}\"\nto = \"s3://{bucket}/p\"\nwatch = \"native\"\n",
             machine.at("state").display(),
             machine.at("photos").display(),
         );
@@ -41,10 +44,29 @@ impl Machine {
         self.dir.path().join(path)
     }
 
+    /// Returns the exit code and the lines, each whole again. That a test's state is in a folder for what does not last is
+    /// left out, and so are the commands that mend.
     fn check(&self) -> (Option<i32>, String) {
+        let (code, out) = self.checked(&[]);
+        let mut lines: Vec<String> = Vec::new();
+        for line in out.lines().filter(|line| !line.starts_with(MEND)) {
+            match (lines.last_mut(), line.strip_prefix("      ")) {
+                (Some(last), Some(rest)) => {
+                    last.push(' ');
+                    last.push_str(rest);
+                }
+                _ => lines.push(line.to_owned()),
+            }
+        }
+        lines.retain(|line| !line.contains("set agent.state_dir to a lasting folder"));
+        (code, lines.join("\n") + "\n")
+    }
+
+    fn checked(&self, more: &[&str]) -> (Option<i32>, String) {
         let output = Command::new(env!("CARGO_BIN_EXE_tidewatch"))
             .args(["check", "--config"])
             .arg(self.at("config.toml"))
+            .args(more)
             .env_clear()
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .output()
@@ -72,10 +94,19 @@ async fn where_all_is_well_it_says_so_and_leaves_nothing() {
     let machine = Machine::new(&endpoint);
     let (code, out) = machine.check();
     assert_eq!(code, Some(0), "{out}");
-    assert!(out.ends_with("everything is in order\n"), "{out}");
+    assert!(!out.contains("\nwarn"), "{out}");
     assert!(out.contains("1 file in 2 folders"), "{out}");
     assert!(out.contains("ok    photos: the store checks CRC64NVME on every upload\n"));
     assert_eq!(out.matches("the store").count(), 1, "{out}");
+    for said in [
+        "ok    photos: credentials come from the environment (AWS_ACCESS_KEY_ID)\n",
+        "ok    photos: this machine's clock is right",
+        "ok    photos: the kernel tells of its changes\n",
+        "are free, up to 100.0 MiB are needed\n",
+        "there are no lifecycle rules here",
+    ] {
+        assert!(out.contains(said), "{said}: {out}");
+    }
     assert_eq!(endpoint.all_keys(), [""; 0]);
     assert!(!machine.at("state").exists());
     for request in endpoint.all_requests() {
@@ -83,6 +114,142 @@ async fn where_all_is_well_it_says_so_and_leaves_nothing() {
         let own = own.iter().any(|own| request.key.starts_with(own));
         assert!(own || request.key.is_empty(), "{request:?}");
     }
+}
+
+#[tokio::test]
+async fn every_line_fits_80_columns_or_is_a_command_and_json_says_the_same() {
+    let endpoint = Endpoint::start().await;
+    let machine = Machine::new(&endpoint);
+    endpoint.always(
+        "GetBucketLifecycleConfiguration",
+        Fault::Error(404, "NoSuchLifecycleConfiguration"),
+    );
+    let (code, out) = machine.checked(&[]);
+    assert_eq!(code, Some(0), "{out}");
+    for line in out.lines().filter(|line| !line.starts_with(MEND)) {
+        assert!(
+            line.chars().count() <= 80 || !line.trim().contains(' '),
+            "{line}"
+        );
+    }
+    let (code, json) = machine.checked(&["--json"]);
+    assert_eq!(code, Some(0), "{json}");
+    let lines: Vec<serde_json::Value> = json
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let (last, findings) = lines.split_last().expect("a summary");
+    assert_eq!(
+        (&last["event"], &last["exit"]),
+        (&"summary".into(), &0.into())
+    );
+    let warned = findings.iter().filter(|line| line["grade"] == "warn");
+    assert_eq!(last["warned"], warned.count());
+    let mends: Vec<_> = findings
+        .iter()
+        .filter_map(|line| line["mend"].as_str())
+        .collect();
+    assert_eq!(mends.len(), 1, "{json}");
+    let shown = out.lines().find_map(|line| line.strip_prefix(MEND));
+    assert_eq!(shown, Some(mends[0]));
+}
+
+#[tokio::test]
+async fn a_rule_for_unfinished_uploads_is_seen_and_the_command_that_makes_one_is_named() {
+    let endpoint = Endpoint::start().await;
+    let machine = Machine::new(&endpoint);
+    let operation = "GetBucketLifecycleConfiguration";
+    endpoint.always(operation, Fault::Error(404, "NoSuchLifecycleConfiguration"));
+    let line = machine.one_line(0, "warn");
+    assert!(
+        line.contains("no lifecycle rule ends unfinished uploads"),
+        "{line}"
+    );
+    let (_, out) = machine.checked(&[]);
+    let mend = out.lines().find_map(|line| line.strip_prefix(MEND));
+    let words = shlex::split(mend.expect("a command")).expect("words");
+    let expected = [
+        "aws",
+        "s3api",
+        "put-bucket-lifecycle-configuration",
+        "--bucket",
+        "tide",
+    ];
+    assert_eq!(words[..5], expected);
+    let rule: serde_json::Value = serde_json::from_str(words.last().unwrap()).expect("JSON");
+    assert_eq!(rule["Rules"][0]["Filter"]["Prefix"], "p/");
+    endpoint.clear();
+
+    let rule = |prefix: &str| {
+        let text = format!(
+            "<LifecycleConfiguration><Rule><ID>a</ID><Status>Enabled</Status><Filter><Prefix>{prefix}</Prefix></Filter>\
+             <AbortIncompleteMultipartUpload><DaysAfterInitiation>3</DaysAfterInitiation></AbortIncompleteMultipartUpload>\
+             </Rule></LifecycleConfiguration>"
+        );
+        Fault::Answer(200, text)
+    };
+    endpoint.always(operation, rule(""));
+    let (code, out) = machine.check();
+    assert_eq!(code, Some(0));
+    assert!(
+        out.contains("ok    photos: a lifecycle rule ends unfinished uploads after 3 days\n"),
+        "{out}"
+    );
+    endpoint.clear();
+    // One for other keys does not count, and must not be written over.
+    endpoint.always(operation, rule("other/"));
+    let line = machine.one_line(0, "warn");
+    assert!(line.contains("add to the rules that are there"), "{line}");
+    endpoint.clear();
+    endpoint.always(operation, Fault::Error(403, "AccessDenied"));
+    let line = machine.one_line(0, "warn");
+    assert!(
+        line.contains("allow s3:GetLifecycleConfiguration"),
+        "{line}"
+    );
+}
+
+#[tokio::test]
+async fn a_right_that_only_tags_need_is_told_from_the_right_to_write() {
+    let endpoint = Endpoint::start().await;
+    let machine = Machine::new(&endpoint);
+    let config = machine.at("config.toml");
+    let plain = fs::read_to_string(&config).unwrap();
+    fs::write(&config, format!("{plain}tags = {{ team = \"a\" }}\n")).unwrap();
+    endpoint.script(|seen| {
+        let is_tagged = seen.headers.contains_key("x-amz-tagging");
+        is_tagged.then_some(Fault::Error(403, "AccessDenied"))
+    });
+    let line = machine.one_line(5, "fail");
+    assert!(line.contains("does not let us write with `tags`"), "{line}");
+    assert!(
+        line.ends_with("allow s3:PutObjectTagging on arn:aws:s3:::tide/p/*"),
+        "{line}"
+    );
+    assert_eq!(endpoint.all_keys(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_lock_that_the_bucket_does_not_have_is_trouble_with_the_bucket() {
+    let endpoint = Endpoint::start().await;
+    let machine = Machine::new(&endpoint);
+    let config = machine.at("config.toml");
+    let plain = fs::read_to_string(&config).unwrap();
+    let lock = "object_lock = { mode = \"governance\", keep = \"1d\" }\n";
+    fs::write(&config, plain + lock).unwrap();
+    let operation = "GetObjectLockConfiguration";
+    endpoint.always(
+        operation,
+        Fault::Error(404, "ObjectLockConfigurationNotFoundError"),
+    );
+    let line = machine.one_line(5, "fail");
+    assert!(line.contains("the bucket has no Object Lock"), "{line}");
+    endpoint.clear();
+    let text = "<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled></ObjectLockConfiguration>";
+    endpoint.always(operation, Fault::Answer(200, text.to_owned()));
+    let (code, out) = machine.check();
+    assert_eq!(code, Some(0), "{out}");
+    assert!(out.contains("objects can be locked"), "{out}");
 }
 
 #[tokio::test]

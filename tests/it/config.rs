@@ -306,7 +306,7 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "[zzz]\n+",
-        "config.toml:1: unknown table `zzz`; there are [agent], [s3], [upload], [cost] and [[folder]]",
+        "config.toml:1: unknown table `zzz`; there are [agent], [s3], [upload], [cost], [notify] and [[folder]]",
     ),
     (
         "memory = \"1GiB\"\n+",

@@ -8,10 +8,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::base::clock::{Clock, rfc3339};
 use crate::base::host;
 use crate::base::path::escaped;
 use crate::base::policy::{Guarding, History, OnDelete};
 use crate::base::terms::Terms;
+use crate::base::units::show_duration;
+use crate::commands::check::rules::Place;
 use crate::commands::check::{Finding, store};
 use crate::commands::{features, settings};
 use crate::config::Folder;
@@ -25,6 +28,9 @@ const REPEAT: Duration = Duration::from_secs(3);
 
 /// How long the questions about the store may take in all.
 const ASKING: Duration = Duration::from_secs(60);
+
+/// How far apart two clocks may be: an answer may be late, and the lease is counted in seconds.
+const APART: Duration = Duration::from_secs(60);
 
 /// What the object holds: enough to see that it comes back.
 const CONTENT: &[u8] = b"tidewatch check; may be removed\n";
@@ -47,6 +53,7 @@ pub(super) async fn check(folder: &Folder) -> Vec<Finding> {
     };
     let asked = Asked {
         store: &store,
+        name: bucket,
         bucket: format!("bucket `{bucket}` at {endpoint}"),
         resource: format!("arn:aws:s3:::{bucket}/{}*", folder.to.prefix),
         prefix: &folder.to.prefix,
@@ -76,6 +83,7 @@ fn is_open_line(url: &str) -> bool {
 /// A bucket that is being asked, and what it has answered.
 struct Asked<'a> {
     store: &'a S3Store,
+    name: &'a str,
     /// The bucket and its endpoint, for people.
     bucket: String,
     /// What a policy has to name.
@@ -116,6 +124,7 @@ impl Asked<'_> {
                     "{} is there and may be listed",
                     self.bucket
                 )));
+                self.credentials();
                 true
             }
             Err(error) if error.message.contains("AccessDenied") => {
@@ -141,10 +150,10 @@ impl Asked<'_> {
             is_own: self.terms.is_archive() || self.terms.lock.is_some(),
             ..Meta::default()
         };
-        let stored = match self.store.put(&key, body, &meta).await {
+        let stored = match self.store.put(&key, body.clone(), &meta).await {
             Ok(stored) => stored,
             Err(error) => {
-                self.missing(&error, "s3:PutObject", "write");
+                self.refused(&key, body, &error).await;
                 // A put without an answer may have worked.
                 if error.effect == crate::store::Effect::Possible {
                     self.remove(&[&key]).await;
@@ -154,7 +163,8 @@ impl Asked<'_> {
         };
         self.read(&key, &stored).await;
         // Where versioning is suspended there is one that is called so.
-        if stored.version_id.as_deref().is_some_and(|id| id != "null") {
+        let has_versions = stored.version_id.as_deref().is_some_and(|id| id != "null");
+        if has_versions {
             self.found.push(Finding::ok(
                 "the bucket has versioning: `restore --at` finds what was overwritten or removed among the versions",
             ));
@@ -167,6 +177,85 @@ impl Asked<'_> {
         if self.remove(&[&key]).await {
             self.features(&keys, random).await;
         }
+        let place = Place {
+            store: self.store,
+            bucket: self.name,
+            prefix: self.prefix,
+            has_versions,
+        };
+        self.found.extend(place.lifecycle().await);
+        if self.terms.lock.is_some() {
+            self.found.push(place.lock().await);
+        }
+    }
+
+    /// Finds out which right is missing where an object was refused: what is set for each object takes rights of its own.
+    async fn refused(&mut self, key: &str, body: Body, error: &Error) {
+        let own = Meta {
+            is_own: true,
+            ..Meta::default()
+        };
+        let sets = [
+            (!self.terms.tags.is_empty(), "s3:PutObjectTagging", "tags"),
+            (self.terms.acl.is_some(), "s3:PutObjectAcl", "acl"),
+        ];
+        let sets: Vec<_> = sets.iter().filter(|(is_set, ..)| *is_set).collect();
+        let is_denied = error.kind == ErrorKind::Denied;
+        if !is_denied || sets.is_empty() || self.store.put(key, body, &own).await.is_err() {
+            self.missing(error, "s3:PutObject", "write");
+            return;
+        }
+        let rights: Vec<_> = sets.iter().map(|(_, right, _)| *right).collect();
+        let names: Vec<_> = sets.iter().map(|(.., name)| format!("`{name}`")).collect();
+        let what = format!("write with {}", names.join(" and "));
+        self.missing(error, &rights.join(" and "), &what);
+        self.remove(&[key]).await;
+    }
+
+    /// Says where the credentials came from; never what they are.
+    fn credentials(&mut self) {
+        let Some((provider, ends)) = self.store.credentials_source() else {
+            return;
+        };
+        let from = match provider.as_str() {
+            "EnvironmentVariable" => "the environment (AWS_ACCESS_KEY_ID)",
+            "ProfileFile" => "a profile of the shared AWS files",
+            "WebIdentityToken" => "a web identity token",
+            "EcsContainer" => "the container's role",
+            "IMDSv2" | "Ec2InstanceMetadata" => "the instance's role",
+            "SSO" => "AWS SSO",
+            "CredentialProcess" => "a process that the profile names",
+            "AssumeRoleProvider" => "a role that the profile names",
+            other => other,
+        };
+        let ends = ends.map(|seconds| {
+            let at = rfc3339(
+                i64::try_from(seconds)
+                    .unwrap_or(0)
+                    .saturating_mul(1_000_000_000),
+            );
+            format!(", good until {at}")
+        });
+        let ends = ends.unwrap_or_default();
+        self.found
+            .push(Finding::ok(format!("credentials come from {from}{ends}")));
+    }
+
+    /// Compares the clocks, by the time that the answer carries.
+    fn clock(&mut self, theirs_ns: Option<i64>) {
+        let Some(theirs_ns) = theirs_ns else {
+            return;
+        };
+        let apart = Duration::from_nanos(theirs_ns.abs_diff(Clock::Real.now().wall_ns));
+        let shown = show_duration(Duration::from_secs(apart.as_secs()));
+        self.found.push(if apart <= APART {
+            Finding::ok("this machine's clock is right, by the answers' own")
+        } else {
+            Finding::warn(format!(
+                "this machine's clock and that of the answers are {shown} apart; let NTP set it"
+            ))
+            .mended_by("sudo timedatectl set-ntp true")
+        });
     }
 
     /// Finds out what the store can do beyond that.
@@ -189,7 +278,10 @@ impl Asked<'_> {
     async fn read(&mut self, key: &str, stored: &Stored) {
         let head = self.store.head(key).await;
         let got = match head {
-            Ok(_) => self.store.get(key, None).await,
+            Ok(object) => {
+                self.clock(object.date_ns);
+                self.store.get(key, None).await
+            }
             Err(error) => Err(error),
         };
         match got {

@@ -25,7 +25,7 @@ use crate::commands::folders::{Eyes, Shared, shown};
 use crate::commands::signals::Signals;
 use crate::commands::stores::Stores;
 use crate::commands::watch::Service;
-use crate::config::{Config, Folder, PathStyle, S3, SHUTDOWN_GRACE, Target, Upload};
+use crate::config::{Config, Folder, Notify, PathStyle, S3, SHUTDOWN_GRACE, Target, Upload};
 use crate::report::out::Out;
 
 /// The bucket's name.
@@ -131,6 +131,7 @@ fn config(places: &Places, endpoint: &Endpoint) -> Config {
         shutdown_grace: SHUTDOWN_GRACE,
         upload: Upload::default(),
         take_over: false,
+        notify: Notify::default(),
         folders: vec![folder],
     }
 }

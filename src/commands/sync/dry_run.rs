@@ -23,6 +23,7 @@ use crate::commands::stores::Stores;
 use crate::commands::sync::SyncOptions;
 use crate::commands::sync::dry_run::teller::{Estimate, Teller};
 use crate::commands::sync::dry_run::there::There;
+use crate::commands::unusable;
 use crate::config;
 use crate::manifest::{FolderRow, Manifest, OpenError};
 use crate::report::out::{Out, note};
@@ -182,7 +183,8 @@ impl Asker<'_> {
 
     /// Asks whether the bucket can be used, and, if this would be the first contact, what is there.
     async fn ask(&self, is_contacted: bool) -> store::Result<Option<There>> {
-        match self.within("HeadBucket", "", self.store.check()).await {
+        let asked = unusable::ask(self.store, self.keys.prefix());
+        match self.within("HeadBucket", "", asked).await {
             Err(error) if error.is_of_bucket() => return Err(error),
             Ok(()) | Err(_) => {}
         }

@@ -328,7 +328,7 @@ async fn instance_region(http: SharedHttpClient) -> Option<Region> {
 }
 
 /// Reads and checks the certificates to trust besides the system's.
-async fn trust(settings: &Settings) -> Result<TrustStore, SetupError> {
+pub(super) async fn trust(settings: &Settings) -> Result<TrustStore, SetupError> {
     let mut trust = TrustStore::default();
     let path = settings.ca_bundle.clone().or_else(|| {
         // The SDK does not read this variable, unlike every other AWS tool.
@@ -390,10 +390,7 @@ fn check_pem(pem: &[u8]) -> Result<(), String> {
 const IDLE: Duration = Duration::from_secs(15);
 
 fn tls_client(trust: TrustStore, proxy: ProxyConfig) -> SharedHttpClient {
-    let context = TlsContext::builder()
-        .with_trust_store(trust)
-        .build()
-        .expect("a context of a trust store alone is always complete");
+    let context = tls_context(trust);
     Builder::new().build_with_connector_fn(move |settings, components| {
         let mut builder = Connector::builder()
             .proxy_config(proxy.clone())
@@ -405,6 +402,22 @@ fn tls_client(trust: TrustStore, proxy: ProxyConfig) -> SharedHttpClient {
             .tls_context(context.clone())
             .build_with_resolver(Spread)
     })
+}
+
+/// Makes a line of its own, which nothing of the SDK watches.
+pub(super) fn tls_connector(trust: TrustStore, proxy: ProxyConfig) -> Connector {
+    Connector::builder()
+        .proxy_config(proxy)
+        .tls_provider(Provider::Rustls(CryptoMode::Ring))
+        .tls_context(tls_context(trust))
+        .build_with_resolver(Spread)
+}
+
+fn tls_context(trust: TrustStore) -> TlsContext {
+    TlsContext::builder()
+        .with_trust_store(trust)
+        .build()
+        .expect("a context of a trust store alone is always complete")
 }
 
 fn plain_client(proxy: ProxyConfig) -> SharedHttpClient {

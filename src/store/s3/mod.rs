@@ -21,6 +21,7 @@ mod given;
 
 mod asking;
 mod attempt;
+mod bucket;
 mod classify;
 mod connect;
 mod objects;
@@ -31,6 +32,7 @@ mod spread;
 mod sums;
 mod table;
 mod upload;
+mod web;
 mod wire;
 
 use std::ops::Range;
@@ -53,7 +55,9 @@ use crate::store::{
     UploadToken, When, Which,
 };
 
+pub use crate::store::s3::bucket::Rule;
 pub use crate::store::s3::connect::{Addressing, Patience, Settings, SetupError};
+pub use crate::store::s3::web::Web;
 
 /// A bucket behind an S3 endpoint. One client and one pool of connections.
 #[derive(Debug)]

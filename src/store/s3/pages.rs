@@ -158,6 +158,52 @@ impl S3Store {
         .map_err(|failure| failure.error)
     }
 
+    /// Lists one page of what lies directly below `prefix`, from `token` of the page before: the prefixes that end with the
+    /// next `/`, and where the next page begins. Keys are counted by the store as entries of the page too.
+    pub async fn folders_page(
+        &self,
+        prefix: &str,
+        token: Option<String>,
+    ) -> Result<(Vec<String>, Option<String>)> {
+        let token = &token;
+        self.run(Call::read("ListObjectsV2", ""), |watch| async {
+            let answer = self
+                .client()
+                .list_objects_v2()
+                .bucket(&self.bucket)
+                .prefix(prefix)
+                .delimiter("/")
+                .set_continuation_token(token.clone())
+                .set_request_payer(self.given.payer())
+                .encoding_type(EncodingType::Url)
+                .customize()
+                .interceptor(watch)
+                .send()
+                .await
+                .map_err(trouble)?;
+            let is_encoded = answer.encoding_type() == Some(&EncodingType::Url);
+            let mut folders = Vec::new();
+            for common in answer.common_prefixes() {
+                let name = common.prefix().unwrap_or_default();
+                folders.push(if is_encoded {
+                    decoded(name)?
+                } else {
+                    name.to_owned()
+                });
+            }
+            let next = answer
+                .next_continuation_token()
+                .filter(|next| !next.is_empty())
+                .map(str::to_owned);
+            if next.is_none() && answer.is_truncated() == Some(true) {
+                return Err(no_way());
+            }
+            Ok((folders, next))
+        })
+        .await
+        .map_err(|failure| failure.error)
+    }
+
     pub(super) async fn parts_page(&self, key: &str, upload: &str, after: u32) -> Result<PartPage> {
         self.run(Call::read("ListParts", key), |watch| async {
             let answer = asked_with!(self.client().list_parts(), self.given)

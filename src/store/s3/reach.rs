@@ -84,6 +84,21 @@ impl Reach {
         &self.settings.meter
     }
 
+    /// Returns the name of the provider that the last credentials came from, and when they end.
+    pub fn credentials_source(&self) -> Option<(String, Option<u64>)> {
+        self.last.with(|last| {
+            // The SDK tells it only there, and the credentials themselves are not part of it but for their id.
+            let shown = format!("{last:?}");
+            let name = shown.split_once("provider_name: \"").map(|(_, rest)| rest);
+            let name = name.and_then(|rest| rest.split('"').next());
+            let ends = last.expiry().and_then(|at| {
+                let since = at.duration_since(std::time::UNIX_EPOCH).ok()?;
+                Some(since.as_secs())
+            });
+            (name.unwrap_or_default().to_owned(), ends)
+        })
+    }
+
     pub fn lines(&self) -> &Lines {
         &self.lines
     }

@@ -226,12 +226,17 @@ fn is_of_a_probe(key: &str) -> bool {
 /// What the keys of the catalog have in them.
 const CATALOG: &str = ".tidewatch/catalog/";
 
-/// Returns true for a key, or a path with its query, of the agent's lease, of its catalog or of its questions about the
+/// Returns true for a key, or a path with its query, of the agent's lease, of its last word, of its catalog or of its questions about the
 /// store itself.
 fn is_about_the_agent(key: &str) -> bool {
-    [".tidewatch/lease.json", ".tidewatch/probe-", CATALOG]
-        .iter()
-        .any(|own| key.contains(own))
+    [
+        ".tidewatch/lease.json",
+        ".tidewatch/status.json",
+        ".tidewatch/probe-",
+        CATALOG,
+    ]
+    .iter()
+    .any(|own| key.contains(own))
 }
 
 /// Derives S3's name of a request.
@@ -247,10 +252,13 @@ fn operation(request: &Parts, path: &str, key: &str) -> &'static str {
     match request.method {
         Method::GET if path == "/" => "ListBuckets",
         Method::GET if is_bucket && has("location") => "GetBucketLocation",
+        Method::GET if is_bucket && has("lifecycle") => "GetBucketLifecycleConfiguration",
+        Method::GET if is_bucket && has("object-lock") => "GetObjectLockConfiguration",
         Method::GET if is_bucket && has("uploads") => "ListMultipartUploads",
         Method::GET if is_bucket && has("list-type") => "ListObjectsV2",
         Method::GET if is_bucket => "ListObjects",
         Method::GET if has("uploadId") => "ListParts",
+        Method::GET if has("tagging") => "GetObjectTagging",
         Method::GET => "GetObject",
         Method::HEAD if is_bucket => "HeadBucket",
         Method::HEAD => "HeadObject",
