@@ -367,7 +367,7 @@ async fn a_large_file_on_its_way_tells_its_bytes_and_parts_and_the_rate_ends() {
     let up = &now.going_up[0];
     assert_eq!((up.path.clone(), up.bytes_all), (path("large"), 64 << 20));
     let (done, all) = up.parts.unwrap();
-    assert!(done >= 1 && done < 8 && all == 8, "{up:?}");
+    assert!((1..8).contains(&done) && all == 8, "{up:?}");
     assert!(up.bytes_done >= 8 << 20, "{up:?}");
     assert_eq!(now.queued_bytes, 64 << 20);
     assert!(now.rate_bytes_per_second > 0, "{now:?}");
