@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::agent::Loop;
 use crate::agent::rate::Rate;
+use crate::agent::{Loop, Mode};
 use crate::base::clock::Now;
 use crate::base::path::RelPath;
 use crate::base::policy::OnDelete;
@@ -216,7 +216,8 @@ impl Loop {
     pub(super) fn publish_now(&mut self, now: Now) {
         let mut snapshot = self.teller.snapshot.clone();
         let (mut oldest, mut bytes, mut queued) = (now.wall_ns, 0_u64, 0_u64);
-        let mut is_sure = self.ambiguous.is_empty();
+        // A run that ends does not wait for that, and says beside it which keys are to be looked at again.
+        let mut is_sure = self.mode != Mode::Forever || self.ambiguous.is_empty();
         for job in self.queue.jobs() {
             oldest = oldest.min(job.since.wall_ns);
             if job.is_check {
