@@ -36,6 +36,10 @@ pub enum Request {
     Mend(Vec<Mend>),
     /// Has the catalog told how a restore drill went.
     Drilled(Box<Drill>),
+    /// Only whether the loop answers.
+    Ping,
+    /// Has the watcher tell of its marker; answered when that has come, or at once where none watches.
+    Pulse,
 }
 
 /// How it went: how many paths it was about, or why it did not work.
@@ -73,6 +77,8 @@ impl Loop {
                 self.unpark();
                 Ok((Vec::new(), self.failing.len() as u64))
             }
+            Request::Ping => return drop(answer.send(Ok(0))),
+            Request::Pulse => return self.feel_pulse(answer),
             Request::Drilled(drill) => Ok((vec![Change::Drilled(drill)], 1)),
             Request::Mend(mends) => {
                 self.mends.push(Mending::new(mends, answer));

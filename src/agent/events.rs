@@ -28,7 +28,10 @@ impl Loop {
                 }
             }
             Hint::Folder(folder) => self.scans.want(folder, crate::tree::scan::Depth::Full, now),
+            Hint::Pulse => self.pulses.felt(),
             Hint::Lost => {
+                // The marker's event may be among those that were lost, and that is told.
+                self.pulses.felt();
                 self.teller.lost();
                 tracing::info!(folder = %self.teller.name(), "events were lost; everything is looked at");
                 self.scans.lost(now);

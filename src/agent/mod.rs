@@ -28,6 +28,7 @@ mod jobs;
 mod lease;
 mod outage;
 mod polls;
+mod pulse;
 mod recall;
 mod rest;
 mod root;
@@ -77,6 +78,7 @@ use failures::Denied;
 use janitor::Janitor;
 use lease::Lease;
 use outage::Outage;
+use pulse::Pulses;
 use rest::Rest;
 use scans::Scans;
 use tell::Teller;
@@ -107,6 +109,7 @@ enum Event {
     Catalogued(Box<catalog::Report>),
     Leased(Box<lease::Report>),
     Control(Control),
+    Pulsed(std::io::Result<bool>),
     Told,
     Tick,
 }
@@ -170,6 +173,7 @@ struct Loop {
     is_root_checked: bool,
     control: Option<mpsc::Receiver<Control>>,
     mends: Vec<control::Mending>,
+    pulses: Pulses,
     teller: Teller,
     /// Keys that are looked at again, and when (wall clock, nanoseconds).
     ambiguous: BTreeMap<RelPath, i64>,
@@ -265,6 +269,7 @@ impl Loop {
             is_root_checked: false,
             control: folder.control,
             mends: Vec::new(),
+            pulses: Pulses::new(),
             teller: Teller::new(snapshot, folder.snapshots, folder.happenings, now),
             settings,
             mode,
@@ -395,6 +400,7 @@ impl Loop {
             Some(audited) = self.audit.tasks.join_next() => joined(audited).map_or(Event::Tick, |report| Event::Audited(Box::new(report))),
             Some(catalogued) = self.catalog.tasks.join_next() => joined(catalogued).map_or(Event::Tick, |report| Event::Catalogued(Box::new(report))),
             Some(leased) = self.lease.tasks.join_next() => joined(leased).map_or(Event::Tick, |leased| Event::Leased(Box::new(leased))),
+            Some(pulsed) = self.pulses.tasks.join_next() => joined(pulsed).map_or(Event::Tick, Event::Pulsed),
             asked = control(&mut self.control), if takes_scans => Event::Control(asked),
             () = self.teller.told(), if self.teller.has_news() => Event::Told,
             hint = hint(&mut self.hints), if takes_scans => hint.map_or(Event::HintsEnded, Event::Hint),
@@ -446,6 +452,7 @@ impl Loop {
             Event::Catalogued(report) => self.catalogued(*report, now),
             Event::Leased(report) => self.leased(*report, now),
             Event::Control(asked) => self.asked(asked, now),
+            Event::Pulsed(opened) => self.pulsed(opened),
             Event::Told | Event::Tick => {}
         }
     }
