@@ -3,6 +3,7 @@
 pub(in crate::cli) mod held;
 pub(in crate::cli) mod history;
 pub(in crate::cli) mod restore;
+pub(in crate::cli) mod service;
 pub(in crate::cli) mod verify;
 
 use std::ffi::OsString;
@@ -16,6 +17,7 @@ use crate::base::policy::OnDelete;
 use crate::cli::args::held::HeldArgs;
 use crate::cli::args::history::{DrillArgs, HistoryArgs};
 use crate::cli::args::restore::RestoreArgs;
+use crate::cli::args::service::ServiceArgs;
 use crate::cli::args::verify::VerifyArgs;
 use crate::config::{self, Bandwidth, Concurrency, Options, PathStyle, S3Options};
 use crate::report::log::Loudness;
@@ -159,6 +161,9 @@ pub(in crate::cli) enum Command {
         sudo tidewatch init /etc/tidewatch/config.toml\n  \
         tidewatch init --from \"mc mirror --watch ~/Photos minio/my-backups/photos\"")]
     Init(InitArgs),
+
+    /// Write, show or remove the systemd unit for this config
+    Service(ServiceArgs),
 
     /// Try it: a folder and an S3 endpoint inside the program
     #[cfg(feature = "demo")]

@@ -4,6 +4,7 @@
 //! uploading. Of whatever else has changed it is said by name that it needs a restart. A config with problems is reported
 //! as at the start, and the one that is in force stays.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -161,7 +162,8 @@ fn told(changes: &Changes) -> String {
     let mut text = String::new();
     for (what, names) in parts {
         if !names.is_empty() {
-            text += &format!("; {what}: {}", names.join(", "));
+            // Writing to a String cannot fail.
+            let _ = write!(text, "; {what}: {}", names.join(", "));
         }
     }
     text

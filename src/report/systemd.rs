@@ -49,16 +49,19 @@ pub fn feed() {
 
 /// Returns within which time the manager wants the watchdog of this process fed; `None` if it has none.
 pub fn watchdog() -> Option<Duration> {
-    let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
-    // It may be meant for a process that started this one.
-    let pid = std::env::var_os("WATCHDOG_PID").map(|_| number("WATCHDOG_PID"));
-    watchdog_of(number("WATCHDOG_USEC"), pid, std::process::id())
+    let said = |name| std::env::var(name).ok();
+    let pid = said("WATCHDOG_PID");
+    watchdog_of(
+        said("WATCHDOG_USEC").as_deref(),
+        pid.as_deref(),
+        std::process::id(),
+    )
 }
 
-/// `pid`: whom it is meant for, if that is said, and if that is a number.
-fn watchdog_of(usec: Option<u64>, pid: Option<Option<u64>>, own: u32) -> Option<Duration> {
-    let is_ours = pid.is_none_or(|pid| pid == Some(u64::from(own)));
-    let usec = usec.filter(|usec| *usec > 0 && is_ours)?;
+/// `pid`: whom it is meant for, if that is said.
+fn watchdog_of(usec: Option<&str>, pid: Option<&str>, own: u32) -> Option<Duration> {
+    let is_ours = pid.is_none_or(|pid| pid.parse() == Ok(own));
+    let usec = usec?.parse().ok().filter(|usec| *usec > 0 && is_ours)?;
     Some(Duration::from_micros(usec))
 }
 
@@ -165,12 +168,12 @@ mod tests {
     fn a_watchdog_is_only_fed_by_the_process_that_it_is_meant_for() {
         let second = Some(Duration::from_secs(1));
         for (usec, pid, expected) in [
-            (Some(1_000_000), Some(Some(7)), second),
-            (Some(1_000_000), None, second),
-            (Some(1_000_000), Some(Some(8)), None),
-            (Some(1_000_000), Some(None), None),
-            (Some(0), Some(Some(7)), None),
-            (None, Some(Some(7)), None),
+            (Some("1000000"), Some("7"), second),
+            (Some("1000000"), None, second),
+            (Some("1000000"), Some("8"), None),
+            (Some("1000000"), Some("x"), None),
+            (Some("0"), Some("7"), None),
+            (None, Some("7"), None),
         ] {
             assert_eq!(watchdog_of(usec, pid, 7), expected, "{usec:?} {pid:?}");
         }
