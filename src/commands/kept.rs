@@ -211,8 +211,9 @@ impl Kept {
         None
     }
 
-    /// Ends everything at once.
+    /// Ends everything at once. Who listens to what happens hears that it is over.
     pub async fn shutdown(&mut self) {
+        self.happenings = None;
         self.tasks.shutdown().await;
         self.drills.shutdown().await;
     }

@@ -107,7 +107,7 @@ async fn keys_that_the_service_manager_hands_over_are_used_and_not_told() {
         command
             .env_remove("AWS_ACCESS_KEY_ID")
             .env_remove("AWS_SECRET_ACCESS_KEY")
-            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env_remove("AWS_SHARED_CREDENTIALS_FILE")
             .env("CREDENTIALS_DIRECTORY", &handed);
         if let Some(other) = other {
             command.env("AWS_SHARED_CREDENTIALS_FILE", other);
