@@ -18,11 +18,12 @@ use crate::base::clock::Clock;
 use crate::base::offload::Offload;
 use crate::base::snapshot::{FolderSnapshot, Happening};
 use crate::commands::board::Board;
-use crate::commands::folders::{Eyes, Shared, Stores, shown};
+use crate::commands::folders::{Eyes, Shared, shown};
 use crate::commands::kept::{Kept, Trouble};
 use crate::commands::manager::Manager;
 use crate::commands::reload::{Reader, Reloads};
 use crate::commands::signals::Signals;
+use crate::commands::stores::Stores;
 use crate::commands::{Exit, control, watchdog};
 use crate::config::Config;
 use crate::report::out::note;
@@ -139,6 +140,7 @@ impl Service {
         let (stop, board) = (CancellationToken::new(), Board::default());
         let mut listeners = JoinSet::new();
         let kept = Kept::begin(config, shared, &board, happenings, &stop);
+        listeners.spawn(shared.bill.clone().keep_up());
         match control::listen(&shared.state_dir, board.clone()) {
             Ok(server) => drop(listeners.spawn(server)),
             Err(error) => {

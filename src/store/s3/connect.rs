@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::meta::region::RegionProviderChain;
@@ -24,6 +25,7 @@ use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_http_client::{Builder, Connector};
 use aws_types::service_config::ServiceConfigKey;
 
+use crate::base::meter::Meter;
 use crate::base::offload::Offload;
 use crate::base::terms::Terms;
 use crate::store::s3::spread::Spread;
@@ -63,6 +65,8 @@ pub struct Settings {
     pub credentials: Option<(String, String)>,
     /// How long to wait for what. The default is right for every real endpoint.
     pub patience: Patience,
+    /// Where requests are counted.
+    pub meter: Arc<Meter>,
 }
 
 /// Shows everything but the credentials.

@@ -79,8 +79,8 @@ impl S3Store {
             let most = usize::try_from(len.min(MOST_AHEAD)).unwrap_or_default();
             let mut bytes = BytesMut::with_capacity(most);
             while let Some(piece) = body.next().await {
-                flight.step();
                 let piece = piece.map_err(|error| Trouble::Broken(error.to_string()))?;
+                flight.received(&piece);
                 bytes.extend_from_slice(&piece);
             }
             if bytes.len() as u64 != len {
@@ -123,12 +123,12 @@ impl S3Store {
                 return Err(Trouble::Garbled(why.to_owned()));
             }
             while let Some(piece) = body.next().await {
-                flight.step();
                 let piece = match piece {
                     Ok(piece) => piece,
                     Err(_) if at == end => break,
                     Err(error) => return Err(Trouble::Broken(error.to_string())),
                 };
+                flight.received(&piece);
                 let len = piece.len() as u64;
                 sink.take(at, piece);
                 at += len;

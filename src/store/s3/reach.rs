@@ -16,7 +16,8 @@ use aws_sdk_s3::config::{Credentials, Region, SharedCredentialsProvider, SharedH
 use tokio::time::Instant;
 
 use crate::base::clock::Clock;
-use crate::store::s3::attempt::Flight;
+use crate::base::meter::Meter;
+use crate::store::s3::attempt::flight::Flight;
 use crate::store::s3::classify::Cure;
 use crate::store::s3::connect::{self, Connected, Settings};
 
@@ -77,6 +78,10 @@ impl Reach {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    pub fn meter(&self) -> &Meter {
+        &self.settings.meter
     }
 
     pub fn lines(&self) -> &Lines {
