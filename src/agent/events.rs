@@ -32,6 +32,7 @@ pub(super) enum Event {
     Catalogued(Box<catalog::Report>),
     Leased(Box<lease::Report>),
     Control(Control),
+    Pulsed(std::io::Result<bool>),
     Told,
     Tick,
 }

@@ -98,6 +98,8 @@ impl Reloads {
             kept.set_memory(config.upload.memory_bytes);
         }
         running.upload = config.upload.clone();
+        shared.bill.set_prices(config.prices.clone());
+        running.prices = config.prices.clone();
         let changes = if running.folders == config.folders {
             Changes::default()
         } else {
@@ -174,22 +176,26 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use super::*;
-    use crate::config::{Folder, Target, Upload};
+    use crate::config::{Folder, Options, Surroundings, Target};
 
     fn config(given: &Path, path: &Path) -> Config {
         let to = Target {
             bucket: "b".to_owned(),
             prefix: "p/".to_owned(),
         };
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let options = Options {
+            state_dir: Some(PathBuf::from("/state")),
+            ..Options::default()
+        };
+        let around = Surroundings::default();
+        let made = Config::ad_hoc(dir.path(), "s3://bucket/p", &options, &around);
         Config {
-            state_dir: PathBuf::from("/state"),
-            shutdown_grace: std::time::Duration::ZERO,
-            upload: Upload::default(),
-            take_over: false,
             folders: vec![Folder {
                 given: given.to_path_buf(),
                 ..Folder::new("a".to_owned(), path.to_path_buf(), to)
             }],
+            ..made.expect("a config")
         }
     }
 

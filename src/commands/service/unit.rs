@@ -222,26 +222,29 @@ fn word(path: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
-    use std::time::Duration;
 
     use super::*;
-    use crate::config::{Config, Folder, Target as To, Upload};
+    use crate::config::{Config, Folder, Options, Surroundings, Target as To};
 
     fn target(whose: Whose, folder: &str) -> Target {
         let to = To {
             bucket: "b".to_owned(),
             prefix: String::new(),
         };
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let options = Options {
+            state_dir: Some(PathBuf::from(MACHINE_STATE)),
+            ..Options::default()
+        };
+        let around = Surroundings::default();
+        let made = Config::ad_hoc(dir.path(), "s3://bucket/p", &options, &around);
         Target {
             whose,
             program: PathBuf::from("/usr/local/bin/tidewatch"),
             place: PathBuf::from("/etc/tidewatch/config.toml"),
             config: Config {
-                state_dir: PathBuf::from(MACHINE_STATE),
-                shutdown_grace: Duration::ZERO,
-                upload: Upload::default(),
-                take_over: false,
                 folders: vec![Folder::new("a".to_owned(), folder.into(), to)],
+                ..made.expect("a config")
             },
         }
     }
