@@ -15,8 +15,8 @@ use crate::support::endpoint::Fault;
 /// Writes a config with these folders (their name, their prefix, and more of their keys), each below the tree.
 fn config(world: &World, folders: &[(&str, &str, &str)]) -> PathBuf {
     let mut text = format!(
-        "[agent]\nstate_dir = {:?}\n[s3]\nendpoint_url = {:?}\n",
-        world.state(),
+        "[agent]\nstate_dir = \"{}\"\n[s3]\nendpoint_url = {:?}\n",
+        world.state().display(),
         world.endpoint.url(),
     );
     for (name, prefix, more) in folders {
@@ -24,7 +24,8 @@ fn config(world: &World, folders: &[(&str, &str, &str)]) -> PathBuf {
         fs::create_dir_all(&path).unwrap();
         writeln!(
             text,
-            "[[folder]]\nname = \"{name}\"\npath = {path:?}\nto = \"s3://tide/{prefix}\"\nsettle = \"100ms\"\n{more}"
+            "[[folder]]\nname = \"{name}\"\npath = \"{}\"\nto = \"s3://tide/{prefix}\"\nsettle = \"100ms\"\n{more}",
+            path.display()
         )
         .unwrap();
     }

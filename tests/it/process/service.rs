@@ -12,7 +12,8 @@ fn config(world: &World) -> PathBuf {
     let path = world.tree("a folder, 100%");
     fs::create_dir(&path).unwrap();
     let place = world.dir.path().join("config.toml");
-    let text = format!("[[folder]]\npath = {path:?}\nto = \"s3://tide/p\"\n");
+    let shown = path.display();
+    let text = format!("[[folder]]\npath = \"{shown}\"\nto = \"s3://tide/p\"\n");
     fs::write(&place, text).unwrap();
     place
 }
