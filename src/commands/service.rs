@@ -68,6 +68,16 @@ impl Whose {
         (unit, folders)
     }
 
+    /// Returns the link that `systemctl enable` makes.
+    fn enabled(&self) -> PathBuf {
+        let wants = match self {
+            Self::Machine => "multi-user.target.wants",
+            Self::User(_) => "default.target.wants",
+        };
+        let (unit, _) = self.places();
+        unit.with_file_name(wants).join("tidewatch.service")
+    }
+
     /// Returns the manager's command line with `what` behind.
     fn systemctl(&self, what: &str) -> String {
         match self {
@@ -134,6 +144,14 @@ fn install(target: &Target, out: &mut Out) -> io::Result<Exit> {
 
 fn uninstall(whose: &Whose, out: &mut Out) -> io::Result<Exit> {
     let (unit, folders) = whose.places();
+    // Without its unit it could not be disabled any more.
+    if fs::symlink_metadata(whose.enabled()).is_ok() {
+        let stop = whose.systemctl("disable --now tidewatch");
+        note(format_args!(
+            "tidewatch: could not remove the service: it is enabled; run `{stop}` first"
+        ));
+        return Ok(Exit::Failed);
+    }
     let mut exit = Exit::Level;
     let mut has_removed = false;
     // The drop-in first: without it the unit still is one.
@@ -157,10 +175,8 @@ fn uninstall(whose: &Whose, out: &mut Out) -> io::Result<Exit> {
     }
     if has_removed {
         reload(whose, out)?;
-        let stop = whose.systemctl("disable --now tidewatch");
-        out.line(format_args!(
-            "if it was started, it still runs, and is started at boot: `{stop}` ends that"
-        ))?;
+        let stop = whose.systemctl("stop tidewatch");
+        out.line(format_args!("if it still runs, `{stop}` ends it"))?;
         out.line(format_args!(
             "the config, the state folder and what is in the bucket are as they were"
         ))?;

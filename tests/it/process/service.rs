@@ -62,6 +62,15 @@ async fn a_users_service_is_shown_written_and_removed_without_a_trace() {
     // Again, after a change, it replaces what it wrote.
     let done = ended(&mut service(&world, "install", &named)).await;
     assert_eq!(done.code, Some(0), "{}", done.err);
+    // While it is enabled it stays: afterwards that could not be undone.
+    let wants = units.join("default.target.wants");
+    fs::create_dir(&wants).unwrap();
+    std::os::unix::fs::symlink(&unit, wants.join("tidewatch.service")).unwrap();
+    let done = ended(&mut service(&world, "uninstall", &[])).await;
+    assert_eq!(done.code, Some(1), "{}", done.out);
+    assert!(done.err.contains("disable --now tidewatch"), "{}", done.err);
+    assert!(unit.exists() && folders.exists());
+    fs::remove_dir_all(&wants).unwrap();
     let done = ended(&mut service(&world, "uninstall", &[])).await;
     assert_eq!(done.code, Some(0), "{}", done.err);
     assert_eq!(fs::read_dir(&units).unwrap().count(), 0, "{}", done.out);
