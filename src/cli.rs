@@ -17,6 +17,7 @@ use crate::cli::args::held::HeldVerb;
 use crate::cli::args::history::{DrillArgs, HistoryArgs};
 use crate::cli::args::live::{Known, StatusArgs, SyncNowArgs};
 use crate::cli::args::restore::RestoreArgs;
+use crate::cli::args::service::{ServiceArgs, ServiceVerb};
 use crate::cli::args::verify::VerifyArgs;
 use crate::cli::args::{Cli, Command, SyncArgs};
 use crate::commands::check::{self, CheckOptions};
@@ -34,6 +35,7 @@ use crate::commands::pause::{self, SyncNowOptions};
 use crate::commands::policy::{self, PolicyOptions};
 use crate::commands::reload::Reader;
 use crate::commands::restore::{self, RestoreOptions, source};
+use crate::commands::service::{self, ServiceCommand, Whose};
 use crate::commands::status::{self, StatusOptions, states};
 use crate::commands::sync::{self, SyncOptions};
 use crate::commands::verify::{self, VerifyOptions};
@@ -137,6 +139,7 @@ fn dispatch(cli: Cli, surroundings: &Surroundings) -> anyhow::Result<Exit> {
             let (file, from) = (args.file, args.from);
             init::init(&InitOptions { file, from }, &mut out)
         }
+        Command::Service(args) => service::service(&service_command(args, surroundings)?, &mut out),
         #[cfg(feature = "demo")]
         Command::Demo(args) => drive(demo::demo(DemoOptions {
             dir: args.dir,
@@ -189,6 +192,45 @@ fn running(
     let config = read()?;
     let reader = Some(Reader::new(read));
     Ok(WatchOptions { config, reader })
+}
+
+fn service_command(
+    args: ServiceArgs,
+    surroundings: &Surroundings,
+) -> anyhow::Result<ServiceCommand> {
+    let whose = |user: bool| {
+        if !user {
+            return Ok(Whose::Machine);
+        }
+        let dir = config::user_units(surroundings)?;
+        Ok::<_, Problems>(Whose::User(dir))
+    };
+    let target = |named: Option<&Path>, user: bool| {
+        let whose = whose(user)?;
+        let place = config::find(named, surroundings).map_err(Problems::from)?;
+        let place = std::path::absolute(place).context("make the path of the config absolute")?;
+        // As the service will see it.
+        let mut around = surroundings.clone();
+        if whose == Whose::Machine {
+            around.state_directory = Some(service::MACHINE_STATE.into());
+        }
+        let program = std::env::current_exe().context("find this program")?;
+        anyhow::Ok(Box::new(service::Target {
+            config: load(Some(&place), &Options::default(), &around)?,
+            whose,
+            program,
+            place,
+        }))
+    };
+    Ok(match args.what {
+        ServiceVerb::Install { config, whose } => {
+            ServiceCommand::Install(target(config.config.as_deref(), whose.user)?)
+        }
+        ServiceVerb::Show { config, whose } => {
+            ServiceCommand::Show(target(config.config.as_deref(), whose.user)?)
+        }
+        ServiceVerb::Uninstall { whose: by } => ServiceCommand::Uninstall(whose(by.user)?),
+    })
 }
 
 /// Runs a command that waits for files, timers and sockets.

@@ -19,6 +19,9 @@
 //!  └──────────────────────────────────────────────────────────────────┘
 //! ```
 //!
+//! A process that stays has several folders: they begin and end as the config says, also as it changes
+//! ([`commands::kept`]), and whether they get on is found out from outside ([`commands::watchdog`]).
+//!
 //! A file that is missing takes a longer road before it is a path like any other: two listings, what was known by then
 //! worked on first, the brake ([`agent`], `deletes`). What a person decides comes in as an event of the loop too.
 //!

@@ -38,6 +38,10 @@ pub enum Request {
     Mend(Vec<Mend>),
     /// Has the catalog told how a restore drill went.
     Drilled(Box<Drill>),
+    /// Only whether the loop answers.
+    Ping,
+    /// Has the watcher tell of its marker; answered when that has come, or at once where none watches.
+    Pulse,
     /// Keeps how `tidewatch verify` went.
     Verified(Tried),
     /// Publishes a snapshot of this moment.
@@ -96,6 +100,8 @@ impl Loop {
                 self.unpark();
                 Ok((Vec::new(), self.failing.len() as u64))
             }
+            Request::Ping => return drop(answer.send(Ok(Said::Count(0)))),
+            Request::Pulse => return self.feel_pulse(answer),
             Request::Drilled(drill) => {
                 let mark = Mark::Drilled(Tried {
                     at_ns: now.wall_ns,

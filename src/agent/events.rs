@@ -32,6 +32,7 @@ pub(super) enum Event {
     Catalogued(Box<catalog::Report>),
     Leased(Box<lease::Report>),
     Control(Control),
+    Pulsed(std::io::Result<bool>),
     Told,
     Tick,
 }
@@ -53,7 +54,10 @@ impl Loop {
                 }
             }
             Hint::Folder(folder) => self.scans.want(folder, crate::tree::scan::Depth::Full, now),
+            Hint::Pulse => self.pulses.felt(),
             Hint::Lost => {
+                // The marker's event may be among those that were lost, and that is told.
+                self.pulses.felt();
                 self.teller.lost();
                 tracing::info!(folder = %self.teller.name(), "events were lost; everything is looked at");
                 self.scans.lost(now);

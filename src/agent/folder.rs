@@ -70,6 +70,20 @@ pub struct Folder {
     pub control: Option<mpsc::Receiver<Control>>,
 }
 
+impl Folder {
+    /// Returns what is known of it before its loop runs.
+    pub(in crate::agent) fn snapshot(&self) -> FolderSnapshot {
+        FolderSnapshot {
+            name: self.name.clone(),
+            path: self.path.clone(),
+            to: self.to.clone(),
+            last_scan_ns: self.row.last_scan_ns,
+            max_lag_seconds: self.settings.max_lag.as_secs(),
+            ..FolderSnapshot::default()
+        }
+    }
+}
+
 /// A folder's numbers.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {

@@ -39,6 +39,9 @@ const LOOK: Duration = Duration::from_secs(60);
 const RETRY: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(5));
 /// How long to wait before looking who has won, where the store ignores conditions: longer than most requests take.
 const SETTLES: Duration = Duration::from_secs(1);
+/// How long after it was due a request may be without any answer, an error's included. One that is not answered takes some
+/// 50 s with all its repeats before it is an error; a second one may follow it.
+const UNANSWERED: Duration = Duration::from_secs(120);
 /// How long giving it back may keep a process from ending.
 const GIVE_BACK: Duration = Duration::from_secs(5);
 
@@ -57,6 +60,8 @@ struct On {
     held: Option<Held>,
     /// No request before that.
     not_before: Instant,
+    /// When the last one was sent.
+    asked: Instant,
     failures: u32,
     trouble: Option<Trouble>,
     waits: Option<Waits>,
@@ -112,6 +117,7 @@ impl Lease {
             claim: Claim::new(owner, &folder.name),
             held: None,
             not_before: clock.now().mono,
+            asked: clock.now().mono,
             failures: 0,
             trouble: None,
             waits: None,
@@ -165,6 +171,12 @@ impl Lease {
             _ => now.mono,
         };
         Some(due.max(on.not_before))
+    }
+
+    /// Returns by when the store has to have answered the request that is on its way or comes next; `None`: no lease.
+    pub fn answer_due(&self, now: Now) -> Option<Instant> {
+        let asked = self.on.as_ref()?.asked;
+        Some(self.next_at(now).unwrap_or(asked) + UNANSWERED)
     }
 
     /// Says why it is not held.
@@ -229,9 +241,10 @@ impl Loop {
             on.works_since = None;
         }
         let is_due = self.lease_due(now).is_some_and(|due| due <= now.mono);
-        let Some(on) = self.lease.on.as_ref().filter(|_| is_due) else {
+        let Some(on) = self.lease.on.as_mut().filter(|_| is_due) else {
             return;
         };
+        on.asked = now.mono;
         let lasts = match (self.mode, on.works_since, &on.held) {
             (Mode::Forever, None, Some(_)) => LONG,
             _ => SHORT,

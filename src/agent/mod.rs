@@ -30,6 +30,7 @@ mod live;
 mod outage;
 mod pause;
 mod polls;
+mod pulse;
 mod rate;
 mod recall;
 mod rest;
@@ -55,7 +56,7 @@ use tokio_util::sync::CancellationToken;
 use crate::base::clock::Now;
 use crate::base::offload::joined;
 use crate::base::path::RelPath;
-use crate::base::snapshot::{FolderSnapshot, Tally};
+use crate::base::snapshot::Tally;
 use crate::base::stat::Identity;
 use crate::manifest::Change;
 use crate::sync::Lane;
@@ -82,6 +83,7 @@ use failures::Denied;
 use janitor::Janitor;
 use lease::Lease;
 use outage::Outage;
+use pulse::Pulses;
 use rest::Rest;
 use said::LastWord;
 use scans::Scans;
@@ -156,6 +158,7 @@ struct Loop {
     is_root_checked: bool,
     control: Option<mpsc::Receiver<Control>>,
     mends: Vec<control::Mending>,
+    pulses: Pulses,
     teller: Teller,
     /// Keys that are looked at again, and when (wall clock, nanoseconds).
     ambiguous: BTreeMap<RelPath, i64>,
@@ -186,6 +189,7 @@ pub async fn run(folder: Folder, stop: CancellationToken) -> Ended {
 impl Loop {
     fn new(folder: Folder, stop: CancellationToken) -> Self {
         let ((lease, store), said) = (Lease::new(&folder), LastWord::new(&folder));
+        let snapshot = folder.snapshot();
         let Folder {
             row,
             settings,
@@ -229,14 +233,6 @@ impl Loop {
             filter: folder.filter,
             rest: Rest::new(&settings, mode),
         });
-        let snapshot = FolderSnapshot {
-            name: folder.name,
-            path: folder.path,
-            to: folder.to,
-            last_scan_ns: row.last_scan_ns,
-            max_lag_seconds: settings.max_lag.as_secs(),
-            ..FolderSnapshot::default()
-        };
         Self {
             contact: Contact::new(row.contacted),
             outage: Outage::new(mode),
@@ -257,6 +253,7 @@ impl Loop {
             is_root_checked: false,
             control: folder.control,
             mends: Vec::new(),
+            pulses: Pulses::new(),
             teller: Teller::new(snapshot, folder.snapshots, folder.happenings, now),
             settings,
             mode,
@@ -390,6 +387,7 @@ impl Loop {
             Some(audited) = self.audit.tasks.join_next() => joined(audited).map_or(Event::Tick, |report| Event::Audited(Box::new(report))),
             Some(catalogued) = self.catalog.tasks.join_next() => joined(catalogued).map_or(Event::Tick, |report| Event::Catalogued(Box::new(report))),
             Some(leased) = self.lease.tasks.join_next() => joined(leased).map_or(Event::Tick, |leased| Event::Leased(Box::new(leased))),
+            Some(pulsed) = self.pulses.tasks.join_next() => joined(pulsed).map_or(Event::Tick, Event::Pulsed),
             asked = control(&mut self.control), if takes_scans => Event::Control(asked),
             () = self.teller.told(), if self.teller.has_news() => Event::Told,
             hint = hint(&mut self.hints), if takes_scans => hint.map_or(Event::HintsEnded, Event::Hint),
@@ -441,6 +439,7 @@ impl Loop {
             Event::Catalogued(report) => self.catalogued(*report, now),
             Event::Leased(report) => self.leased(*report, now),
             Event::Control(asked) => self.asked(asked, now),
+            Event::Pulsed(opened) => self.pulsed(opened),
             Event::Told | Event::Tick => {}
         }
     }

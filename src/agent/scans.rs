@@ -154,6 +154,7 @@ impl Scans {
             }
             Hint::Folder(folder) => self.filter.forget(folder),
             Hint::Lost => self.filter.forget(&RelPath::root()),
+            Hint::Pulse => {}
         }
     }
 

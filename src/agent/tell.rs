@@ -246,6 +246,11 @@ impl Loop {
         snapshot.ambiguous_until_ns = self.ambiguous.values().copied().max().unwrap_or(0);
         snapshot.outage = self.outage.since();
         snapshot.lease = self.lease.words(now);
+        snapshot.lease_due = self
+            .lease
+            .answer_due(now)
+            .filter(|_| self.stopping.is_none());
+        snapshot.runs = true;
         (snapshot.lease_holder, snapshot.lease_until_ns) = self.lease.owner(now);
         snapshot.away = self.scans.away().map(str::to_owned);
         snapshot.brake = self.brake();
@@ -276,17 +281,21 @@ impl Loop {
         let reads = self.ctx.tree.reads();
         snapshot.reads_disturbed = reads.refused + reads.broken;
         snapshot.reads_unguarded = reads.unavailable;
-        // Counts and times go straight into our own copy; news is what the readers have not seen.
-        let is_news = snapshot != *self.teller.snapshots.borrow();
         // What was sent lately becomes less with time.
         self.teller.is_stale = !snapshot.level || snapshot.rate_bytes_per_second > 0;
         self.teller.snapshot = snapshot;
         self.teller.published = Some(now.mono);
-        if is_news {
-            self.teller
-                .snapshots
-                .send_replace(self.teller.snapshot.clone());
-        }
+        let said = &self.teller.snapshot;
+        // Counts and times go straight into our own copy; news is what the readers have not seen. A lease that is renewed
+        // is none: a folder that rests would have its status written every few minutes.
+        self.teller.snapshots.send_if_modified(|known| {
+            known.lease_due = said.lease_due;
+            let is_news = known != said;
+            if is_news {
+                known.clone_from(said);
+            }
+            is_news
+        });
     }
 
     /// Says how fast it goes, and what is on its way.

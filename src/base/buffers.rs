@@ -1,6 +1,7 @@
 //! Reused buffers for bodies. A fresh large allocation costs more than hashing it (page faults), so none is made
 //! twice.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -24,7 +25,7 @@ const CLASSES: [usize; 8] = [
 #[derive(Clone, Debug)]
 pub struct Pool {
     free: Arc<Mutex<Free>>,
-    keep_bytes: usize,
+    keep_bytes: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Default)]
@@ -38,7 +39,16 @@ impl Pool {
     pub fn new(keep_bytes: usize) -> Self {
         Self {
             free: Arc::default(),
-            keep_bytes,
+            keep_bytes: Arc::new(AtomicUsize::new(keep_bytes)),
+        }
+    }
+
+    /// Keeps at most `keep_bytes` of free buffers from now on.
+    pub fn set_keep(&self, keep_bytes: usize) {
+        self.keep_bytes.store(keep_bytes, Ordering::Relaxed);
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        if free.bytes > keep_bytes {
+            *free = Free::default();
         }
     }
 
@@ -64,7 +74,7 @@ impl Pool {
 
     fn give_back(&self, class: usize, bytes: Vec<u8>) {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        if free.bytes + bytes.capacity() <= self.keep_bytes {
+        if free.bytes + bytes.capacity() <= self.keep_bytes.load(Ordering::Relaxed) {
             free.bytes += bytes.capacity();
             free.lists[class].push(bytes);
         }

@@ -65,6 +65,13 @@ impl Clock {
     }
 }
 
+/// Returns what `CLOCK_MONOTONIC` shows, microseconds: the service manager tells reloads apart by it.
+pub fn monotonic_usec() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000
+        + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000
+}
+
 /// A minute of the week, as the clock on the wall shows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LocalMinute {

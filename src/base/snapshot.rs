@@ -1,5 +1,7 @@
 //! What the agent says of itself: plain data that commands and report read.
 
+use tokio::time::Instant;
+
 use crate::base::path::RelPath;
 use crate::base::proof::Adopted;
 
@@ -177,6 +179,11 @@ pub struct FolderSnapshot {
     pub last_drill: Option<Tried>,
     /// Since when the store has been refusing everything, wall clock, nanoseconds, and why.
     pub outage: Option<(i64, String)>,
+    /// Whether its loop has begun to turn: until then nothing answers, and nothing is asked of the watcher or the lease.
+    pub runs: bool,
+    /// By when the store has to have answered what is asked about the lease next, by the monotonic clock: a request that is
+    /// not answered by then, not even by an error, hangs. `None`: there is no lease, or it is on its way out.
+    pub lease_due: Option<Instant>,
     /// What people should know of the lease of the prefix: who has it instead, why it is not held, that it is advisory.
     pub lease: Option<String>,
     /// Who has the lease, where that is known.

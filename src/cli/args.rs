@@ -7,6 +7,7 @@ pub(in crate::cli) mod history;
 pub(in crate::cli) mod live;
 pub(in crate::cli) mod loud;
 pub(in crate::cli) mod restore;
+pub(in crate::cli) mod service;
 pub(in crate::cli) mod verify;
 
 use std::ffi::OsString;
@@ -24,6 +25,7 @@ use crate::cli::args::history::{DrillArgs, HistoryArgs};
 use crate::cli::args::live::{ExplainArgs, PauseArgs, ResumeArgs, StatusArgs, SyncNowArgs};
 use crate::cli::args::loud::Loud;
 use crate::cli::args::restore::RestoreArgs;
+use crate::cli::args::service::ServiceArgs;
 use crate::cli::args::verify::VerifyArgs;
 use crate::config::{self, Bandwidth, Concurrency, Options, PathStyle, S3Options};
 
@@ -167,6 +169,9 @@ pub(in crate::cli) enum Command {
         sudo tidewatch init /etc/tidewatch/config.toml\n  \
         tidewatch init --from \"mc mirror --watch ~/Photos minio/my-backups/photos\"")]
     Init(InitArgs),
+
+    /// Write, show or remove the systemd unit for this config
+    Service(ServiceArgs),
 
     /// Try it: a folder and an S3 endpoint inside the program
     #[cfg(feature = "demo")]

@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::agent::Control;
+use crate::base::clock::Clock;
 use crate::base::snapshot::FolderSnapshot;
 use crate::commands::folders::{first_snapshot, shown};
 use crate::config;
@@ -28,6 +30,10 @@ pub struct Seat {
     pub snapshots: watch::Receiver<FolderSnapshot>,
     /// To its loop.
     pub asks: mpsc::Sender<Control>,
+    /// When it was given its seat.
+    pub since: Instant,
+    /// By when it has to be gone, if it was told to end.
+    pub leaves_by: Option<Instant>,
 }
 
 /// All seats; a clone is the same board.
@@ -39,6 +45,8 @@ struct Inner {
     seats: watch::Sender<Vec<Seat>>,
     /// Changes with whatever is told of any folder.
     news: watch::Sender<()>,
+    /// What does not get on, as it was last found.
+    stuck: Mutex<Option<String>>,
     /// Pass a folder's news on, each until its loop ends.
     listeners: Mutex<JoinSet<()>>,
 }
@@ -48,6 +56,7 @@ impl Default for Board {
         Self(Arc::new(Inner {
             seats: watch::channel(Vec::new()).0,
             news: watch::channel(()).0,
+            stuck: Mutex::default(),
             listeners: Mutex::default(),
         }))
     }
@@ -81,6 +90,8 @@ impl Board {
             folder: Arc::new(folder.clone()),
             snapshots,
             asks,
+            since: Clock::Real.now().mono,
+            leaves_by: None,
         };
         self.0.seats.send_modify(|seats| {
             seats.retain(|other| other.name != seat.name);
@@ -88,6 +99,44 @@ impl Board {
         });
         self.0.news.send_replace(());
         (publish, asked)
+    }
+
+    /// Notes that a folder was told to end, and by when it has to. It keeps its seat until [`Board::unseat`].
+    pub fn leaves(&self, name: &str, by: Instant) {
+        self.0.seats.send_modify(|seats| {
+            for seat in seats.iter_mut().filter(|seat| seat.name == name) {
+                seat.leaves_by = Some(by);
+            }
+        });
+    }
+
+    /// Takes the seat of a folder away, which has ended.
+    pub fn unseat(&self, name: &str) {
+        self.0
+            .seats
+            .send_modify(|seats| seats.retain(|seat| seat.name != name));
+        self.0.news.send_replace(());
+    }
+
+    /// Puts the seats into the order of `names`; who is not named comes last.
+    pub fn arrange(&self, names: &[&str]) {
+        let place = |seat: &Seat| {
+            let place = names.iter().position(|name| *name == seat.name);
+            place.unwrap_or(names.len())
+        };
+        self.0.seats.send_modify(|seats| seats.sort_by_key(place));
+    }
+
+    /// Notes what does not get on, or that everything does.
+    pub fn judged(&self, stuck: Option<String>) {
+        *self.0.stuck.lock().unwrap_or_else(PoisonError::into_inner) = stuck;
+    }
+
+    /// Returns what does not get on although nothing is known that would explain it, as it was last found; `None` if
+    /// everything does.
+    pub fn stuck(&self) -> Option<String> {
+        let stuck = self.0.stuck.lock();
+        stuck.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Returns the seats, in the order in which they were given.

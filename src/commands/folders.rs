@@ -41,6 +41,8 @@ use crate::tree::{HintReceiver, Tree, hints};
 
 /// Hints that wait for a folder's loop. Beyond it events count as lost, and a scan finds what they said.
 const HINTS: usize = 16_384;
+/// The file in the state folder by which each watcher shows that it still tells.
+const MARKER: &str = "pulse";
 
 /// What the folders of one process share.
 #[derive(Debug)]
@@ -258,6 +260,15 @@ impl Shared {
         })
     }
 
+    /// Takes over what the folders share of uploading, for what is on its way too.
+    pub fn set_upload(&self, upload: &config::Upload) {
+        self.lines.set_bandwidth(upload.bandwidth.clone());
+        self.lines.set_concurrency(upload.concurrency);
+        self.lines.set_memory(upload.memory_bytes);
+        let bytes = usize::try_from(upload.memory_bytes).unwrap_or(usize::MAX);
+        self.buffers.set_keep(bytes);
+    }
+
     /// Ends in an orderly way. Nothing of it may be running.
     pub async fn close(&self) {
         self.lines.close().await;
@@ -390,7 +401,9 @@ async fn eyes(config: &config::Folder, state_dir: &Path) -> (Arc<dyn Tree>, Hint
     match opened.await {
         Ok(tree) => {
             let is_told = matches!(tree.watch_report().mode, Watching::Native);
-            (Arc::new(tree.with_captures(state_dir)), receiver, is_told)
+            let tree = tree.with_captures(state_dir);
+            let tree = tree.with_marker(&state_dir.join(MARKER));
+            (Arc::new(tree), receiver, is_told)
         }
         Err(error) => {
             let every = crate::base::units::show_duration(config.rescan);

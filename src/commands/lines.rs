@@ -29,11 +29,7 @@ pub struct Lines {
 impl Lines {
     /// Sets the limits up; the bandwidth is what it has to be from the first byte on. Needs a runtime.
     pub fn open(upload: &Upload, eyes: Eyes) -> Self {
-        let fixed = match upload.concurrency {
-            Concurrency::Auto => None,
-            Concurrency::Fixed(requests) => Some(requests.get()),
-        };
-        let limits = Limits::new(fixed, upload.memory_bytes);
+        let limits = Limits::new(fixed(upload.concurrency), upload.memory_bytes);
         let common = Arc::new(match eyes {
             Eyes::Open => limits,
             // Nothing is live where nothing is watched.
@@ -72,6 +68,22 @@ impl Lines {
         self.bandwidth.send_replace(bandwidth);
     }
 
+    /// Sets another number of requests to each endpoint.
+    pub fn set_concurrency(&self, concurrency: Concurrency) {
+        let endpoints = self
+            .endpoints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for limits in endpoints.values().chain([&self.common]) {
+            limits.set_requests(fixed(concurrency));
+        }
+    }
+
+    /// Sets how many bytes of files may be in memory.
+    pub fn set_memory(&self, bytes: u64) {
+        self.common.set_memory(bytes);
+    }
+
     /// Ends what follows the timetable.
     pub async fn close(&self) {
         let mut follower = {
@@ -79,6 +91,13 @@ impl Lines {
             std::mem::take(&mut *follower)
         };
         follower.shutdown().await;
+    }
+}
+
+fn fixed(concurrency: Concurrency) -> Option<usize> {
+    match concurrency {
+        Concurrency::Auto => None,
+        Concurrency::Fixed(requests) => Some(requests.get()),
     }
 }
 

@@ -17,12 +17,15 @@ pub mod folders;
 pub mod held;
 pub mod history;
 pub mod init;
+pub mod kept;
 pub mod lines;
+pub mod manager;
 pub mod pages;
 pub mod pause;
 pub mod policy;
 pub mod reload;
 pub mod restore;
+pub mod service;
 pub mod settings;
 pub mod signals;
 pub mod status;
@@ -31,6 +34,7 @@ pub mod sync;
 pub mod unusable;
 pub mod verify;
 pub mod watch;
+pub mod watchdog;
 
 use std::process::ExitCode;
 

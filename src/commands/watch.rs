@@ -9,32 +9,28 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::{Control, Mode, Reason};
 use crate::base::clock::Clock;
-use crate::base::offload::{self, Offload};
+use crate::base::offload::Offload;
 use crate::base::snapshot::{FolderSnapshot, Happening};
-use crate::commands::Exit;
 use crate::commands::alarm;
 use crate::commands::board::Board;
-use crate::commands::control;
-use crate::commands::drill::routine::Routine;
-use crate::commands::folders::{Eyes, Left, Shared, Start, shown};
+use crate::commands::folders::{Eyes, Shared, shown};
+use crate::commands::kept::{Kept, Trouble};
+use crate::commands::manager::Manager;
 use crate::commands::reload::{Reader, Reloads};
 use crate::commands::signals::Signals;
 use crate::commands::stores::Stores;
-use crate::commands::unusable;
-use crate::config::{self, Config, Notify};
+use crate::commands::{Exit, control, unusable, watchdog};
+use crate::config::{Config, Notify};
 use crate::report::out::note;
 use crate::report::status_file::{self, FolderStatus, StatusFile};
 use crate::report::systemd;
 
-/// How soon a bucket that could not even be asked is tried again.
-const RETRY: Duration = Duration::from_secs(60);
 /// The shortest time between two writes of the status.
 const STATUS: Duration = Duration::from_secs(1);
 
@@ -121,12 +117,15 @@ pub struct Service {
     shared: Arc<Shared>,
     reloads: Option<Reloads>,
     state_dir: PathBuf,
-    tasks: JoinSet<Left>,
+    grace: Duration,
+    kept: Kept,
     stop: CancellationToken,
     board: Board,
-    /// Answer on the socket, and keep drills up.
+    manager: Manager,
+    /// What was found out about whether everything gets on.
+    verdicts: mpsc::Receiver<Option<String>>,
+    /// Answer on the socket, and find that out.
     listeners: JoinSet<()>,
-    is_ready: bool,
     cannot_write: bool,
     exit: Exit,
 }
@@ -138,30 +137,9 @@ impl Service {
         shared: &Arc<Shared>,
         happenings: Option<&mpsc::Sender<Happening>>,
     ) -> Self {
-        let stop = CancellationToken::new();
-        let (mut tasks, mut listeners) = (JoinSet::new(), JoinSet::new());
-        let board = Board::default();
-        let turns = Arc::new(Semaphore::new(1));
-        for folder in &config.folders {
-            let (publish, asked) = board.seat(folder);
-            let path = shown(&folder.path);
-            tracing::info!(folder = %folder.name, "watching {path} → {}", folder.to);
-            if let Some(every) = folder.drill {
-                let routine = Routine {
-                    folder: folder.clone(),
-                    state_dir: config.state_dir.clone(),
-                    every,
-                    memory_bytes: config.upload.memory_bytes,
-                    turns: turns.clone(),
-                };
-                listeners.spawn(routine.keep_up(stop.clone()));
-            }
-            let (shared, stop) = (shared.clone(), stop.clone());
-            let (folder, happenings) = (folder.clone(), happenings.cloned());
-            tasks.spawn(
-                async move { keep(&shared, folder, publish, happenings, asked, stop).await },
-            );
-        }
+        let (stop, board) = (CancellationToken::new(), Board::default());
+        let mut listeners = JoinSet::new();
+        let kept = Kept::begin(config, shared, &board, happenings, &stop);
         if config.notify != Notify::default() {
             let (told, dir) = (config.notify.clone(), shared.state_dir.clone());
             let bill = shared.bill.clone();
@@ -174,15 +152,21 @@ impl Service {
                 tracing::warn!("`tidewatch held` and `folder` will not reach this agent: {error}");
             }
         }
+        let (verdict, verdicts) = mpsc::channel(1);
+        // Twice within the time that the manager gives, as sd_watchdog_enabled(3) wants it.
+        let every = systemd::watchdog().map_or(watchdog::USUAL, |within| within / 2);
+        listeners.spawn(watchdog::keep_judging(board.clone(), every, verdict));
         Self {
             shared: shared.clone(),
             reloads: None,
             state_dir: config.state_dir.clone(),
-            tasks,
+            grace: config.shutdown_grace,
+            kept,
             stop,
             board,
+            manager: Manager::default(),
+            verdicts,
             listeners,
-            is_ready: false,
             cannot_write: false,
             exit: Exit::Level,
         }
@@ -199,23 +183,25 @@ impl Service {
     pub async fn attend(&mut self, signals: &mut Signals) -> Exit {
         let mut next_status = Clock::Real.now().mono;
         let mut news = self.board.news();
-        let mut has_news = true;
-        while !self.tasks.is_empty() {
+        let (mut has_news, stop) = (true, self.stop.clone());
+        while !self.kept.is_over() {
             tokio::select! {
                 biased;
                 asked = signals.next() => {
                     if self.stop.is_cancelled() {
                         tracing::warn!("{} again: stopping at once; what was on its way is looked at again at the next start", asked.name());
-                        self.tasks.shutdown().await;
+                        self.kept.shutdown().await;
                         break;
                     }
                     tracing::info!("{}: stopping when what is on its way has ended", asked.name());
-                    self.end();
+                    self.stop.cancel();
                 }
-                () = asked(&mut self.reloads) => if let Some(reloads) = &mut self.reloads {
-                    reloads.reload(&self.shared.lines).await;
+                () = stop.cancelled(), if !self.manager.is_stopping() => self.tell_end(),
+                () = asked(&mut self.reloads), if !stop.is_cancelled() => self.reload().await,
+                trouble = self.kept.ended() => if let Some(trouble) = trouble {
+                    self.ended(trouble);
                 },
-                Some(ended) = self.tasks.join_next() => self.ended(ended),
+                Some(stuck) = self.verdicts.recv() => self.manager.judged(stuck, &self.last()),
                 Ok(()) = news.changed() => has_news = true,
                 () = tokio::time::sleep_until(next_status), if has_news => {
                     has_news = false;
@@ -225,6 +211,7 @@ impl Service {
             }
             self.tell_ready();
         }
+        self.kept.shutdown().await;
         self.listeners.shutdown().await;
         self.write_status().await;
         tracing::info!("stopped");
@@ -251,53 +238,53 @@ impl Service {
         self.board.snapshots()
     }
 
-    /// Lets the folders end.
-    fn end(&self) {
-        systemd::stopping();
-        self.stop.cancel();
+    /// Reads the config again.
+    async fn reload(&mut self) {
+        let Some(reloads) = &mut self.reloads else {
+            return;
+        };
+        self.manager.reloading();
+        let outcome = reloads.reload(&self.shared, &mut self.kept).await;
+        self.manager.reloaded(outcome, &self.board.snapshots());
     }
 
-    /// A folder has ended: as it was told, or because it cannot go on, and then the others are better started anew too.
-    fn ended(&mut self, ended: Result<Left, tokio::task::JoinError>) {
-        let why = match offload::joined(ended) {
-            None | Some(Left::Stopped) => return,
-            Some(Left::Ended(ended)) => match ended.reason {
-                Reason::Stopped(true) | Reason::Finished => return,
-                Reason::Stopped(false) => {
-                    tracing::warn!(folder = %ended.last.name, "what was still on its way was cut off; it is looked at again at the next start");
-                    return;
-                }
-                Reason::Store(why) | Reason::Taken(why) | Reason::Away(why) => why,
-                Reason::Manifest(why) => format!("could not {why}"),
-            },
-            Some(Left::Unable(why)) => {
+    /// A folder cannot go on, and then the others are better started anew too.
+    fn ended(&mut self, trouble: Trouble) {
+        match trouble {
+            Trouble::Unable(why) => {
                 tracing::error!(
                     "a folder cannot be kept level as its config says, the agent ends: {why}"
                 );
                 self.exit = Exit::Usage;
-                return self.end();
             }
-            Some(Left::Unasked) => unusable::UNASKED.to_owned(),
-            Some(Left::Broken(why)) => format!("could not {why}"),
-            Some(Left::NoStore(error)) => error.to_string(),
-        };
-        tracing::error!("a folder cannot go on, the agent ends: {why}");
-        self.exit = Exit::Failed;
-        self.end();
+            Trouble::Broken(why) => {
+                tracing::error!("a folder cannot go on, the agent ends: {why}");
+                self.exit = Exit::Failed;
+            }
+        }
+        self.stop.cancel();
+        self.tell_end();
+    }
+
+    /// The folders were told to end.
+    fn tell_end(&mut self) {
+        self.kept.leave();
+        let now = Clock::Real.now().mono;
+        self.manager.stopping(self.grace, &self.last(), now);
     }
 
     /// Tells the service manager once every folder is being looked after.
     fn tell_ready(&mut self) {
         let is_begun = |snapshot: &FolderSnapshot| snapshot.begun;
-        if !self.is_ready && !self.stop.is_cancelled() && self.last().iter().all(is_begun) {
-            // Told again at the next occasion if it was not heard.
-            self.is_ready = systemd::ready();
+        if !self.stop.is_cancelled() && self.last().iter().all(is_begun) {
+            self.manager.tell_ready();
         }
     }
 
     async fn write_status(&mut self) {
         let snapshots = self.last();
-        systemd::status(&snapshots);
+        self.manager.status(&snapshots);
+        self.manager.draining(&snapshots, Clock::Real.now().mono);
         let status = StatusFile {
             at_ns: Clock::Real.now().wall_ns,
             pid: std::process::id(),
@@ -324,47 +311,4 @@ async fn asked(reloads: &mut Option<Reloads>) {
         Some(reloads) => reloads.asked().await,
         None => std::future::pending().await,
     }
-}
-
-/// Runs one folder; while its bucket cannot even be asked, tries again and again.
-async fn keep(
-    shared: &Shared,
-    folder: config::Folder,
-    snapshots: watch::Sender<FolderSnapshot>,
-    happenings: Option<mpsc::Sender<Happening>>,
-    control: mpsc::Receiver<Control>,
-    stop: CancellationToken,
-) -> Left {
-    let mut told = None;
-    loop {
-        let opened = tokio::select! {
-            opened = shared.stores.open(&folder) => opened,
-            () = stop.cancelled() => return Left::Stopped,
-        };
-        let Err(error) = opened else { break };
-        let why = error.to_string();
-        if told.as_ref() != Some(&why) {
-            tracing::error!(folder = %folder.name, "the bucket cannot be used: {why}; it is tried again every minute");
-        }
-        unusable::show(&snapshots, &why);
-        told = Some(why);
-        tokio::select! {
-            () = tokio::time::sleep(RETRY) => {}
-            () = stop.cancelled() => return Left::Stopped,
-        }
-    }
-    if told.is_some() {
-        tracing::info!(folder = %folder.name, "the bucket can be used now");
-    }
-    let start = Start {
-        control: Some(control),
-        retry_failed: false,
-        folder,
-        mode: Mode::Forever,
-        eyes: Eyes::Open,
-        scan_settle: Duration::ZERO,
-        snapshots,
-        happenings,
-    };
-    shared.drive(start, stop).await
 }

@@ -28,7 +28,9 @@ use crate::base::terms::Terms;
 pub use crate::config::bandwidth::{Bandwidth, Rate, Shown as ShownRate};
 pub use crate::config::load::{state_dir_of, text_of};
 pub use crate::config::notify::{HEARTBEAT_EVERY, Notify};
-pub use crate::config::places::{Surroundings, adhoc_dir, adhoc_states, find, state_dir};
+pub use crate::config::places::{
+    Surroundings, adhoc_dir, adhoc_states, find, state_dir, user_units,
+};
 pub use crate::config::problem::{Problem, Problems};
 pub use crate::config::read::KEYS;
 pub use crate::config::target::Target;

@@ -140,6 +140,17 @@ fn state_base(surroundings: &Surroundings) -> Result<PathBuf, Problem> {
         })
 }
 
+/// Returns where the units of this user's service manager are.
+pub fn user_units(surroundings: &Surroundings) -> Result<PathBuf, Problem> {
+    below_home(
+        surroundings.xdg_config_home.as_deref(),
+        ".config",
+        surroundings,
+    )
+    .map(|dir| dir.join("systemd/user"))
+    .ok_or_else(|| Problem::new("there is no place for units: HOME is not set"))
+}
+
 /// Returns the first path of a list with `:` between them, if it is absolute.
 fn first_of(list: &OsStr) -> Option<PathBuf> {
     std::env::split_paths(list)

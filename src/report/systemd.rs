@@ -11,15 +11,24 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+use crate::base::clock::monotonic_usec;
 use crate::base::snapshot::FolderSnapshot;
 use crate::base::units::show_bytes;
 
 /// How long a manager that is busy may keep us waiting with what it has to know.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Tells that every folder is being looked after. Returns false if the manager was too busy to hear it.
+/// Tells that every folder is being looked after, or that a reload is over. Returns false if the manager was too busy to
+/// hear it.
 pub fn ready() -> bool {
     is_heard(tell("READY=1\n", PATIENCE))
+}
+
+/// Tells that the config is being read again; [`ready`] ends that.
+pub fn reloading() {
+    let stamp = monotonic_usec();
+    let message = format!("RELOADING=1\nMONOTONIC_USEC={stamp}\n");
+    is_heard(tell(&message, PATIENCE));
 }
 
 /// Tells that the process is on its way out.
@@ -27,12 +36,44 @@ pub fn stopping() {
     is_heard(tell("STOPPING=1\n", PATIENCE));
 }
 
-/// Tells how it goes, in one line; a busy manager is told the next time.
-pub fn status(snapshots: &[FolderSnapshot]) {
-    is_heard(tell(
-        &format!("STATUS={}\n", line(snapshots)),
-        Duration::ZERO,
-    ));
+/// Asks to be given at least `by` more time for the end.
+pub fn extend(by: Duration) {
+    let message = format!("EXTEND_TIMEOUT_USEC={}\n", by.as_micros());
+    is_heard(tell(&message, PATIENCE));
+}
+
+/// Feeds the watchdog.
+pub fn feed() {
+    is_heard(tell("WATCHDOG=1\n", PATIENCE));
+}
+
+/// Returns within which time the manager wants the watchdog of this process fed; `None` if it has none.
+pub fn watchdog() -> Option<Duration> {
+    let said = |name| std::env::var(name).ok();
+    let pid = said("WATCHDOG_PID");
+    watchdog_of(
+        said("WATCHDOG_USEC").as_deref(),
+        pid.as_deref(),
+        std::process::id(),
+    )
+}
+
+/// `pid`: whom it is meant for, if that is said.
+fn watchdog_of(usec: Option<&str>, pid: Option<&str>, own: u32) -> Option<Duration> {
+    let is_ours = pid.is_none_or(|pid| pid.parse() == Ok(own));
+    let usec = usec?.parse().ok().filter(|usec| *usec > 0 && is_ours)?;
+    Some(Duration::from_micros(usec))
+}
+
+/// Tells how it goes, in one line, and `notes` behind; a busy manager is told the next time.
+pub fn status(snapshots: &[FolderSnapshot], notes: &[&str]) {
+    let mut line = line(snapshots);
+    for note in notes {
+        line.push_str("; ");
+        // A line break would end the assignment.
+        line.extend(note.chars().map(|c| if c.is_control() { ' ' } else { c }));
+    }
+    is_heard(tell(&format!("STATUS={line}\n"), Duration::ZERO));
 }
 
 /// Returns false if the message would be worth repeating.
@@ -126,6 +167,21 @@ mod tests {
         let len = ear.recv(&mut said).expect("what was sent first");
         assert_eq!(&said[..len], b"STATUS=x\n");
         assert!(is_heard(send(path.as_os_str(), "READY=1\n", short)));
+    }
+
+    #[test]
+    fn a_watchdog_is_only_fed_by_the_process_that_it_is_meant_for() {
+        let second = Some(Duration::from_secs(1));
+        for (usec, pid, expected) in [
+            (Some("1000000"), Some("7"), second),
+            (Some("1000000"), None, second),
+            (Some("1000000"), Some("8"), None),
+            (Some("1000000"), Some("x"), None),
+            (Some("0"), Some("7"), None),
+            (None, Some("7"), None),
+        ] {
+            assert_eq!(watchdog_of(usec, pid, 7), expected, "{usec:?} {pid:?}");
+        }
     }
 
     #[test]

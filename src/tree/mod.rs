@@ -76,6 +76,12 @@ pub trait Tree: Send + Sync + 'static {
         WatchReport::default()
     }
 
+    /// Opens the watcher's marker, of which [`Hint::Pulse`] has to follow. False where nothing tells of it: the tree is not
+    /// watched, or polled.
+    fn pulse(&self) -> io::Result<bool> {
+        Ok(false)
+    }
+
     /// Returns the folders that have come to be polled since it was asked last, and how deep each is to be looked at.
     fn take_polled(&self) -> Vec<(RelPath, Depth)> {
         Vec::new()
@@ -199,6 +205,8 @@ pub enum Hint {
     Folder(RelPath),
     /// Events were lost, or may have been: everything has to be looked at.
     Lost,
+    /// The watcher tells: its marker was opened ([`Tree::pulse`]). Says nothing of the tree.
+    Pulse,
 }
 
 /// Why a path is to be looked at.

@@ -18,9 +18,11 @@
 //!   path is disarmed there first, unless it is there under both.
 //! - It keeps something of each folder that goes, so a tree starts over with a new watcher now and then.
 
+use std::fs::OpenOptions;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use notify::event::{AccessKind, AccessMode, CreateKind, Flag, ModifyKind, RenameMode};
 use notify::{Config, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
@@ -39,6 +41,7 @@ pub struct Watch {
     hints: HintSender,
     watcher: Mutex<RecommendedWatcher>,
     table: Arc<Mutex<Table>>,
+    marker: Arc<OnceLock<PathBuf>>,
 }
 
 /// Why a folder has no watch.
@@ -59,10 +62,12 @@ impl Watch {
     /// Starts a watcher without any watch, for the tree at the absolute path `root`.
     pub fn new(root: &Path, hints: HintSender, budget: Arc<Budget>) -> io::Result<Self> {
         let table = Arc::new(Mutex::new(Table::new(budget)));
+        let marker = Arc::<OnceLock<PathBuf>>::default();
         let listener = Listener {
             root: root.to_path_buf(),
             hints: hints.clone(),
             table: table.clone(),
+            marker: marker.clone(),
         };
         let config = Config::default().with_follow_symlinks(false);
         let mut watcher = RecommendedWatcher::new(move |said| listener.hear(said), config)
@@ -78,6 +83,7 @@ impl Watch {
             hints,
             watcher: Mutex::new(watcher),
             table,
+            marker,
         })
     }
 
@@ -201,6 +207,33 @@ impl Watch {
         lock(&self.table).counts()
     }
 
+    /// Opens the file at `marker`, the same one each time, having armed it: [`Hint::Pulse`] has to follow, through the same
+    /// queue and thread as all that this tree's folders tell. False if there is no watch left for it.
+    ///
+    /// Only opened, and for reading: no disk has to be woken for it.
+    pub fn pulse(&self, marker: &Path) -> io::Result<bool> {
+        let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(flags.bits().cast_signed());
+        if let Err(error) = options.open(marker) {
+            if error.kind() != io::ErrorKind::NotFound {
+                return Err(error);
+            }
+            let mut new = options.clone();
+            new.write(true).create(true).mode(0o600).open(marker)?;
+        }
+        let marker = self.marker.get_or_init(|| marker.to_path_buf());
+        // Each time: it may be another file by now.
+        let added = self.watcher().watch(marker, RecursiveMode::NonRecursive);
+        match added.map_err(|error| error.kind) {
+            Ok(()) => {}
+            Err(notify::ErrorKind::MaxFilesWatch) => return Ok(false),
+            Err(notify::ErrorKind::Io(error)) => return Err(error),
+            Err(kind) => return Err(io::Error::other(format!("{kind:?}"))),
+        }
+        options.open(marker).map(|_| true)
+    }
+
     /// Returns when every event that the kernel had queued before the call has become a hint.
     pub fn round_trip(&self) -> io::Result<()> {
         let mut watcher = self.watcher();
@@ -234,6 +267,7 @@ struct Listener {
     root: PathBuf,
     hints: HintSender,
     table: Arc<Mutex<Table>>,
+    marker: Arc<OnceLock<PathBuf>>,
 }
 
 impl Listener {
@@ -241,6 +275,7 @@ impl Listener {
         match said {
             // First of all, because it has no path.
             Ok(event) if event.attrs.flag() == Some(Flag::Rescan) => self.hints.send(Hint::Lost),
+            Ok(event) if self.is_of_marker(&event) => self.hints.send(Hint::Pulse),
             Ok(event) => {
                 let Some(touch) = touch_of(event.kind) else {
                     return;
@@ -307,6 +342,11 @@ impl Listener {
         }
     }
 
+    fn is_of_marker(&self, event: &Event) -> bool {
+        let marker = self.marker.get();
+        marker.is_some() && event.paths.first() == marker
+    }
+
     fn relative(&self, path: &Path) -> Option<RelPath> {
         RelPath::below(&self.root, path)
     }
@@ -357,6 +397,7 @@ mod tests {
             root: "/r".into(),
             hints: sender,
             table,
+            marker: Arc::default(),
         };
         (listener, receiver)
     }
@@ -437,6 +478,18 @@ mod tests {
         assert_eq!(heard(&[""], vec![Ok(above)]).await, [Hint::Lost]);
         let elsewhere = event(EventKind::Any, "/rx/y");
         assert_eq!(heard(&[""], vec![Ok(elsewhere)]).await, []);
+    }
+
+    #[tokio::test]
+    async fn what_happens_to_the_marker_is_a_pulse_and_nothing_else() {
+        let (listener, mut receiver) = listener(&[""]);
+        let opened = || event(EventKind::Access(AccessKind::Open(AccessMode::Any)), "/s/m");
+        listener.hear(Ok(opened()));
+        listener.marker.set("/s/m".into()).expect("it was not set");
+        listener.hear(Ok(opened()));
+        drop(listener);
+        assert_eq!(receiver.recv().await, Some(Hint::Pulse));
+        assert_eq!(receiver.recv().await, None);
     }
 
     #[tokio::test]

@@ -23,8 +23,11 @@ mod notify;
 mod output;
 mod policy;
 mod refused;
+mod reload;
+mod service;
 mod soak;
 mod staying;
+mod watchdog;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -36,6 +39,8 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::net::UnixDatagram;
 use tokio::process::{Child, Command};
 
 use crate::support::endpoint::Endpoint;
@@ -137,6 +142,65 @@ impl World {
             })
             .collect()
     }
+}
+
+/// A service manager's ear.
+pub struct Ear(UnixDatagram);
+
+impl Ear {
+    pub fn at(path: &Path) -> Self {
+        Self(UnixDatagram::bind(path).unwrap())
+    }
+
+    /// Waits for a message with a line that begins with `wanted`; returns it, and all before it.
+    pub async fn hear(&self, wanted: &str) -> Vec<String> {
+        let mut all = Vec::new();
+        let waiting = async {
+            let mut buffer = vec![0; 65_536];
+            loop {
+                let len = self.0.recv(&mut buffer).await.unwrap();
+                let said = String::from_utf8_lossy(&buffer[..len]).into_owned();
+                let is_it = said.lines().any(|line| line.starts_with(wanted));
+                all.push(said);
+                if is_it {
+                    return;
+                }
+            }
+        };
+        let heard = tokio::time::timeout(DEADLINE, waiting).await;
+        assert!(heard.is_ok(), "never heard {wanted}, but {all:?}");
+        all
+    }
+
+    /// Returns what has been said by now.
+    pub fn heard(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        let mut buffer = vec![0; 65_536];
+        while let Ok(len) = self.0.try_recv(&mut buffer) {
+            all.push(String::from_utf8_lossy(&buffer[..len]).into_owned());
+        }
+        all
+    }
+}
+
+/// Reads what a child says until a line holds `wanted`; returns all lines until then.
+pub async fn told(child: &mut Child, wanted: &str) -> String {
+    let stderr = child.stderr.as_mut().expect("it is piped");
+    let mut lines = BufReader::with_capacity(1, stderr).lines();
+    let mut all = String::new();
+    let reading = async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            all += &line;
+            all.push('\n');
+            if line.contains(wanted) {
+                return true;
+            }
+        }
+        false
+    };
+    let said = tokio::time::timeout(DEADLINE, reading).await;
+    assert_eq!(said, Ok(true), "never said `{wanted}`:\n{all}");
+    all
 }
 
 /// Runs a command to its end.

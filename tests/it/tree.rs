@@ -508,6 +508,7 @@ impl Follower {
     fn follow(&mut self, hint: Hint) {
         match hint {
             Hint::Lost => self.scan(RelPath::root(), Depth::Full),
+            Hint::Pulse => {}
             Hint::Folder(folder) => self.scan(folder, Depth::Full),
             Hint::Touched { path, .. } => match self.on.tree.stat(&path) {
                 Ok(stat) if stat.kind == Kind::Folder => self.scan(path, Depth::Full),

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -25,8 +26,8 @@ pub struct Routine {
     pub state_dir: PathBuf,
     /// How long after a drill the next one begins.
     pub every: Duration,
-    /// Bytes of content in memory.
-    pub memory_bytes: u64,
+    /// Bytes of content in memory; may change between two drills.
+    pub memory_bytes: Arc<AtomicU64>,
     /// One for all folders: they drill one after the other.
     pub turns: Arc<Semaphore>,
 }
@@ -46,7 +47,8 @@ impl Routine {
     async fn once(self: Arc<Self>, stop: CancellationToken) -> Drilled {
         // Nobody closes it; after a stop everybody's turn is short.
         let _turn = self.turns.acquire().await;
-        let (drilled, _) = one(&self.folder, &self.state_dir, self.memory_bytes, &stop).await;
+        let memory_bytes = self.memory_bytes.load(Ordering::Relaxed);
+        let (drilled, _) = one(&self.folder, &self.state_dir, memory_bytes, &stop).await;
         let name = &self.folder.name;
         if stop.is_cancelled() {
             tracing::debug!(folder = %name, "a restore drill was stopped");
@@ -99,7 +101,7 @@ fn first_pause(last: Option<&Drilled>, every: Duration, now_ns: i64) -> Duration
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::AtomicU32;
 
     use super::*;
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use aws_config::meta::region::RegionProviderChain;
 use aws_config::provider_config::ProviderConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
+use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
@@ -28,6 +29,9 @@ use crate::base::meter::Meter;
 use crate::base::offload::Offload;
 use crate::base::terms::Terms;
 use crate::store::s3::spread::Spread;
+
+/// The file of `$CREDENTIALS_DIRECTORY` that holds keys, in the form of `~/.aws/credentials`.
+const HANDED_OVER: &str = "aws-credentials";
 
 /// How to reach a bucket. Everything may stay at its default; then the standard AWS sources decide.
 #[derive(Clone, Default)]
@@ -264,6 +268,9 @@ pub(super) async fn load(settings: &Settings, http: SharedHttpClient) -> SdkConf
     let mut loader = aws_config::defaults(behavior())
         .region(environment)
         .http_client(http);
+    if let Some(files) = handed_over() {
+        loader = loader.profile_files(files);
+    }
     if let Some(name) = &settings.profile {
         loader = loader.profile_name(name);
     }
@@ -286,6 +293,22 @@ pub(super) async fn load(settings: &Settings, http: SharedHttpClient) -> SdkConf
         ));
     }
     loader.load().await
+}
+
+/// Returns the profile files where the service manager hands keys over (`LoadCredential=`): its file then takes the place of
+/// `~/.aws/credentials`, as one that `AWS_SHARED_CREDENTIALS_FILE` names does, which goes before it.
+fn handed_over() -> Option<EnvConfigFiles> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    if set("AWS_SHARED_CREDENTIALS_FILE").is_some() {
+        return None;
+    }
+    let file = PathBuf::from(set("CREDENTIALS_DIRECTORY")?).join(HANDED_OVER);
+    file.is_file().then(|| {
+        EnvConfigFiles::builder()
+            .include_default_config_file(true)
+            .with_file(EnvConfigFileKind::Credentials, file)
+            .build()
+    })
 }
 
 /// Returns the endpoint that the SDK would choose, which it does not tell; empty for AWS.

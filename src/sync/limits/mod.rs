@@ -29,7 +29,7 @@ pub use crate::sync::limits::gate::Permit;
 pub struct Limits {
     requests: Gate,
     pace: Mutex<Pace>,
-    fixed: Option<usize>,
+    fixed: Mutex<Option<usize>>,
     memory: Gate,
     bandwidth: Bandwidth,
     /// Folders to which the endpoint is of no use now.
@@ -85,7 +85,7 @@ impl Limits {
     pub fn beside(&self) -> Self {
         let keeps_live = self.requests.lock().keeps_live;
         let (memory, bandwidth) = (self.memory.clone(), self.bandwidth.clone());
-        Self::with(self.fixed, memory, bandwidth, keeps_live)
+        Self::with(*self.fixed(), memory, bandwidth, keeps_live)
     }
 
     fn with(fixed: Option<usize>, memory: Gate, bandwidth: Bandwidth, keeps_live: bool) -> Self {
@@ -95,7 +95,7 @@ impl Limits {
         Self {
             requests,
             pace: Mutex::new(Pace::new(fixed.is_none(), capacity)),
-            fixed,
+            fixed: Mutex::new(fixed),
             memory,
             bandwidth,
             out: Mutex::default(),
@@ -122,6 +122,21 @@ impl Limits {
         self.memory.lock().keeps_live = false;
         self.bandwidth.without_live_lane();
         self
+    }
+
+    /// Sets a fixed number of requests (at least 1), or lets it adapt, from what it is now on. What is in flight beyond a
+    /// smaller number ends in its own time.
+    pub fn set_requests(&self, fixed: Option<usize>) {
+        *self.fixed() = fixed;
+        let capacity = fixed.map_or_else(|| self.concurrency(), |n| n.max(1) as u64);
+        *self.pace() = Pace::new(fixed.is_none(), capacity);
+        self.requests.resize(capacity);
+    }
+
+    /// Sets how many bytes of files may be in memory, at all endpoints that came of one another together. What is held
+    /// beyond a smaller number comes back in its own time.
+    pub fn set_memory(&self, bytes: u64) {
+        self.memory.resize(bytes.max(1));
     }
 
     /// Sets how many bytes of bodies go out each second, `None` for as many as the line takes. Applies at once, also to
@@ -192,6 +207,10 @@ impl Limits {
         }
     }
 
+    fn fixed(&self) -> MutexGuard<'_, Option<usize>> {
+        self.fixed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn pace(&self) -> MutexGuard<'_, Pace> {
         self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -253,6 +272,34 @@ mod tests {
         assert!(other.try_memory(1, Lane::Backlog).is_none());
         drop(held);
         assert!(other.try_memory(1, Lane::Backlog).is_some());
+    }
+
+    #[tokio::test]
+    async fn limits_change_under_what_is_in_flight() {
+        let limits = Limits::new(Some(2), 100);
+        let held = limits.request(Lane::Live).await;
+        let memory = limits.memory(75, Lane::Backlog).await;
+        limits.set_requests(Some(1));
+        limits.set_memory(50);
+        assert_eq!(limits.concurrency(), 1);
+        let second = tokio::time::timeout(std::time::Duration::ZERO, limits.request(Lane::Live));
+        assert!(second.await.is_err(), "the only one is taken");
+        assert!(limits.try_memory(1, Lane::Live).is_none());
+        drop((held, memory));
+        drop(limits.request(Lane::Live).await);
+        assert!(limits.try_memory(50, Lane::Live).is_some());
+        // What comes later at another endpoint has the same.
+        assert_eq!(limits.beside().concurrency(), 1);
+        limits.set_requests(None);
+        assert_eq!(limits.concurrency(), 1, "it grows from where it is");
+        let now = Clock::Real.now().mono;
+        limits.began(now);
+        let busy = [limits.request(Lane::Live).await];
+        let waits = tokio::time::timeout(std::time::Duration::ZERO, limits.request(Lane::Live));
+        assert!(waits.await.is_err());
+        limits.ended(Verdict::Done(1), now, now);
+        assert_eq!(limits.concurrency(), 2);
+        drop(busy);
     }
 
     #[test]

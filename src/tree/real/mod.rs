@@ -72,6 +72,8 @@ pub struct RealTree {
     counters: Arc<Counters>,
     /// Where clones of files that never rest may be made.
     captures: Option<PathBuf>,
+    /// What is opened to see whether the watcher tells.
+    marker: Option<PathBuf>,
     symlinks: Symlinks,
     /// The path as it was given, which may lead to `path` through links.
     given: Option<PathBuf>,
@@ -112,6 +114,7 @@ impl RealTree {
             turns: AtomicU64::new(0),
             counters: Arc::default(),
             captures: None,
+            marker: None,
             symlinks: Symlinks::Skip,
             given: None,
         }
@@ -146,6 +149,13 @@ impl RealTree {
     #[must_use]
     pub fn with_captures(mut self, dir: &Path) -> Self {
         self.captures = Some(dir.to_path_buf());
+        self
+    }
+
+    /// Lets the watcher be tried by a file at `marker`, which is made if it is not there, and which nobody else needs.
+    #[must_use]
+    pub fn with_marker(mut self, marker: &Path) -> Self {
+        self.marker = Some(marker.to_path_buf());
         self
     }
 
@@ -287,6 +297,14 @@ impl Tree for RealTree {
     fn watch_report(&self) -> WatchReport {
         let eyes = self.eyes.as_ref();
         eyes.map(|eyes| eyes.report()).unwrap_or_default()
+    }
+
+    fn pulse(&self) -> io::Result<bool> {
+        let watch = self.eyes.as_ref().and_then(|eyes| eyes.watch());
+        match (watch, &self.marker) {
+            (Some(watch), Some(marker)) => watch.pulse(marker),
+            _ => Ok(false),
+        }
     }
 
     fn take_polled(&self) -> Vec<(RelPath, Depth)> {

@@ -650,3 +650,41 @@ async fn emptying_the_trash_goes_on_when_the_lease_is_back() {
     assert_eq!(trash(&bench).len(), 0);
     agent.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_overdue_only_when_the_store_says_nothing_at_all() {
+    let hour = Duration::from_secs(3600);
+    let overdue = |agent: &Agent| {
+        let due = agent.snapshots.borrow().lease_due;
+        due.expect("there is a lease") < now()
+    };
+    // It is renewed when it should be, at work and at rest.
+    let bench = first(line(5), Habits::default());
+    bench.tree.write(&path("f"), b"content");
+    let mut agent = bench.start(Mode::Forever);
+    agent.level().await;
+    for _ in 0..60 {
+        sleep(hour / 60).await;
+        assert!(!overdue(&agent));
+    }
+    // The store refuses everything: that is an answer, and it is asked again and again.
+    bench
+        .store
+        .rule(|_, _| Some(Fault::Refused(ErrorKind::Network)));
+    for _ in 0..60 {
+        sleep(hour / 60).await;
+        assert!(!overdue(&agent));
+    }
+    assert!(agent.snapshots.borrow().outage.is_some());
+    kill(agent).await;
+
+    // Not a word.
+    let bench = first(line(24 * 3_600_000), Habits::default());
+    let agent = bench.start(Mode::Forever);
+    sleep(hour / 60).await;
+    assert!(!overdue(&agent));
+    sleep(hour / 20).await;
+    assert!(overdue(&agent));
+    assert!(agent.snapshots.borrow().outage.is_none());
+    kill(agent).await;
+}

@@ -1,40 +1,13 @@
 //! The commands that stay: `watch`, `run`, `demo`.
 
 use std::fs;
-use std::path::Path;
 
 use rustix::process::Signal;
 use tidewatch::report::status_file;
-use tokio::net::UnixDatagram;
 use tokio::process::Child;
 
-use crate::process::{DEADLINE, World, end_of, ended, eventually, send};
+use crate::process::{Ear, World, end_of, ended, eventually, send};
 use crate::support::endpoint::Fault;
-
-/// A service manager's ear.
-struct Ear(UnixDatagram);
-
-impl Ear {
-    fn at(path: &Path) -> Self {
-        Self(UnixDatagram::bind(path).unwrap())
-    }
-
-    /// Waits for a message that begins with `wanted`.
-    async fn hear(&self, wanted: &str) {
-        let waiting = async {
-            let mut buffer = vec![0; 65_536];
-            loop {
-                let len = self.0.recv(&mut buffer).await.unwrap();
-                let said = String::from_utf8_lossy(&buffer[..len]).into_owned();
-                if said.lines().any(|line| line.starts_with(wanted)) {
-                    return;
-                }
-            }
-        };
-        let heard = tokio::time::timeout(DEADLINE, waiting).await;
-        assert!(heard.is_ok(), "never heard {wanted}");
-    }
-}
 
 /// Starts `watch` and waits until it says that it sees everything from now on.
 async fn watching(world: &World, more: &[&str]) -> (Child, Ear) {
