@@ -11,18 +11,19 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 
+use crate::cli::args::folder::Where;
 use crate::cli::args::held::HeldVerb;
 use crate::cli::args::history::{DrillArgs, HistoryArgs};
 use crate::cli::args::restore::RestoreArgs;
 use crate::cli::args::service::{ServiceArgs, ServiceVerb};
 use crate::cli::args::verify::VerifyArgs;
-use crate::cli::args::{Cli, Command, FolderVerb, SyncArgs};
+use crate::cli::args::{Cli, Command, SyncArgs};
 use crate::commands::check::{self, CheckOptions};
 #[cfg(feature = "demo")]
 use crate::commands::demo::{self, DemoOptions};
 use crate::commands::drill::{self, DrillOptions};
 use crate::commands::explain::{self, ExplainOptions};
-use crate::commands::folder::{self, FolderCommand, FolderOptions};
+use crate::commands::folder::{self, FolderOptions};
 use crate::commands::held::{self, HeldCommand, HeldOptions};
 use crate::commands::history::{self, HistoryOptions};
 use crate::commands::init::{self, InitOptions};
@@ -48,7 +49,7 @@ pub fn run() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    log::start(cli.loud.loudness());
+    log::start(cli.loud.loudness(), cli.loud.form());
     let exit = dispatch(cli, &Surroundings::of_process()).unwrap_or_else(|error| {
         if let Some(problems) = error.downcast_ref::<Problems>() {
             refuse(problems)
@@ -126,15 +127,7 @@ fn dispatch(cli: Cli, surroundings: &Surroundings) -> anyhow::Result<Exit> {
             )
         }
         Command::Folder(args) => {
-            let (config, state, what) = match args.what {
-                FolderVerb::List { config, state } => (config, state, FolderCommand::List),
-                FolderVerb::Set {
-                    folder,
-                    config,
-                    state,
-                    accept_root: _,
-                } => (config, state, FolderCommand::AcceptRoot { folder }),
-            };
+            let (what, Where { config, state }) = args.what.parts();
             let states = states::find(config.config.as_deref(), state.state_dir, surroundings)?;
             folder::folder(&FolderOptions { states, what }, &mut out)
         }

@@ -1,7 +1,9 @@
 //! What can be asked for on the command line, as clap reads it.
 
+pub(in crate::cli) mod folder;
 pub(in crate::cli) mod held;
 pub(in crate::cli) mod history;
+pub(in crate::cli) mod loud;
 pub(in crate::cli) mod restore;
 pub(in crate::cli) mod service;
 pub(in crate::cli) mod verify;
@@ -14,13 +16,14 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::base::policy::OnDelete;
+use crate::cli::args::folder::FolderArgs;
 use crate::cli::args::held::HeldArgs;
 use crate::cli::args::history::{DrillArgs, HistoryArgs};
+use crate::cli::args::loud::Loud;
 use crate::cli::args::restore::RestoreArgs;
 use crate::cli::args::service::ServiceArgs;
 use crate::cli::args::verify::VerifyArgs;
 use crate::config::{self, Bandwidth, Concurrency, Options, PathStyle, S3Options};
-use crate::report::log::Loudness;
 
 /// Watches folders and keeps an S3 bucket level with them
 #[derive(Parser, Debug)]
@@ -193,28 +196,6 @@ pub(in crate::cli) enum Command {
 }
 
 #[derive(Args, Debug)]
-pub(in crate::cli) struct Loud {
-    /// Log each file (-v), or each step and request (-vv)
-    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet", display_order = 900)]
-    pub verbose: u8,
-
-    /// Log only what is odd; show no progress
-    #[arg(short, long, global = true, display_order = 901)]
-    pub quiet: bool,
-}
-
-impl Loud {
-    pub fn loudness(&self) -> Loudness {
-        match (self.quiet, self.verbose) {
-            (true, _) => Loudness::Quiet,
-            (false, 0) => Loudness::Usual,
-            (false, 1) => Loudness::Files,
-            (false, _) => Loudness::Everything,
-        }
-    }
-}
-
-#[derive(Args, Debug)]
 pub(in crate::cli) struct RunArgs {
     #[command(flatten)]
     pub config: ConfigArg,
@@ -298,35 +279,6 @@ pub(in crate::cli) struct ExplainArgs {
     /// Print one JSON object for each folder that holds the file
     #[arg(long)]
     pub json: bool,
-}
-
-#[derive(Args, Debug)]
-pub(in crate::cli) struct FolderArgs {
-    #[command(subcommand)]
-    pub what: FolderVerb,
-}
-
-#[derive(Subcommand, Debug)]
-pub(in crate::cli) enum FolderVerb {
-    /// List the folders that are known here
-    List {
-        #[command(flatten)]
-        config: ConfigArg,
-        #[command(flatten)]
-        state: StateArg,
-    },
-    /// Change what is on record of a folder
-    Set {
-        /// A folder's name, its path, or its s3:// URL
-        folder: String,
-        /// Take what is at the folder's path now for the right folder
-        #[arg(long, required = true)]
-        accept_root: bool,
-        #[command(flatten)]
-        config: ConfigArg,
-        #[command(flatten)]
-        state: StateArg,
-    },
 }
 
 #[derive(Args, Debug)]

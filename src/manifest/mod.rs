@@ -62,6 +62,7 @@ mod decode;
 mod error;
 mod log;
 mod marks;
+mod moves;
 mod open;
 mod rows;
 mod schema;
@@ -73,6 +74,7 @@ pub use connections::Manifest;
 pub use error::{Error, ErrorKind, OpenError};
 pub use log::{Aside, Facts, Logged, Progress, Waiting, What};
 pub use marks::Marks;
+pub use moves::Holdings;
 pub use open::{Opened, held_since, holder, is_locked};
 pub use rows::LARGE_BYTES;
 

@@ -42,23 +42,45 @@ impl Loudness {
     }
 }
 
+/// What a log line looks like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Form {
+    /// Time, level and words, coloured on a terminal.
+    Text,
+    /// Words with a priority in front; the journal has the time.
+    Journal,
+    /// One JSON object: `timestamp`, `level`, `message`, `target`, and what else is known of the event.
+    Json,
+}
+
+impl Form {
+    /// Returns the journal's form where standard error is the journal's, else text.
+    pub fn of_surroundings() -> Self {
+        if is_journal() {
+            Self::Journal
+        } else {
+            Self::Text
+        }
+    }
+}
+
 /// Sends everything that is logged from here on to standard error. The first call counts.
-pub fn start(loudness: Loudness) {
+pub fn start(loudness: Loudness, form: Form) {
     let filter = EnvFilter::new(loudness.directives());
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(|| Stderr);
     // An error means that a log is there already, which only a test's can be.
-    let _ = if is_journal() {
-        builder
+    let _ = match form {
+        Form::Journal => builder
             .with_ansi(false)
             .event_format(Journal::default())
-            .try_init()
-    } else {
-        builder
+            .try_init(),
+        Form::Json => builder.json().flatten_event(true).try_init(),
+        Form::Text => builder
             .with_ansi(is_coloured())
             .with_target(loudness >= Loudness::Everything)
-            .try_init()
+            .try_init(),
     };
 }
 

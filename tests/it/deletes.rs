@@ -556,3 +556,36 @@ async fn the_old_object_stays_while_the_new_name_cannot_be_stored() {
     assert_eq!(bench.object("d0/f0"), None);
     agent.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_was_made_and_could_not_be_looked_at_is_not_forgotten() {
+    let bench = bench(OnDelete::Delete);
+    // Its ETag is of parts, and that of a copy is not: only a look tells that the copy is what was meant.
+    bench.tree.write(&path("large"), &vec![7; 17 << 20]);
+    bench.tree.write(&path("stays"), b"here");
+    let mut agent = bench.start(Mode::Forever);
+    agent.level().await;
+    sleep(MINUTE).await;
+    bench.store.rule(|operation, key| {
+        let is_look = operation == "HeadObject" && key == "p/large";
+        is_look.then_some(Fault::Lost)
+    });
+    bench.tree.write(&path("too"), &vec![7; 17 << 20]);
+    let made = async {
+        while !keys(&bench).iter().any(|key| key == "p/too") {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(10 * MINUTE, made).await.expect("it is copied");
+    bench.tree.remove(&path("too"));
+    bench.store.rule(|_, _| None);
+    timeout(120 * MINUTE, async {
+        while keys(&bench).iter().any(|key| key == "p/too") {
+            sleep(MINUTE).await;
+        }
+    })
+    .await
+    .expect("it goes with its file");
+    agent.level().await;
+    agent.stop().await;
+}

@@ -15,6 +15,7 @@ mod costs;
 mod deletes;
 mod exits;
 mod eyes;
+mod folders;
 mod names;
 mod output;
 mod refused;

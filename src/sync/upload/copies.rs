@@ -41,8 +41,13 @@ pub async fn copy<G: Gate>(
     if stored.etag == from.etag {
         return Ok(stored);
     }
-    let source = gate.send(0, store.head(&from.key)).await?;
-    let target = gate.send(0, store.head(to)).await?;
+    // It is there by now, whatever a look at it comes to.
+    let is_made = |error: store::Error| store::Error {
+        effect: store::Effect::Possible,
+        ..error
+    };
+    let source = gate.send(0, store.head(&from.key)).await.map_err(is_made)?;
+    let target = gate.send(0, store.head(to)).await.map_err(is_made)?;
     if source.etag == from.etag && target.etag == stored.etag && target.size == from.size {
         return Ok(stored);
     }
