@@ -25,6 +25,7 @@ use crate::commands::folder::{self, FolderCommand, FolderOptions};
 use crate::commands::held::{self, HeldCommand, HeldOptions};
 use crate::commands::history::{self, HistoryOptions};
 use crate::commands::init::{self, InitOptions};
+use crate::commands::open::{self, OpenOptions};
 use crate::commands::reload::Reader;
 use crate::commands::restore::{self, RestoreOptions, source};
 use crate::commands::status::{self, StatusOptions, states};
@@ -91,6 +92,14 @@ fn dispatch(cli: Cli, surroundings: &Surroundings) -> anyhow::Result<Exit> {
             folder: args.folder,
             json: args.json,
         }),
+        Command::Open(args) => {
+            let named = args.config.config.as_deref();
+            let options = OpenOptions {
+                states: states::find(named, args.state.state_dir, surroundings)?,
+                print: args.print,
+            };
+            open::open(&options, &mut out)
+        }
         Command::Explain(args) => {
             let named = args.config.config.as_deref();
             explain::explain(&ExplainOptions {

@@ -2,6 +2,7 @@
 
 pub(in crate::cli) mod held;
 pub(in crate::cli) mod history;
+pub(in crate::cli) mod open;
 pub(in crate::cli) mod restore;
 pub(in crate::cli) mod verify;
 
@@ -15,6 +16,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::base::policy::OnDelete;
 use crate::cli::args::held::HeldArgs;
 use crate::cli::args::history::{DrillArgs, HistoryArgs};
+use crate::cli::args::open::OpenArgs;
 use crate::cli::args::restore::RestoreArgs;
 use crate::cli::args::verify::VerifyArgs;
 use crate::config::{self, Bandwidth, Concurrency, Options, PathStyle, S3Options};
@@ -99,6 +101,8 @@ pub(in crate::cli) enum Command {
         tidewatch status photos --json\n  \
         tidewatch status s3://my-backups/photos")]
     Status(StatusArgs),
+    /// Open the page of the agent that runs, in a browser
+    Open(OpenArgs),
 
     /// Say whether a file is safe, and if not, why (0 safe, 3 not)
     #[command(

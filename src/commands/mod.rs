@@ -14,6 +14,8 @@ pub mod held;
 pub mod history;
 pub mod init;
 pub mod lines;
+pub mod open;
+pub mod page;
 pub mod pages;
 pub mod reload;
 pub mod restore;

@@ -23,6 +23,7 @@ use crate::commands::board::Board;
 use crate::commands::control;
 use crate::commands::drill::routine::Routine;
 use crate::commands::folders::{Eyes, Left, Shared, Start, Stores, shown};
+use crate::commands::page;
 use crate::commands::reload::{Reader, Reloads};
 use crate::commands::signals::Signals;
 use crate::commands::unusable;
@@ -65,7 +66,12 @@ pub async fn run(options: WatchOptions) -> anyhow::Result<Exit> {
         Ok(shared) => Arc::new(shared),
         Err(exit) => return Ok(exit),
     };
-    let mut service = Service::start(&options.config, &shared, None).reloading(reloads);
+    let told = options.config.listen.map(|_| page::channel());
+    let tell = told.as_ref().map(|(tell, _)| tell);
+    let mut service = Service::start(&options.config, &shared, tell).reloading(reloads);
+    if let Some((_, told)) = told {
+        service.show_page(&options.config, told).await;
+    }
     let exit = service.attend(&mut signals).await;
     shared.close().await;
     Ok(exit)
@@ -125,6 +131,8 @@ pub struct Service {
     board: Board,
     /// Answer on the socket, and keep drills up.
     listeners: JoinSet<()>,
+    /// The address of the page.
+    page: Option<String>,
     is_ready: bool,
     cannot_write: bool,
     exit: Exit,
@@ -175,9 +183,19 @@ impl Service {
             stop,
             board,
             listeners,
+            page: None,
             is_ready: false,
             cannot_write: false,
             exit: Exit::Level,
+        }
+    }
+
+    /// Opens the page, if it can be.
+    async fn show_page(&mut self, config: &Config, told: mpsc::Receiver<Happening>) {
+        let meter = self.shared.stores.meter();
+        if let Some(page) = page::open(config, &self.board, meter, told).await {
+            self.page = Some(page.address.clone());
+            self.listeners.spawn(page.serve());
         }
     }
 
@@ -295,6 +313,7 @@ impl Service {
             at_ns: Clock::Real.now().wall_ns,
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            page: self.page.clone(),
             folders: snapshots.iter().map(FolderStatus::of).collect(),
         };
         let dir = self.state_dir.clone();

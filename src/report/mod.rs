@@ -3,6 +3,7 @@
 pub mod drill_file;
 pub mod lines;
 pub mod log;
+pub mod metrics;
 pub mod out;
 pub mod progress;
 pub mod status_file;

@@ -24,6 +24,9 @@ pub struct StatusFile {
     pub pid: u32,
     /// The agent's version.
     pub version: String,
+    /// The address of its page, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page: Option<String>,
     /// Its folders, in the order of the config.
     pub folders: Vec<FolderStatus>,
 }
@@ -175,6 +178,7 @@ mod tests {
             at_ns: 5,
             pid: 1,
             version: "0".into(),
+            page: None,
             folders,
         };
         write(folder.path(), &status).expect("writable");
