@@ -28,7 +28,7 @@ use crate::base::clock::Now;
 use crate::base::offload::joined;
 use crate::base::path::RelPath;
 use crate::base::snapshot::What;
-use crate::manifest::{self, Change, Entry, Failure, Mend, Parked, Remote, State};
+use crate::manifest::{self, Change, Entry, Failure, Mark, Marks, Mend, Parked, Remote, State};
 use crate::store::key::KeyMap;
 use crate::store::{self, ErrorKind, Page};
 use crate::sync::Lane;
@@ -98,22 +98,25 @@ impl Audit {
 }
 
 impl Loop {
-    /// Takes when the last one of a former run ended, wall clock, nanoseconds; the time before the first counts from now.
-    pub(super) fn recall_audit(&mut self, last_ns: Option<i64>, now: Now) {
+    /// Takes when the last one of a former run ended; the time before the first counts from now.
+    pub(super) fn recall_audit(&mut self, marks: &Marks, now: Now) {
         let Some(every) = self.audit.every else {
             return;
         };
+        let last_ns = marks.audited_ns.or(marks.audits_from_ns);
         let since_ns = now.wall_ns.saturating_sub(last_ns.unwrap_or(now.wall_ns));
         let since = Duration::from_nanos(u64::try_from(since_ns).unwrap_or(0));
         self.audit.due = Some(now.mono + every.saturating_sub(since));
         if last_ns.is_none() {
-            self.note_audit(now);
+            self.mark(Mark::AuditsFrom(now.wall_ns));
         }
     }
 
-    fn note_audit(&mut self, now: Now) {
+    /// Keeps when something was done, with the next commit.
+    pub(super) fn mark(&mut self, mark: Mark) {
+        self.teller.marked(mark);
         self.pending.push_back(Pending {
-            changes: vec![Change::Audited(now.wall_ns)],
+            changes: vec![Change::Mark(mark)],
             then: Then::Nothing,
         });
     }
@@ -135,6 +138,7 @@ impl Loop {
 
     pub(super) fn audit_wake(&self, now: Now) -> Option<Instant> {
         let may = self.audit.tasks.is_empty()
+            && !self.is_paused()
             && self.contact.is_done()
             && self.lease.is_held(now)
             && !self.outage.is_on();
@@ -171,7 +175,7 @@ impl Loop {
         self.audit.failures = 0;
         let is_all = found.mends.len() < MOST;
         self.audit.due = Some(now.mono + if is_all { every } else { RETRY.min(every) });
-        self.note_audit(now);
+        self.mark(Mark::Audited(now.wall_ns));
         self.audit.wrong = found.mends.iter().map(|mend| mend.path.clone()).collect();
         self.tell_audit(found.compared, (found.missing, found.changed), found.first);
         for mend in &found.mends {
@@ -180,6 +184,7 @@ impl Loop {
                 self.teller
                     .tell(What::Failed, &mend.path, None, 0, Some(why.clone()));
                 self.failing.insert(mend.path.clone(), why);
+                self.parked.insert(mend.path.clone());
             }
         }
         if !found.mends.is_empty() {

@@ -192,7 +192,7 @@ impl Loop {
         let is_all_there = self.failing.is_empty()
             && self.unsyncable.is_empty()
             && self.scans.unreadable() == 0
-            && self.deletes.held == 0;
+            && self.deletes.held.all() == 0;
         Some(if is_all_there {
             format!("every file is in the bucket, but the catalog of them is not: {why}")
         } else {

@@ -128,7 +128,9 @@ impl Contact {
 impl Loop {
     /// Returns true if there is something to send, be it only a link of the catalog, or rows that may be wrong.
     pub(super) fn wants_contact(&self) -> bool {
-        !self.queue.is_empty() || self.contact.is_again || self.catalog.is_waiting()
+        let has_reason =
+            !self.queue.is_empty() || self.contact.is_again || self.catalog.is_waiting();
+        has_reason && !self.is_paused()
     }
 
     /// Begins the listing when there is something to send and it has not been done.

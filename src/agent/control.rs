@@ -9,7 +9,8 @@ use crate::agent::{Loop, Pending, Then};
 use crate::base::clock::Now;
 use crate::base::drill::Drill;
 use crate::base::path::RelPath;
-use crate::manifest::{Change, Mend};
+use crate::base::snapshot::Tried;
+use crate::manifest::{Change, Mark, Mend};
 use crate::tree::Touch;
 
 /// A request and where its answer goes.
@@ -36,6 +37,8 @@ pub enum Request {
     Mend(Vec<Mend>),
     /// Has the catalog told how a restore drill went.
     Drilled(Box<Drill>),
+    /// Keeps how `tidewatch verify` went.
+    Verified(Tried),
 }
 
 /// How it went: how many paths it was about, or why it did not work.
@@ -73,7 +76,19 @@ impl Loop {
                 self.unpark();
                 Ok((Vec::new(), self.failing.len() as u64))
             }
-            Request::Drilled(drill) => Ok((vec![Change::Drilled(drill)], 1)),
+            Request::Drilled(drill) => {
+                let mark = Mark::Drilled(Tried {
+                    at_ns: now.wall_ns,
+                    ok: drill.ok,
+                });
+                self.teller.marked(mark);
+                Ok((vec![Change::Drilled(drill), Change::Mark(mark)], 1))
+            }
+            Request::Verified(last) => {
+                let mark = Mark::Verified(last);
+                self.teller.marked(mark);
+                Ok((vec![Change::Mark(mark)], 1))
+            }
             Request::Mend(mends) => {
                 self.mends.push(Mending::new(mends, answer));
                 return;
@@ -144,7 +159,7 @@ impl Loop {
             .filter(is_waiting)
             .map(|row| row.path.clone())
             .collect();
-        let count = self.deletes.held.max(paths.len() as u64);
+        let count = self.deletes.held.all().max(paths.len() as u64);
         if change == Change::Release {
             self.released(paths, now);
         }

@@ -20,11 +20,13 @@ use crate::base::clock::Now;
 use crate::base::path::RelPath;
 use crate::base::policy::{Brake as Limit, OnDelete};
 use crate::base::snapshot::What;
-use crate::manifest::Change;
+use crate::manifest::{Change, HeldCounts};
 use crate::sync::brake::{Brake, Verdict};
 use crate::sync::queue::End;
 use crate::tree::scan::Depth;
 
+/// Why a brake holds deletes, unless the folder is empty.
+const TOO_MANY: &str = "more than the delete brake allows";
 /// Missing paths remembered at most.
 const MISSING_MOST: usize = 100_000;
 /// Paths weighed in one turn: each asks the disk and the manifest a few times.
@@ -55,7 +57,9 @@ pub(super) struct Deletes {
     /// How many are looked at in the turn under way.
     weighing: usize,
     /// How many rows a brake holds.
-    pub held: u64,
+    pub held: HeldCounts,
+    /// Why deletes were held last.
+    pub why: &'static str,
     pub held_is_stale: bool,
 }
 
@@ -108,7 +112,8 @@ impl Deletes {
             known: 0,
             root_is_empty: false,
             weighing: 0,
-            held: 0,
+            held: HeldCounts::default(),
+            why: TOO_MANY,
             held_is_stale: true,
         }
     }
@@ -417,8 +422,9 @@ impl Loop {
             let why = if self.deletes.root_is_empty {
                 "the folder is empty"
             } else {
-                "more than the delete brake allows"
+                TOO_MANY
             };
+            self.deletes.why = why;
             tracing::warn!(folder = %self.teller.name(), files = counted,
                 "deletes are held: {why}; see `tidewatch held list`, then release or drop them");
         }

@@ -24,7 +24,10 @@ impl Loop {
     pub(super) fn looked(&mut self, job: &Job, seen: Seen, now: Now) {
         let path = job.path.clone();
         tracing::trace!(%path, ?seen, "looked at");
-        self.deletes.held_is_stale |= self.deletes.held > 0;
+        self.deletes.held_is_stale |= self.deletes.held.all() > 0;
+        if job.failures > 0 {
+            self.teller.retries();
+        }
         let removes = matches!(&seen, Seen::Task(task) if matches!(task.aim, Aim::Remove { .. }));
         if !removes {
             // It is there again, or its absence has to be proven anew.
@@ -104,7 +107,7 @@ impl Loop {
             ..
         } = done;
         tracing::trace!(%path, ?outcome, "a job has ended");
-        self.deletes.held_is_stale |= self.deletes.held > 0;
+        self.deletes.held_is_stale |= self.deletes.held.all() > 0;
         for source in sources {
             self.queue.release_source(&source);
         }

@@ -1,15 +1,40 @@
-//! What watchers and jobs say, taken in.
+//! Everything that can happen to a folder, and what watchers and jobs say, taken in.
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::agent::{Control, Loop, Pending, Then};
+use crate::agent::turn::Turned;
+use crate::agent::{
+    Control, Loop, Pending, Then, audit, catalog, contact, janitor, lease, scans, trash,
+};
 use crate::base::clock::Now;
 use crate::base::path::RelPath;
 use crate::manifest::Change;
+use crate::store;
 use crate::sync::brake::Verdict;
 use crate::sync::file::Message;
 use crate::sync::queue::Hold;
 use crate::tree::{Hint, HintReceiver};
+
+/// Everything that can happen to a folder.
+pub(super) enum Event {
+    Stop,
+    GraceOver,
+    Turned(Box<Turned>),
+    Message(Message),
+    Hint(Hint),
+    HintsEnded,
+    Scan(scans::Report),
+    Contact(contact::Report),
+    Probed(store::Result<()>),
+    Emptied(trash::Report),
+    Cleaned(janitor::Report),
+    Audited(Box<audit::Report>),
+    Catalogued(Box<catalog::Report>),
+    Leased(Box<lease::Report>),
+    Control(Control),
+    Told,
+    Tick,
+}
 
 impl Loop {
     pub(super) fn hint(&mut self, hint: Hint, now: Now) {
@@ -64,10 +89,10 @@ impl Loop {
                 };
                 if asked == Verdict::Go {
                     self.may_overwrite.insert(path);
-                } else if self.deletes.held == 0 {
+                } else if self.deletes.held.overwrites == 0 {
                     tracing::warn!(folder = %self.teller.name(), "overwrites are held: more than the overwrite brake \
                         allows; new contents wait in quarantine, see `tidewatch held list`, then release or drop them");
-                    self.deletes.held = 1;
+                    self.deletes.held.overwrites = 1;
                     self.deletes.held_is_stale = true;
                 }
                 // An asker that has gone away overwrites nothing.

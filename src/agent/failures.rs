@@ -123,6 +123,9 @@ impl Loop {
             self.teller
                 .tell(What::Failed, &job.path, None, 0, Some(error));
         }
+        if is_parked {
+            self.parked.insert(job.path.clone());
+        }
         if is_parked || self.is_given_up(job.failures, kind, is_everyones) {
             End::GivenUp
         } else {
@@ -168,6 +171,7 @@ impl Loop {
             let error = row.failure.map(|failure| failure.error).unwrap_or_default();
             self.teller
                 .tell(What::Failed, &row.path, None, 0, Some(error.clone()));
+            self.parked.insert(row.path.clone());
             self.failing.insert(row.path, error);
         }
         Ok(())
@@ -184,6 +188,7 @@ impl Loop {
     /// What was parked is not any more.
     pub(super) fn unparked(&mut self, now: Now) {
         self.denied = Denied::default();
+        self.parked.clear();
         let failing: Vec<RelPath> = self.failing.keys().cloned().collect();
         for path in failing {
             self.queue.touch(path, Touch::Scan, 0, now);

@@ -112,6 +112,7 @@ impl Loop {
 
     fn may_clean(&self, now: Now) -> bool {
         self.janitor.tasks.is_empty()
+            && !self.is_paused()
             && self.is_root_there()
             && (!self.outage.is_on() || self.outage.is_full())
             && self.lease.is_held(now)

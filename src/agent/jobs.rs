@@ -7,7 +7,7 @@ use crate::agent::weigh::Weigh;
 use crate::agent::{JOBS_AHEAD, Loop, Pending, Then};
 use crate::base::clock::Now;
 use crate::sync::Lane;
-use crate::sync::file::{self, Message};
+use crate::sync::file::{self, Aim, Message};
 use crate::sync::queue::{self, End};
 use crate::tree::Touch;
 
@@ -60,6 +60,7 @@ impl Loop {
     fn take_due(&mut self, now: Now) -> Vec<queue::Job> {
         let is_away = !self.is_root_there();
         if self.stopping.is_some()
+            || self.is_paused()
             || is_away
             || !self.contact.is_done()
             || !self.lease.is_held(now)
@@ -169,7 +170,11 @@ impl Loop {
     /// Spawns a job; its intent is durable.
     pub(super) fn start_job(&mut self, task: file::Task) {
         let ctx = self.ctx.clone();
-        self.queue.started(&task.job.path);
+        let size = match task.aim {
+            Aim::Remove { .. } => 0,
+            Aim::Store | Aim::Rename { .. } => task.stat.size,
+        };
+        self.queue.started(&task.job.path, size);
         self.jobs.spawn(async move {
             let to_loop = ctx.to_loop.clone();
             let done = file::sync(ctx, task).await;

@@ -176,6 +176,19 @@ impl Lease {
         on.trouble.as_ref().map(|trouble| trouble.why.clone())
     }
 
+    /// Says who has it, where that is known, and until when unless it is renewed, wall clock, nanoseconds.
+    pub fn owner(&self, now: Now) -> (Option<String>, Option<i64>) {
+        let Some(on) = &self.on else {
+            return (None, None);
+        };
+        if let Some(Waits { holder, .. }) = &on.waits {
+            return (Some(holder.to_string()), holder.until_ns);
+        }
+        let held = on.held.as_ref().filter(|_| on.fence.is_open(now));
+        let until_ns = held.map(|held| held.sent.plus(held.lasts).wall_ns);
+        (held.map(|_| "this agent".to_owned()), until_ns)
+    }
+
     /// Says what people should know of it; `None` if it is held, and keeps others out.
     pub fn words(&self, now: Now) -> Option<String> {
         let on = self.on.as_ref()?;
@@ -243,7 +256,10 @@ impl Loop {
     /// Returns true while there is something to send, or will be before a short lease is renewed.
     fn is_working(&self, now: Now) -> bool {
         let soon = now.mono + RENEW_SHORT;
-        let is_soon = |lane: &Lane| self.queue.next_due(*lane).is_some_and(|due| due <= soon);
+        let is_soon = |lane: &Lane| {
+            let due = self.queue.next_due(*lane);
+            due.is_some_and(|due| due <= soon) && !self.is_paused()
+        };
         !self.jobs.is_empty()
             || self.contact.is_running()
             || self.trash.is_running()

@@ -27,7 +27,9 @@ mod janitor;
 mod jobs;
 mod lease;
 mod outage;
+mod pause;
 mod polls;
+mod rate;
 mod recall;
 mod rest;
 mod root;
@@ -58,9 +60,10 @@ use crate::sync::Lane;
 use crate::sync::brake::Brake;
 use crate::sync::dedupe::Dedupe;
 use crate::sync::file::{Ctx, Done, Message};
+use crate::sync::going::Going;
 use crate::sync::queue::Queue;
 use crate::sync::removals::Removals;
-use crate::tree::{Hint, HintReceiver};
+use crate::tree::HintReceiver;
 
 pub use root::root_trouble;
 pub use rows::ManifestRows;
@@ -72,7 +75,7 @@ use audit::Audit;
 use catalog::Catalog;
 use contact::Contact;
 use deletes::Deletes;
-use events::{control, hint};
+use events::{Event, control, hint};
 use failures::Denied;
 use janitor::Janitor;
 use lease::Lease;
@@ -89,27 +92,6 @@ const PATIENCE: u32 = 4;
 const JOBS_AHEAD: u64 = 16;
 /// Messages of jobs that wait for the loop; a job that finds it full waits.
 const MESSAGES: usize = 1024;
-
-/// Everything that can happen to a folder.
-enum Event {
-    Stop,
-    GraceOver,
-    Turned(Box<Turned>),
-    Message(Message),
-    Hint(Hint),
-    HintsEnded,
-    Scan(scans::Report),
-    Contact(contact::Report),
-    Probed(crate::store::Result<()>),
-    Emptied(trash::Report),
-    Cleaned(janitor::Report),
-    Audited(Box<audit::Report>),
-    Catalogued(Box<catalog::Report>),
-    Leased(Box<lease::Report>),
-    Control(Control),
-    Told,
-    Tick,
-}
 
 /// What a commit carries, and what happens when it is durable.
 struct Pending {
@@ -175,9 +157,13 @@ struct Loop {
     ambiguous: BTreeMap<RelPath, i64>,
     /// Paths whose last attempt failed, and why.
     failing: BTreeMap<RelPath, String>,
+    /// Those of them that are not tried again before they change.
+    parked: BTreeSet<RelPath>,
     denied: Denied,
     /// Regular files inside the filter that cannot be synced as they are.
     unsyncable: BTreeMap<RelPath, String>,
+    /// Since when a person has it start nothing new, wall clock, nanoseconds.
+    paused_ns: Option<i64>,
     stop: CancellationToken,
     /// Until when what runs may end.
     stopping: Option<Instant>,
@@ -229,6 +215,7 @@ impl Loop {
             offload,
             policy: settings.policy(),
             sent_bytes: Arc::new(AtomicU64::new(0)),
+            going: Going::default(),
             moved: Arc::new(AtomicU64::new(0)),
             to_loop,
             stop: stop.clone(),
@@ -282,6 +269,8 @@ impl Loop {
             scans,
             ambiguous: BTreeMap::new(),
             failing: BTreeMap::new(),
+            parked: BTreeSet::new(),
+            paused_ns: None,
             denied: Denied::default(),
             unsyncable: BTreeMap::new(),
             stop,

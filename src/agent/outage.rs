@@ -265,6 +265,7 @@ impl Loop {
     pub(super) fn start_probe(&mut self, now: Now) {
         // Without the lease, asking for it says whether the store is back.
         let has_nothing_to_try = self.outage.may_try(now)
+            && !self.is_paused()
             && self.lease.is_held(now)
             && self.contact.is_done()
             && [Lane::Live, Lane::Backlog]

@@ -24,12 +24,14 @@ impl Loop {
             }
             let has_rows = manifest.has_below(folder, &RelPath::root())?;
             let waiting = manifest.waiting(folder)?;
-            let audited_ns = manifest.audited(folder)?;
+            let marks = manifest.marks(folder)?;
             let uploads = manifest.uploads(folder)?;
-            Ok::<_, crate::manifest::Error>((rows, uploads, has_rows, waiting, audited_ns))
+            Ok::<_, crate::manifest::Error>((rows, uploads, has_rows, waiting, marks))
         });
-        let (rows, uploads, has_rows, waiting, audited_ns) = read.await?;
-        self.recall_audit(audited_ns, now);
+        let (rows, uploads, has_rows, waiting, marks) = read.await?;
+        self.recall_audit(&marks, now);
+        self.teller.proven(&marks);
+        self.recall_pause(marks.paused_ns);
         self.catalog.recall(waiting, now);
         // Without rows too: what happened to the last of them is still to be told, and that is not before contact.
         let is_wanted = has_rows || waiting.records > 0 || waiting.snapshot;

@@ -9,10 +9,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::agent::Loop;
+use crate::agent::rate::Rate;
 use crate::base::clock::Now;
 use crate::base::path::RelPath;
 use crate::base::policy::OnDelete;
 use crate::base::snapshot::{FolderSnapshot, Happening, Tally, What};
+use crate::manifest::{Mark, Marks};
+use crate::tree::report::Watching;
 
 /// The shortest time between two snapshots.
 const EVERY: Duration = Duration::from_millis(200);
@@ -20,6 +23,8 @@ const EVERY: Duration = Duration::from_millis(200);
 const REFRESH: Duration = Duration::from_secs(1);
 /// Happenings that wait for a slow reader before new work waits too.
 const BEHIND: usize = 10_000;
+/// Files on their way that are named at most: as many as a page shows.
+const NAMED: usize = 20;
 /// Names that were reported as skipped and are remembered, so that each is reported once.
 const REMEMBERED: usize = 10_000;
 
@@ -33,6 +38,7 @@ pub(super) struct Teller {
     is_stale: bool,
     manifest_trouble: String,
     started: Now,
+    rate: Rate,
 }
 
 impl Teller {
@@ -52,6 +58,7 @@ impl Teller {
             is_stale: true,
             manifest_trouble: String::new(),
             started,
+            rate: Rate::default(),
         }
     }
 
@@ -79,6 +86,28 @@ impl Teller {
 
     pub fn scanned(&mut self, started_ns: i64) {
         self.snapshot.last_scan_ns = Some(started_ns);
+        self.snapshot.rescans += 1;
+    }
+
+    /// What failed is tried again.
+    pub fn retries(&mut self) {
+        self.snapshot.retries += 1;
+    }
+
+    /// Takes when what proves that the bucket is right was done last.
+    pub fn proven(&mut self, marks: &Marks) {
+        self.snapshot.last_audit_ns = marks.audited_ns;
+        (self.snapshot.last_verify, self.snapshot.last_drill) = (marks.verified, marks.drilled);
+    }
+
+    /// The same, of one of them.
+    pub fn marked(&mut self, mark: Mark) {
+        match mark {
+            Mark::Audited(at_ns) => self.snapshot.last_audit_ns = Some(at_ns),
+            Mark::Verified(last) => self.snapshot.last_verify = Some(last),
+            Mark::Drilled(last) => self.snapshot.last_drill = Some(last),
+            Mark::AuditsFrom(_) | Mark::Paused(_) => {}
+        }
     }
 
     /// The first scan has listed the root, and so armed it, or has found it away.
@@ -187,9 +216,12 @@ impl Loop {
         snapshot.queued_files = queued;
         snapshot.queued_bytes = bytes;
         snapshot.sent_bytes = self.ctx.sent_bytes.load(Ordering::Relaxed);
+        self.tell_speed(&mut snapshot, now);
+        snapshot.parked = self.parked.len() as u64;
+        snapshot.paused_ns = self.paused_ns;
         snapshot.failed = self.failing.len() as u64 + self.scans.unreadable();
         snapshot.unsyncable = self.unsyncable.len() as u64;
-        snapshot.held = self.deletes.held;
+        snapshot.held = self.deletes.held.all();
         snapshot.deletes = if self.settings.on_delete == OnDelete::Keep {
             0
         } else {
@@ -199,7 +231,9 @@ impl Loop {
         snapshot.ambiguous_until_ns = self.ambiguous.values().copied().max().unwrap_or(0);
         snapshot.outage = self.outage.since();
         snapshot.lease = self.lease.words(now);
+        (snapshot.lease_holder, snapshot.lease_until_ns) = self.lease.owner(now);
         snapshot.away = self.scans.away().map(str::to_owned);
+        snapshot.brake = self.brake();
         snapshot.catalog.clone_from(&self.catalog.trouble);
         let is_complete = self.scans.sees();
         snapshot.level = is_complete
@@ -222,13 +256,14 @@ impl Loop {
             now.wall_ns.saturating_sub(oldest)
         };
         snapshot.lag_seconds = u64::try_from(lag_ns / 1_000_000_000).unwrap_or(0);
-        snapshot.watch = self.watch_state();
+        self.tell_watches(&mut snapshot);
         let reads = self.ctx.tree.reads();
         snapshot.reads_disturbed = reads.refused + reads.broken;
         snapshot.reads_unguarded = reads.unavailable;
         // Counts and times go straight into our own copy; news is what the readers have not seen.
         let is_news = snapshot != *self.teller.snapshots.borrow();
-        self.teller.is_stale = !snapshot.level;
+        // What was sent lately becomes less with time.
+        self.teller.is_stale = !snapshot.level || snapshot.rate_bytes_per_second > 0;
         self.teller.snapshot = snapshot;
         self.teller.published = Some(now.mono);
         if is_news {
@@ -238,11 +273,48 @@ impl Loop {
         }
     }
 
-    fn watch_state(&self) -> String {
+    /// Says how fast it goes, and what is on its way.
+    fn tell_speed(&mut self, snapshot: &mut FolderSnapshot, now: Now) {
+        let going = &self.ctx.going;
+        let rate = self.teller.rate.at(going.bytes_out(), now.mono);
+        let left = snapshot.queued_bytes.saturating_sub(going.bytes_done());
+        snapshot.rate_bytes_per_second = rate;
+        snapshot.seconds_left = match (snapshot.queued_files, snapshot.queued_bytes) {
+            (0, _) => Some(0),
+            // Of what was only told of nobody has looked at the size yet.
+            (_, 0) => None,
+            _ => left.checked_div(rate),
+        };
+        snapshot.going_up = going.largest(NAMED);
+    }
+
+    /// Says what is held back, and why.
+    fn brake(&self) -> Option<String> {
+        let held = self.deletes.held;
+        let mut words = Vec::new();
+        if let Some(why) = self.scans.away() {
+            words.push(format!("away: {why}"));
+        }
+        if held.deletes > 0 {
+            let why = self.deletes.why;
+            words.push(format!("deletes: {} held, {why}", held.deletes));
+        }
+        if held.overwrites > 0 {
+            let why = "more than the overwrite brake allows";
+            words.push(format!("overwrites: {} held, {why}", held.overwrites));
+        }
+        (!words.is_empty()).then(|| words.join("; "))
+    }
+
+    fn tell_watches(&self, snapshot: &mut FolderSnapshot) {
         if self.hints.is_none() {
-            return "off".to_owned();
+            "off".clone_into(&mut snapshot.watch);
+            return;
         }
         let mut report = self.ctx.tree.watch_report();
+        let is_native = matches!(report.mode, Watching::Native | Watching::Both(_));
+        snapshot.watches_used = is_native.then_some(report.watched as u64);
+        snapshot.watches_allowed = report.allowed.filter(|_| is_native);
         // What is on record as mounted, and what went while we ran.
         report.away.extend(self.mounts_away.iter().cloned());
         report.away.sort();
@@ -252,7 +324,7 @@ impl Loop {
         if unreadable > 0 {
             let _ = write!(words, "; unreadable: {unreadable}");
         }
-        words
+        snapshot.watch = words;
     }
 
     /// A path has no trouble any more.
@@ -260,6 +332,7 @@ impl Loop {
         if self.failing.remove(path).is_some() {
             tracing::info!(folder = %self.teller.name(), %path, "a file that failed is level now");
         }
+        self.parked.remove(path);
         self.unsyncable.remove(path);
     }
 
@@ -276,6 +349,7 @@ impl Loop {
     /// A regular file that belongs in the bucket cannot get there as it is.
     pub(super) fn cannot_sync(&mut self, path: &RelPath, why: &str) {
         self.failing.remove(path);
+        self.parked.remove(path);
         let named = self.unsyncable.get(path);
         let is_said = named.is_some_and(|before| before == why);
         if is_said || (named.is_none() && self.unsyncable.len() >= REMEMBERED) {

@@ -77,7 +77,8 @@ impl Loop {
         let may = self.trash.not_before.is_none_or(|at| at <= now.mono)
             && self.lease.is_held(now)
             && (!self.outage.is_on() || self.outage.is_full())
-            && self.contact.is_done();
+            && self.contact.is_done()
+            && !self.is_paused();
         if !is_due || !may || !self.trash.tasks.is_empty() {
             return;
         }

@@ -11,7 +11,7 @@ use crate::base::clock::Now;
 use crate::base::path::RelPath;
 use crate::base::policy::OnDelete;
 use crate::base::stat::{Identity, Kind, Stat};
-use crate::manifest::{self, Change, Entry, State};
+use crate::manifest::{self, Change, Entry, HeldCounts, State};
 use crate::sync::Lane;
 use crate::sync::file::{self, Aim, Ctx, Patience, Task};
 use crate::sync::plan::{self, Look};
@@ -55,7 +55,7 @@ pub(super) struct Turned {
     /// Other names of files that were written to under one.
     pub also: Vec<RelPath>,
     /// How many rows a brake holds, if that was to be counted.
-    pub held: Option<u64>,
+    pub held: Option<HeldCounts>,
     /// How many rows of the log were made, or why nothing was committed.
     pub result: Result<usize, manifest::Error>,
 }

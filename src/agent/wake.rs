@@ -28,6 +28,7 @@ impl Loop {
             let is_ours = self.lease.is_held(now);
             let may_start = self.turns.is_empty()
                 && is_ours
+                && !self.is_paused()
                 && !self.outage.is_on()
                 && self.is_root_there()
                 && self.contact.is_done()
@@ -47,6 +48,7 @@ impl Loop {
             sooner(self.scans.next_at());
             let may_try = self.turns.is_empty()
                 && is_ours
+                && !self.is_paused()
                 && self.is_root_there()
                 && self.contact.is_done()
                 && !self.teller.is_behind();
@@ -54,7 +56,7 @@ impl Loop {
             sooner(next_try.map(|at| at.max(not_before.unwrap_or(at))));
             sooner(self.deletes.next_at());
             let is_out = self.outage.is_on() && !self.outage.is_full();
-            let may_empty = is_ours && !is_out && self.contact.is_done();
+            let may_empty = is_ours && !is_out && self.contact.is_done() && !self.is_paused();
             sooner(self.trash.next_at(may_empty, now));
             sooner(self.janitor_wake(now));
             sooner(self.audit_wake(now));

@@ -80,6 +80,28 @@ pub struct Tally {
     pub adopted_bytes: u64,
 }
 
+/// A file that is on its way to the bucket.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Up {
+    /// Its path.
+    pub path: RelPath,
+    /// Bytes that have gone out, or were there already from an earlier try.
+    pub bytes_done: u64,
+    /// Its size, bytes.
+    pub bytes_all: u64,
+    /// Of a large file, how many of its parts were answered, and how many there are.
+    pub parts: Option<(u32, u32)>,
+}
+
+/// Something that is tried now and then to prove that the bucket is right: when it ended last, and how.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tried {
+    /// Wall clock, nanoseconds since the epoch.
+    pub at_ns: i64,
+    /// Whether everything was right.
+    pub ok: bool,
+}
+
 /// A folder at one moment.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct FolderSnapshot {
@@ -103,10 +125,24 @@ pub struct FolderSnapshot {
     pub sent_bytes: u64,
     /// Paths whose last attempt failed.
     pub failed: u64,
+    /// Of them, files that are left alone until they change, for a while: they failed for good.
+    pub parked: u64,
+    /// Attempts that failed and were made again since the start.
+    pub retries: u64,
+    /// Bytes of files that went out in the last 30 seconds, a second.
+    pub rate_bytes_per_second: u64,
+    /// How long the queue takes at that rate, seconds; `None`: not known.
+    pub seconds_left: Option<u64>,
+    /// Some of the files that are on their way, the largest first.
+    pub going_up: Vec<Up>,
+    /// Since when a person has it do nothing new, wall clock, nanoseconds.
+    pub paused_ns: Option<i64>,
     /// Files inside the filter that have no possible key, or never rest, also if their beginning was sent.
     pub unsyncable: u64,
     /// Deletes and overwrites that a brake holds for a person.
     pub held: u64,
+    /// What is held back, and why, in one line: deletes, overwrites, or everything while the root is away.
+    pub brake: Option<String>,
     /// Objects that are to go, because their files are gone, and have not gone yet.
     pub deletes: u64,
     /// Keys that are looked at again after the request horizon.
@@ -117,6 +153,10 @@ pub struct FolderSnapshot {
     pub begun: bool,
     /// How the tree is watched: `native`, `polling` and why, `off`; and what of it is not watched.
     pub watch: String,
+    /// Folders that the kernel tells of: watches of this folder; `None` where none is watched.
+    pub watches_used: Option<u64>,
+    /// How many the user may have (`fs.inotify.max_user_watches`), for all programs; `None` where that is not known.
+    pub watches_allowed: Option<u64>,
     /// Changes since the start that only a full scan found: the watcher should have told of them.
     pub missed: u64,
     /// How often events were lost, or may have been.
@@ -127,10 +167,22 @@ pub struct FolderSnapshot {
     pub reads_unguarded: u64,
     /// Start of the last complete scan, wall clock, nanoseconds.
     pub last_scan_ns: Option<i64>,
+    /// Complete scans since the start.
+    pub rescans: u64,
+    /// When the bucket was last compared with what is known of it, wall clock, nanoseconds.
+    pub last_audit_ns: Option<i64>,
+    /// The last `tidewatch verify`.
+    pub last_verify: Option<Tried>,
+    /// The last restore drill.
+    pub last_drill: Option<Tried>,
     /// Since when the store has been refusing everything, wall clock, nanoseconds, and why.
     pub outage: Option<(i64, String)>,
     /// What people should know of the lease of the prefix: who has it instead, why it is not held, that it is advisory.
     pub lease: Option<String>,
+    /// Who has the lease, where that is known.
+    pub lease_holder: Option<String>,
+    /// Until when that one has it unless it is renewed, wall clock, nanoseconds.
+    pub lease_until_ns: Option<i64>,
     /// Why the folder's root cannot be used, if so.
     pub away: Option<String>,
     /// Why the catalog of what is in the bucket cannot be written, if so.

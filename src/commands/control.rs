@@ -24,10 +24,11 @@ use crate::base::clock::Clock;
 use crate::base::digest::Sha256;
 use crate::base::drill::Drill;
 use crate::base::path::RelPath;
+use crate::base::snapshot::Tried;
 use crate::commands::board::Board;
 use crate::commands::folders;
 use crate::config::Target;
-use crate::manifest::{Change, FolderRow, Manifest, Mend, OpenError, Remote};
+use crate::manifest::{Change, FolderRow, Manifest, Mark, Mend, OpenError, Remote};
 use crate::tree::Tree as _;
 use crate::tree::real::RealTree;
 
@@ -51,6 +52,9 @@ struct Line {
     /// How a drill went, if that is to be told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     drill: Option<Box<Drill>>,
+    /// When a verify ended (wall clock, nanoseconds) and whether everything was right, if that is to be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    verified: Option<(i64, bool)>,
 }
 
 /// What can be asked, in the words of the line.
@@ -63,6 +67,7 @@ enum Word {
     RetryFailed,
     Mend,
     Drilled,
+    Verified,
 }
 
 /// A file to be sent again: its path in base64, and what its row claims; the object that somebody else has put there.
@@ -131,6 +136,7 @@ impl Line {
             to: crate::commands::status::target(row),
             mends: Vec::new(),
             drill: None,
+            verified: None,
         }
     }
 
@@ -145,6 +151,10 @@ impl Line {
                 Request::Mend(mends.collect::<Option<_>>()?)
             }
             Word::Drilled => Request::Drilled(self.drill?),
+            Word::Verified => {
+                let (at_ns, ok) = self.verified?;
+                Request::Verified(Tried { at_ns, ok })
+            }
         })
     }
 }
@@ -259,7 +269,8 @@ pub fn decide(state_dir: &Path, row: &FolderRow, verb: Verb) -> Result<u64, Deci
     })?;
     let count = manifest
         .count_held(row.id)
-        .map_err(|error| refused(&error))?;
+        .map_err(|error| refused(&error))?
+        .all();
     let (changes, count) = match verb {
         Verb::Release => (vec![Change::Release], count),
         Verb::Drop => (vec![Change::DropHeld], count),
@@ -315,17 +326,41 @@ pub fn note_drill(
         drill: Some(drill.clone()),
         ..Line::new(&row, Word::Drilled)
     };
-    if let Some(answer) = tell(state_dir, &line) {
-        return answer.map(|_| true);
+    let mark = Change::Mark(Mark::Drilled(Tried {
+        at_ns: Clock::Real.now().wall_ns,
+        ok: drill.ok,
+    }));
+    keep(state_dir, &row, &line, &[mark, Change::Drilled(drill)]).map(|()| true)
+}
+
+/// Keeps how a look at the whole folder in the bucket went: through the agent that runs, else here. Blocks.
+pub fn note_verify(state_dir: &Path, row: &FolderRow, last: Tried) -> Result<(), DecideError> {
+    let line = Line {
+        verified: Some((last.at_ns, last.ok)),
+        ..Line::new(row, Word::Verified)
+    };
+    keep(state_dir, row, &line, &[Change::Mark(Mark::Verified(last))])
+}
+
+/// Tells the agent that runs; where none does, writes the changes into the manifest.
+fn keep(
+    state_dir: &Path,
+    row: &FolderRow,
+    line: &Line,
+    changes: &[Change],
+) -> Result<(), DecideError> {
+    let refused = |error: &dyn std::fmt::Display| DecideError::Refused(error.to_string());
+    if let Some(answer) = tell(state_dir, line) {
+        return answer.map(drop);
     }
     let now = Clock::Real.now();
     let (manifest, _) = Manifest::open(state_dir, now.wall_ns).map_err(|error| match error {
         OpenError::Locked { .. } => DecideError::Taken(error.to_string()),
         error => refused(&error),
     })?;
-    let committed = manifest.commit(row.id, &[Change::Drilled(drill)]);
+    let committed = manifest.commit(row.id, changes);
     manifest.close();
-    committed.map(|()| true).map_err(|error| refused(&error))
+    committed.map_err(|error| refused(&error))
 }
 
 /// Asks the agent to send files again; returns how many it has taken, `None` if none listens. Blocks.

@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::base::clock::Clock;
 use crate::base::offload::Offload;
 use crate::base::policy::Symlinks;
+use crate::base::snapshot::Tried;
 use crate::commands::folders::{self, Stores};
 use crate::commands::signals::Signals;
 use crate::commands::status::target;
@@ -35,7 +36,7 @@ use crate::commands::verify::contents::{Contents, Disk};
 use crate::commands::verify::look::{Look, Trouble, lock};
 use crate::commands::verify::sample::{Sample, Share};
 use crate::commands::verify::tell::{Kind, Tally, Teller};
-use crate::commands::{Exit, held};
+use crate::commands::{Exit, control, held};
 use crate::config::{self, Config, S3Options};
 use crate::manifest::{self, FolderRow, Manifest};
 use crate::report::out::note;
@@ -111,7 +112,11 @@ async fn run(options: &VerifyOptions, stop: &CancellationToken) -> anyhow::Resul
         lock(&teller).tally.is_cut = true;
         let looked = work.look(&teller, &stores, stop).await?;
         let tally = lock(&teller).end();
-        exit = exit.strongest(looked).strongest(exit_of(&tally));
+        let folder_exit = looked.strongest(exit_of(&tally));
+        exit = exit.strongest(folder_exit);
+        if !tally.is_cut {
+            keep(&work, folder_exit == Exit::Level).await;
+        }
         hint(&work, &tally, options);
         if stop.is_cancelled() {
             lock(&teller).sum.is_cut = true;
@@ -122,6 +127,17 @@ async fn run(options: &VerifyOptions, stop: &CancellationToken) -> anyhow::Resul
     let took = now.mono.saturating_duration_since(started.mono);
     lock(&teller).close(took).context("write the results")?;
     Ok(exit)
+}
+
+/// Keeps for `status` that a folder was looked at as a whole.
+async fn keep(folder: &Folder<'_>, ok: bool) {
+    let (dir, row) = (folder.dir.to_path_buf(), folder.row.clone());
+    let at_ns = Clock::Real.now().wall_ns;
+    let kept = Offload::Pool.run(move || control::note_verify(&dir, &row, Tried { at_ns, ok }));
+    if let Err(error) = kept.await {
+        // Nothing that was looked at is less right for that.
+        tracing::debug!("could not keep when this verify ended: {error}");
+    }
 }
 
 fn exit_of(tally: &Tally) -> Exit {

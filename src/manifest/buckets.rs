@@ -1,5 +1,5 @@
 //! What the stores were found to do, by endpoint and bucket, as text that only its writer understands; how many notes
-//! were written into a folder's lease, and when it was last compared with its bucket.
+//! were written into a folder's lease.
 
 use rusqlite::{OptionalExtension as _, params};
 
@@ -15,10 +15,8 @@ const PROBED: &str =
 
 const LEASE_COUNT: &str = "SELECT v FROM meta WHERE k = 'lease_count:' || ?1";
 
-const AUDITED: &str = "SELECT v FROM meta WHERE k = 'audited:' || ?1";
-
 /// Every statement of this file.
-pub(super) const ALL: [&str; 4] = [BUCKET, PROBED, LEASE_COUNT, AUDITED];
+pub(super) const ALL: [&str; 3] = [BUCKET, PROBED, LEASE_COUNT];
 
 /// What a probe has found of a bucket.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -37,15 +35,6 @@ impl Manifest {
             let count = statement.query_row(params![folder.0], |row| row.get::<_, i64>(0));
             // The same bits, signed.
             Ok(count.optional()?.unwrap_or(0).cast_unsigned())
-        })
-    }
-
-    /// Returns when the bucket was last compared with the rows of a folder, wall clock, nanoseconds; `None`: never.
-    pub fn audited(&self, folder: FolderId) -> Result<Option<i64>, Error> {
-        self.ask(|connection| {
-            let mut statement = connection.prepare_cached(AUDITED)?;
-            let at = statement.query_row(params![folder.0], |row| row.get(0));
-            at.optional()
         })
     }
 

@@ -7,7 +7,7 @@ use crate::base::path::{RelPath, escaped};
 use crate::base::stat::{Identity, Kind};
 use crate::manifest::connections::Manifest;
 use crate::manifest::error::Error;
-use crate::manifest::{Change, Entry, FolderId, Mend, Remote, log, subfolders, uploads};
+use crate::manifest::{Change, Entry, FolderId, Mend, Remote, log, marks, subfolders, uploads};
 
 const PUT: &str = "INSERT INTO files (folder_id, path, state, ambiguous_until_ns, size, mtime_ns, ctime_ns, dev, ino,
       mode, uid, gid, nlink, read_at_ns, sha256, etag, version_id, synced_at_ns, want_sha256, attempts, last_error,
@@ -59,12 +59,10 @@ const UNPARK: &str = "UPDATE files SET parked_until_ns = NULL, parked_seen = NUL
 const CONFIG: &str = "UPDATE folders SET config = ?2 WHERE id = ?1";
 const LEASE_COUNT: &str = "INSERT INTO meta (k, v) VALUES ('lease_count:' || ?1, ?2)
     ON CONFLICT (k) DO UPDATE SET v = excluded.v";
-const AUDITED: &str = "INSERT INTO meta (k, v) VALUES ('audited:' || ?1, ?2)
-    ON CONFLICT (k) DO UPDATE SET v = excluded.v";
 const MOUNTS: &str = "UPDATE folders SET mounts = ?2 WHERE id = ?1";
 
 /// Every statement of this file.
-pub(super) const ALL: [&str; 22] = [
+pub(super) const ALL: [&str; 21] = [
     PUT,
     INTEND,
     FORGET,
@@ -86,7 +84,6 @@ pub(super) const ALL: [&str; 22] = [
     UNPARK,
     CONFIG,
     LEASE_COUNT,
-    AUDITED,
 ];
 
 impl Manifest {
@@ -204,7 +201,7 @@ fn apply(connection: &Connection, folder: FolderId, change: &Change) -> rusqlite
         }
         Change::Unpark => run(UNPARK, params![folder.0]).map(drop),
         Change::Config(word) => run(CONFIG, params![folder.0, word]).and_then(the_folder),
-        Change::Audited(at_ns) => run(AUDITED, params![folder.0, at_ns]).map(drop),
+        Change::Mark(mark) => marks::set(connection, folder, *mark),
         Change::LeaseCount(count) => {
             // The same bits, signed.
             run(LEASE_COUNT, params![folder.0, count.cast_signed()]).map(drop)

@@ -10,7 +10,7 @@
 //!
 //! `open` has the places, the lock, creation and damage; `schema` the tables and how a connection is set up;
 //! `connections` the two connections and what happens to them after an error; `rows` and `changes` read and write
-//! rows; `log` has what is on its way into the catalog; `subfolders`
+//! rows; `log` has what is on its way into the catalog; `marks` what was done when; `subfolders`
 //! the folders that it has on record; `uploads` has the multipart uploads; `error` what can go wrong.
 //!
 //! # Order
@@ -61,6 +61,7 @@ mod connections;
 mod decode;
 mod error;
 mod log;
+mod marks;
 mod open;
 mod rows;
 mod schema;
@@ -71,12 +72,14 @@ pub use buckets::Probed;
 pub use connections::Manifest;
 pub use error::{Error, ErrorKind, OpenError};
 pub use log::{Aside, Facts, Logged, Progress, Waiting, What};
+pub use marks::Marks;
 pub use open::{Opened, held_since, holder, is_locked};
 pub use rows::LARGE_BYTES;
 
 use crate::base::digest::{Crc64, Sha256};
 use crate::base::drill::Drill;
 use crate::base::path::RelPath;
+use crate::base::snapshot::Tried;
 use crate::base::stat::{FolderStamp, Identity, Stat};
 
 /// A folder's number in this state folder.
@@ -391,10 +394,41 @@ pub enum Change {
     Drilled(Box<Drill>),
     /// So many notes have been written into the lease, or are about to be.
     LeaseCount(u64),
-    /// The bucket was compared with the rows; wall clock, nanoseconds.
-    Audited(i64),
+    /// Something that is done now and then was done, or a person has it paused.
+    Mark(Mark),
     /// What the config says of the folder, as one word: when it changes, what failed for good may work.
     Config(String),
+}
+
+/// What is kept of a folder besides its rows; times are wall clock, nanoseconds since the epoch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mark {
+    /// The bucket was compared with the rows.
+    Audited(i64),
+    /// From when on the time before the first comparison counts.
+    AuditsFrom(i64),
+    /// `tidewatch verify` has ended.
+    Verified(Tried),
+    /// A restore drill has ended.
+    Drilled(Tried),
+    /// Nothing new is to be started, since then; `None`: any more.
+    Paused(Option<i64>),
+}
+
+/// How many rows a brake holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct HeldCounts {
+    /// Whose objects would be removed.
+    pub deletes: u64,
+    /// Whose objects would be overwritten.
+    pub overwrites: u64,
+}
+
+impl HeldCounts {
+    /// Returns how many they are together.
+    pub fn all(self) -> u64 {
+        self.deletes + self.overwrites
+    }
 }
 
 /// Counts of a folder's rows.

@@ -22,7 +22,7 @@ use crate::base::clock::rfc3339;
 use crate::manifest::connections::{Manifest, Place};
 use crate::manifest::error::{ErrorKind, OpenError};
 use crate::manifest::schema::{self, Access};
-use crate::manifest::{buckets, changes, log, rows, subfolders, uploads};
+use crate::manifest::{buckets, changes, log, marks, rows, subfolders, uploads};
 
 const DATABASE: &str = "tidewatch.db";
 const LOCK: &str = "lock";
@@ -307,6 +307,7 @@ fn start(database: &Path) -> rusqlite::Result<([Connection; 2], String)> {
         .chain(&subfolders::ALL)
         .chain(&uploads::ALL)
         .chain(&buckets::ALL)
+        .chain(&marks::ALL)
     {
         writer.prepare_cached(sql)?;
     }

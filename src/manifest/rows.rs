@@ -7,7 +7,9 @@ use crate::base::path::RelPath;
 use crate::manifest::connections::Manifest;
 use crate::manifest::decode::{entry, folder_row, length, misled, parked, rel_path};
 use crate::manifest::error::Error;
-use crate::manifest::{Counts, Entry, Failure, FolderId, FolderKey, FolderRow, Remote, State};
+use crate::manifest::{
+    Counts, Entry, Failure, FolderId, FolderKey, FolderRow, HeldCounts, Remote, State,
+};
 
 /// Contents above this size are looked for by size, see [`Manifest::knows_size`]. Up to it a file is read once and sent
 /// from memory, so that its hash is known before anything is sent.
@@ -56,7 +58,9 @@ const BY_INODE: &str = entries_where!(
 const HELD: &str = entries_where!("i.path > ?2 AND i.held IS NOT NULL ORDER BY i.path LIMIT ?3");
 const LAST: &str = "SELECT coalesce(max(id), 0) FROM files";
 const SYNCED_FROM: &str = entries_where!("i.id >= ?2 AND i.state = 'synced' ORDER BY i.id LIMIT 1");
-const COUNT_HELD: &str = "SELECT count(*) FROM files WHERE folder_id = ?1 AND held IS NOT NULL AND held IN ('delete', 'overwrite')";
+const COUNT_HELD: &str =
+    "SELECT count(*) FILTER (WHERE held = 'delete'), count(*) FILTER (WHERE held = 'overwrite')
+    FROM files WHERE folder_id = ?1 AND held IS NOT NULL";
 const COUNT_SYNCED: &str = "SELECT count(*) FROM files WHERE folder_id = ?1 AND state = 'synced'";
 const ANY: &str = "SELECT EXISTS (SELECT 1 FROM files WHERE folder_id = ?1)";
 const ANY_BELOW: &str =
@@ -275,11 +279,15 @@ impl Manifest {
     }
 
     /// Counts the rows that a brake holds.
-    pub fn count_held(&self, folder: FolderId) -> Result<u64, Error> {
+    pub fn count_held(&self, folder: FolderId) -> Result<HeldCounts, Error> {
         self.ask(|connection| {
-            connection
-                .prepare_cached(COUNT_HELD)?
-                .query_row(params![folder.0], |row| length(row, 0))
+            let mut statement = connection.prepare_cached(COUNT_HELD)?;
+            statement.query_row(params![folder.0], |row| {
+                Ok(HeldCounts {
+                    deletes: length(row, 0)?,
+                    overwrites: length(row, 1)?,
+                })
+            })
         })
     }
 

@@ -8,10 +8,12 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 
 use crate::base::clock::rfc3339;
-use crate::base::snapshot::FolderSnapshot;
+use crate::base::snapshot::{FolderSnapshot, Tried, Up};
 
 const NAME: &str = "status.json";
 
@@ -29,6 +31,57 @@ pub struct StatusFile {
     pub page: Option<String>,
     /// Its folders, in the order of the config.
     pub folders: Vec<FolderStatus>,
+}
+
+/// A file that is on its way, in the words of the JSON contract.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct UpStatus {
+    /// Its path in the folder, escaped for people.
+    pub path: String,
+    /// The path's bytes, where they are not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_base64: Option<String>,
+    /// Bytes that have gone out, or were there already from an earlier try.
+    pub bytes_done: u64,
+    /// Its size, bytes.
+    pub bytes_all: u64,
+    /// Parts that were answered, of a large file.
+    pub parts_done: Option<u32>,
+    /// Parts that it has.
+    pub parts_all: Option<u32>,
+}
+
+impl UpStatus {
+    fn of(up: &Up) -> Self {
+        let bytes = up.path.as_bytes();
+        let is_text = std::str::from_utf8(bytes).is_ok();
+        Self {
+            path: up.path.to_string(),
+            path_base64: (!is_text).then(|| BASE64_STANDARD.encode(bytes)),
+            bytes_done: up.bytes_done,
+            bytes_all: up.bytes_all,
+            parts_done: up.parts.map(|(done, _)| done),
+            parts_all: up.parts.map(|(_, all)| all),
+        }
+    }
+}
+
+/// When something was tried last, and whether everything was right.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TriedStatus {
+    /// RFC 3339.
+    pub at: String,
+    /// Whether everything was right.
+    pub ok: bool,
+}
+
+impl TriedStatus {
+    fn of(tried: Tried) -> Self {
+        Self {
+            at: rfc3339(tried.at_ns),
+            ok: tried.ok,
+        }
+    }
 }
 
 /// A folder, in the words of the JSON contract.
@@ -51,12 +104,39 @@ pub struct FolderStatus {
     pub queued_files: u64,
     /// Their bytes, as far as known.
     pub queued_bytes: u64,
+    /// Since when a person has it do nothing new, RFC 3339.
+    #[serde(default)]
+    pub paused_since: Option<String>,
+    /// Bytes of files that went out lately, a second.
+    #[serde(default)]
+    pub rate_bytes_per_second: u64,
+    /// How long the queue takes at that rate, seconds; `None`: not known.
+    #[serde(default)]
+    pub seconds_left: Option<u64>,
+    /// Some of the files that are on their way, the largest first.
+    #[serde(default)]
+    pub going_up: Vec<UpStatus>,
+    /// Attempts that failed and were made again since the start.
+    #[serde(default)]
+    pub retries: u64,
     /// Paths whose last attempt failed.
     pub failed: u64,
+    /// Of them, files that are left alone until they change, for a while: they failed for good.
+    #[serde(default)]
+    pub parked: u64,
     /// What waits for a person.
     pub held: u64,
+    /// What is held back, and why, in one line.
+    #[serde(default)]
+    pub brake: Option<String>,
     /// How the tree is watched.
     pub watch: String,
+    /// Watches that the folder has; `None` where none is watched.
+    #[serde(default)]
+    pub watches_used: Option<u64>,
+    /// How many the user may have, for all programs; `None` where that is not known.
+    #[serde(default)]
+    pub watches_allowed: Option<u64>,
     /// Changes that the watcher should have told of, and a scan found.
     #[serde(default)]
     pub missed: u64,
@@ -74,6 +154,18 @@ pub struct FolderStatus {
     pub reads_unguarded: u64,
     /// Start of the last complete scan, RFC 3339.
     pub last_scan: Option<String>,
+    /// Complete scans since the start.
+    #[serde(default)]
+    pub rescans: u64,
+    /// When the bucket was last compared with what is known of it, RFC 3339.
+    #[serde(default)]
+    pub last_audit: Option<String>,
+    /// The last `tidewatch verify`.
+    #[serde(default)]
+    pub last_verify: Option<TriedStatus>,
+    /// The last restore drill, in short.
+    #[serde(default)]
+    pub drill: Option<TriedStatus>,
     /// Files that cannot be synced as they are: no possible key, or never at rest.
     pub unsyncable: u64,
     /// Keys that are looked at again after an unclear answer, and when the last one is, RFC 3339.
@@ -83,6 +175,12 @@ pub struct FolderStatus {
     /// Who owns the prefix instead, why its lease is not held, or that it is advisory.
     #[serde(default)]
     pub lease: Option<String>,
+    /// Who has the lease, where that is known.
+    #[serde(default)]
+    pub lease_holder: Option<String>,
+    /// Until when that one has it unless it is renewed, RFC 3339.
+    #[serde(default)]
+    pub lease_until: Option<String>,
     /// Since when the bucket cannot be used, RFC 3339.
     pub outage_since: Option<String>,
     /// Why it cannot be used, or why the folder cannot.
@@ -108,19 +206,34 @@ impl FolderStatus {
             max_lag_seconds: snapshot.max_lag_seconds,
             queued_files: snapshot.queued_files,
             queued_bytes: snapshot.queued_bytes,
+            paused_since: snapshot.paused_ns.and_then(when),
+            rate_bytes_per_second: snapshot.rate_bytes_per_second,
+            seconds_left: snapshot.seconds_left,
+            going_up: snapshot.going_up.iter().map(UpStatus::of).collect(),
+            retries: snapshot.retries,
             failed: snapshot.failed,
+            parked: snapshot.parked,
             held: snapshot.held,
+            brake: snapshot.brake.clone(),
             watch: snapshot.watch.clone(),
+            watches_used: snapshot.watches_used,
+            watches_allowed: snapshot.watches_allowed,
             missed: snapshot.missed,
             lost: snapshot.lost,
             deletes: snapshot.deletes,
             reads_disturbed: snapshot.reads_disturbed,
             reads_unguarded: snapshot.reads_unguarded,
             last_scan: snapshot.last_scan_ns.and_then(when),
+            rescans: snapshot.rescans,
+            last_audit: snapshot.last_audit_ns.and_then(when),
+            last_verify: snapshot.last_verify.map(TriedStatus::of),
+            drill: snapshot.last_drill.map(TriedStatus::of),
             unsyncable: snapshot.unsyncable,
             ambiguous: snapshot.ambiguous,
             ambiguous_until: when(snapshot.ambiguous_until_ns),
             lease: snapshot.lease.clone(),
+            lease_holder: snapshot.lease_holder.clone(),
+            lease_until: snapshot.lease_until_ns.and_then(when),
             outage_since: outage.and_then(|(since_ns, _)| when(*since_ns)),
             trouble: snapshot
                 .away

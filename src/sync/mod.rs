@@ -7,6 +7,7 @@ pub mod brake;
 pub mod dedupe;
 pub mod file;
 pub mod foreign;
+pub mod going;
 pub mod lease;
 pub mod limits;
 pub mod meta;

@@ -81,8 +81,8 @@ pub trait Gate: Send + Sync + 'static {
     /// Returns when no further part is to be sent; never, if nobody asks for that.
     fn stopped(&self) -> impl Future<Output = ()> + Send;
 
-    /// Takes note that work goes on although nothing is sent.
-    fn went_on(&self);
+    /// Takes note that work goes on although nothing is sent: a part of so many bytes was there already.
+    fn went_on(&self, bytes: u64);
 }
 
 /// Why a multipart upload did not come to its end.

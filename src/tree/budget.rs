@@ -74,6 +74,12 @@ impl Budget {
         }
     }
 
+    /// Returns how many watches the user may have; `None` where the kernel hides that.
+    pub fn limit(&self) -> Option<u64> {
+        let limit = self.limit.load(Ordering::Relaxed);
+        (limit < u64::MAX).then_some(limit)
+    }
+
     /// Returns whether one more watch may be taken.
     pub fn has_room(&self) -> bool {
         let limit = self.limit.load(Ordering::Relaxed);

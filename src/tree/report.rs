@@ -11,6 +11,8 @@ pub struct WatchReport {
     pub mode: Watching,
     /// Folders that the kernel tells of.
     pub watched: usize,
+    /// How many the user may have, for all programs; `None`: that is hidden, or nothing is watched.
+    pub allowed: Option<u64>,
     /// Folders that should be watched and are looked at again and again instead.
     pub polled: usize,
     /// What would let those be watched.

@@ -70,6 +70,7 @@ pub async fn give_up(ctx: &Arc<Ctx>, upload: &manifest::Upload) -> store::Result
         path: upload.path.clone(),
         key: upload.key.clone(),
         lane: Lane::Backlog,
+        progress: Arc::default(),
     };
     if upload.is_answered() {
         gate.send(0, ctx.store.abort(&upload.key, &upload.id))

@@ -20,6 +20,7 @@ use crate::store::key::KeyMap;
 use crate::store::{self, ErrorKind, Object, Part, Store, Tap};
 use crate::sync::brake::Verdict;
 use crate::sync::dedupe::{Claim, Dedupe, First};
+use crate::sync::going::{Going, Progress};
 use crate::sync::limits::{self, Limits, Permit};
 use crate::sync::meta::Labels;
 use crate::sync::plan::{self, Step};
@@ -61,6 +62,8 @@ pub struct Ctx {
     pub moved: Arc<AtomicU64>,
     /// Bytes of files that were sent and answered, parts too: what a progress bar shows.
     pub sent_bytes: Arc<AtomicU64>,
+    /// What is on its way, for people.
+    pub going: Going,
     /// To the folder's loop.
     pub to_loop: mpsc::Sender<Message>,
     /// Cancelled when what takes long is to come to an end: what is on its way is finished, and the rest left.
@@ -391,6 +394,13 @@ pub(in crate::sync::file) struct JobGate {
     pub path: RelPath,
     pub key: String,
     pub lane: Lane,
+    pub progress: Arc<Progress>,
+}
+
+impl Drop for JobGate {
+    fn drop(&mut self) {
+        self.ctx.going.ends(&self.path, &self.progress);
+    }
 }
 
 impl JobGate {
@@ -437,6 +447,9 @@ impl upload::Gate for JobGate {
             self.ctx
                 .moved
                 .fetch_add(u64::from(bytes > 0), Ordering::Relaxed);
+            if bytes > 0 {
+                self.progress.part_is_there();
+            }
         }
         drop(permit);
         limits.ended(verdict, began, self.ctx.clock.now().mono);
@@ -444,10 +457,13 @@ impl upload::Gate for JobGate {
     }
 
     fn tap(&self) -> Arc<dyn Tap> {
-        self.ctx.limits.tap(self.lane)
+        let (going, progress) = (&self.ctx.going, &self.progress);
+        going.begins(&self.path, progress);
+        going.tap(progress, self.ctx.limits.tap(self.lane))
     }
 
     async fn asks(&self) -> manifest::Upload {
+        self.progress.begins_anew();
         let now_ns = self.ctx.clock.now().wall_ns;
         let upload = manifest::Upload::asked(self.path.clone(), self.key.clone(), now_ns);
         self.begun(upload.clone()).await;
@@ -492,7 +508,10 @@ impl upload::Gate for JobGate {
         self.ctx.stop.cancelled().await;
     }
 
-    fn went_on(&self) {
+    fn went_on(&self, bytes: u64) {
+        self.ctx.going.begins(&self.path, &self.progress);
+        self.progress.had(bytes);
+        self.progress.part_is_there();
         self.ctx.moved.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -31,6 +31,7 @@ use crate::store::{self, Body, Effect, ErrorKind, Stored};
 use crate::sync::Lane;
 use crate::sync::brake::Verdict;
 use crate::sync::dedupe::{Claim, First};
+use crate::sync::going::Progress;
 use crate::sync::plan::{self, Read, Step};
 use crate::sync::upload::copies::{self, Original};
 use crate::sync::upload::{self, Gate as _, SINGLE_MOST};
@@ -406,11 +407,17 @@ impl Way {
     /// The gate of what is written under another key on behalf of this path.
     fn gate_for(&self, key: &str) -> Arc<JobGate> {
         let (path, key) = (self.task.job.path.clone(), key.to_owned());
+        let parts = match self.size {
+            0..=SINGLE_MOST => 0,
+            size => size.div_ceil(upload::part_size_bytes(size)),
+        };
+        let parts = u32::try_from(parts).unwrap_or(u32::MAX);
         Arc::new(JobGate {
             ctx: self.ctx.clone(),
             path,
             key,
             lane: self.lane(),
+            progress: Arc::new(Progress::new(self.size, parts)),
         })
     }
 }

@@ -238,12 +238,13 @@ impl Queue {
         jobs
     }
 
-    /// A running path was looked at, and there is something to do.
-    pub fn started(&mut self, path: &RelPath) {
+    /// A running path was looked at, has so many bytes, and there is something to do.
+    pub fn started(&mut self, path: &RelPath, size: u64) {
         if let Some(slot) = self.slots.get_mut(path)
             && let State::Running { is_started, .. } = &mut slot.state
         {
             *is_started = true;
+            slot.job.size = size;
         }
     }
 
@@ -759,7 +760,7 @@ mod tests {
         b.queue.release_source(&path("a"));
         assert_eq!(b.pop(), ["a"]);
         assert_eq!(b.queue.hold_source(&path("a"), b.now), Hold::Later);
-        b.queue.started(&path("a"));
+        b.queue.started(&path("a"), 1);
         assert_eq!(b.queue.hold_source(&path("a"), b.now), Hold::Refused);
         b.finish("a", End::Done);
         assert!(b.hold("a"));
@@ -848,7 +849,7 @@ mod tests {
                         b.finish(name, ends[dice as usize % 3]);
                     }
                     4 if b.hold(name) => sources.push(name.to_owned()),
-                    4 if dice == 0 => b.queue.started(&path(name)),
+                    4 if dice == 0 => b.queue.started(&path(name), 1),
                     4 | 3 => {}
                     _ => b.wait(SETTLE * dice),
                 }

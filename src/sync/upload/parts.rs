@@ -105,7 +105,7 @@ async fn send_all<G: Gate>(
                 etag: part.etag.clone(),
                 crc64: Some(crc),
             });
-            way.gate.went_on();
+            way.gate.went_on(len);
         } else {
             let part = OnePart {
                 store: way.store.clone(),

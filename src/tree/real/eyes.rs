@@ -317,6 +317,7 @@ impl Eyes {
         WatchReport {
             mode,
             watched,
+            allowed: counts.and_then(|_| self.budget.limit()),
             polled,
             advice: (polled > 0).then(|| self.budget.advice(all, without)),
             mounts: match self.mode {

@@ -603,7 +603,7 @@ impl Gate for Meddler {
         std::future::pending::<()>().await;
     }
 
-    fn went_on(&self) {}
+    fn went_on(&self, _bytes: u64) {}
 }
 
 #[tokio::test(start_paused = true)]
