@@ -13,6 +13,7 @@ use clap::{CommandFactory as _, Parser as _};
 
 use crate::cli::args::held::HeldVerb;
 use crate::cli::args::history::{DrillArgs, HistoryArgs};
+use crate::cli::args::open::OpenArgs;
 use crate::cli::args::restore::RestoreArgs;
 use crate::cli::args::verify::VerifyArgs;
 use crate::cli::args::{Cli, Command, FolderVerb, SyncArgs};
@@ -92,14 +93,7 @@ fn dispatch(cli: Cli, surroundings: &Surroundings) -> anyhow::Result<Exit> {
             folder: args.folder,
             json: args.json,
         }),
-        Command::Open(args) => {
-            let named = args.config.config.as_deref();
-            let options = OpenOptions {
-                states: states::find(named, args.state.state_dir, surroundings)?,
-                print: args.print,
-            };
-            open::open(&options, &mut out)
-        }
+        Command::Open(args) => open::open(&open_options(args, surroundings)?, &mut out),
         Command::Explain(args) => {
             let named = args.config.config.as_deref();
             explain::explain(&ExplainOptions {
@@ -240,6 +234,14 @@ fn sync_options(
         retry_failed: args.retry_failed,
         json: args.json,
         quiet,
+    })
+}
+
+fn open_options(args: OpenArgs, surroundings: &Surroundings) -> Result<OpenOptions, Problems> {
+    let named = args.config.config.as_deref();
+    Ok(OpenOptions {
+        states: states::find(named, args.state.state_dir, surroundings)?,
+        print: args.print,
     })
 }
 

@@ -1,4 +1,4 @@
-//! Where the folders are and what was asked of S3, in the text format of Prometheus (OpenMetrics 1.0).
+//! Where the folders are and what was asked of S3, in the text format of Prometheus (`OpenMetrics` 1.0).
 //!
 //! Names follow Prometheus's rules: prefix `tidewatch_`, base units, counters end in `_total`. The only label that a user
 //! chooses is `folder`, a folder's name; never a path. A value that is not known has no sample.
@@ -107,6 +107,12 @@ const GAUGES: &[Of<f64>] = &[
         |folder| count(folder.snapshot.failed),
     ),
     (
+        "parked_files",
+        None,
+        "Of the failing files, those that failed for good and are left alone until they change, for a while",
+        |folder| count(folder.snapshot.parked),
+    ),
+    (
         "unsyncable_files",
         None,
         "Files that cannot be synced as they are: no possible key, or never at rest",
@@ -170,6 +176,48 @@ const GAUGES: &[Of<f64>] = &[
         |folder| is(folder.snapshot.catalog.is_some()),
     ),
     (
+        "lease_expiry_timestamp",
+        Some(Unit::Seconds),
+        "Until when the lease of the prefix is held, unless it is renewed, by whoever holds it",
+        |folder| folder.snapshot.lease_until_ns.map(seconds),
+    ),
+    (
+        "paused",
+        None,
+        "1 if a person has the folder start nothing new, else 0",
+        |folder| is(folder.snapshot.paused_ns.is_some()),
+    ),
+    (
+        "watches",
+        None,
+        "Watches of the kernel that the folder has; none where it is polled",
+        |folder| folder.snapshot.watches_used.map(|used| used as f64),
+    ),
+    (
+        "watches_allowed",
+        None,
+        "Watches that the user may have, for all programs and folders",
+        |folder| folder.snapshot.watches_allowed.map(|most| most as f64),
+    ),
+    (
+        "last_audit_timestamp",
+        Some(Unit::Seconds),
+        "When the bucket was last compared with what is known of it",
+        |folder| folder.snapshot.last_audit_ns.map(seconds),
+    ),
+    (
+        "last_verify_timestamp",
+        Some(Unit::Seconds),
+        "When the last `tidewatch verify` ended",
+        |folder| Some(seconds(folder.snapshot.last_verify?.at_ns)),
+    ),
+    (
+        "last_verify_success",
+        None,
+        "1 if the last `tidewatch verify` found everything right, else 0",
+        |folder| is(folder.snapshot.last_verify?.ok),
+    ),
+    (
         "last_drill_success",
         None,
         "1 if everything that the last restore drill tried came back right, else 0",
@@ -202,6 +250,15 @@ const COUNTERS: &[Of<u64>] = &[
         "How often events of the kernel were lost, or may have been; each time everything is looked at",
         |folder| Some(folder.snapshot.lost),
     ),
+    (
+        "retries",
+        None,
+        "Attempts that failed and were made again",
+        |folder| Some(folder.snapshot.retries),
+    ),
+    ("rescans", None, "Complete scans", |folder| {
+        Some(folder.snapshot.rescans)
+    }),
     (
         "changes_missed",
         None,

@@ -52,7 +52,8 @@ pub struct UpStatus {
 }
 
 impl UpStatus {
-    fn of(up: &Up) -> Self {
+    /// Puts it into the contract's words.
+    pub fn of(up: &Up) -> Self {
         let bytes = up.path.as_bytes();
         let is_text = std::str::from_utf8(bytes).is_ok();
         Self {

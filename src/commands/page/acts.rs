@@ -34,12 +34,20 @@ pub struct Ask {
 }
 
 /// What can be done.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Deed {
+pub enum Deed {
+    /// Everything that the brakes hold is done after all.
     Release,
+    /// It is forgotten, and the objects stay.
     Drop,
+    /// What failed for good is tried again.
     RetryFailed,
+}
+
+impl Deed {
+    /// Every one.
+    pub const ALL: &'static [Self] = &[Self::Release, Self::Drop, Self::RetryFailed];
 }
 
 /// How it did not come about.

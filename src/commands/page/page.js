@@ -253,7 +253,7 @@ function folderShown(article, folder) {
     folder.parked && [number(folder.parked), "parked"],
     folder.unsyncable && [number(folder.unsyncable), "cannot be synced as they are"],
     folder.deletes && [number(folder.deletes), "deletes open"],
-    folder.watch && [folder.watch, "watched"],
+    folder.watch && [folder.watch, folder.watches_used ? `watched, ${number(folder.watches_used)} ${folder.watches_used === 1 ? "watch" : "watches"}${folder.watches_allowed ? ` of ${number(folder.watches_allowed)}` : ""}` : "watched"],
   ].filter(Boolean);
   rows(at(".facts"), facts, (fact) => fact[1], factMade, factShown);
   actions(at(".actions"), folder);
@@ -277,7 +277,7 @@ function standing(folder) {
   if (folder.outage) {
     return ["bucket out of reach", "bad"];
   }
-  if (folder.paused || folder.paused_since) {
+  if (folder.paused_since) {
     return ["paused", "warn"];
   }
   if (folder.level) {
@@ -394,8 +394,9 @@ function going(state) {
     return row;
   }, (row, file) => {
     say(row.children[0], file.path);
-    const share = file.bytes ? Math.min(1, file.done_bytes / file.bytes) : 0;
-    say(row.children[1], `${bytes(file.done_bytes)} of ${bytes(file.bytes)}`);
+    const share = file.bytes_all ? Math.min(1, file.bytes_done / file.bytes_all) : 0;
+    const parts = file.parts_all ? `, part ${number(file.parts_done)} of ${number(file.parts_all)}` : "";
+    say(row.children[1], `${bytes(file.bytes_done)} of ${bytes(file.bytes_all)}${parts}`);
     row.children[2].value = share;
     row.children[2].setAttribute("aria-label", file.path);
   });
@@ -458,14 +459,14 @@ function tell(text) {
 }
 
 const DEEDS = [
-  ["sync_now", "Sync now", () => "Looking at everything now.", (folder) => folder.paused !== undefined],
-  ["pause", "Pause", () => "Paused: nothing new is started.", (folder) => folder.paused === false],
-  ["resume", "Go on", () => "Going on.", (folder) => folder.paused === true],
+  ["sync_now", "Sync now", () => "Looking at everything now.", () => true],
+  ["pause", "Pause", () => "Paused: nothing new is started.", (folder) => !folder.paused_since],
+  ["resume", "Go on", () => "Going on.", (folder) => folder.paused_since],
   ["retry_failed", "Try failures again", () => "What failed is tried again.", (folder) => folder.failed > 0],
 ];
 
 function actions(box, folder) {
-  const deeds = last.knows ? DEEDS.filter((deed) => deed[3](folder)) : [];
+  const deeds = last.knows ? DEEDS.filter((deed) => last.deeds.includes(deed[0]) && deed[3](folder)) : [];
   box.hidden = deeds.length === 0;
   rows(box, deeds, (deed) => deed[0], ([name, label, done]) => {
     const button = element("button", "", label);

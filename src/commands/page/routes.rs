@@ -160,9 +160,9 @@ async fn act(page: &Page, body: Incoming) -> Response<Body> {
     if body.size_hint().lower() > BODY_MOST as u64 {
         return too_large();
     }
-    let whole = Limited::new(body, BODY_MOST).collect();
-    let text = match tokio::time::timeout(BODY, whole).await {
-        Ok(Ok(whole)) => whole.to_bytes(),
+    let all = Limited::new(body, BODY_MOST).collect();
+    let text = match tokio::time::timeout(BODY, all).await {
+        Ok(Ok(all)) => all.to_bytes(),
         Ok(Err(error)) if error.is::<LengthLimitError>() => return too_large(),
         Ok(Err(_)) => return said(StatusCode::BAD_REQUEST, "the body broke off"),
         Err(_) => return said(StatusCode::REQUEST_TIMEOUT, "the body took too long"),
@@ -174,12 +174,8 @@ async fn act(page: &Page, body: Incoming) -> Response<Body> {
             return said(StatusCode::BAD_REQUEST, &why);
         }
     };
-    #[derive(Serialize)]
-    struct Done {
-        count: u64,
-    }
     match acts::act(&page.board, ask).await {
-        Ok(count) => json(StatusCode::OK, &Done { count }),
+        Ok(count) => whole(StatusCode::OK, JSON, format!("{{\"count\":{count}}}")),
         Err(Refused::Missing) => said(StatusCode::NOT_FOUND, "there is no such folder"),
         Err(Refused::Unseen) => said(
             StatusCode::BAD_REQUEST,

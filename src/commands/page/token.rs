@@ -76,8 +76,9 @@ pub fn read(state_dir: &Path) -> io::Result<Option<Token>> {
 /// read is replaced. Blocks.
 pub fn keep(state_dir: &Path) -> io::Result<Token> {
     if let Some(token) = read(state_dir)? {
+        // Nothing for the group and others: their six bits.
         let mode = fs::metadata(place(state_dir))?.permissions().mode();
-        if mode & 0o077 == 0 {
+        if mode.trailing_zeros() >= 6 {
             return Ok(token);
         }
         tracing::warn!(

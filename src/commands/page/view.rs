@@ -6,10 +6,12 @@ use crate::base::clock::{rfc3339, rfc3339_millis};
 use crate::base::path::told;
 use crate::base::snapshot::FolderSnapshot;
 use crate::commands::page::Page;
+use crate::commands::page::acts::Deed;
 use crate::commands::page::guard::Knows;
 use crate::commands::page::ready;
 use crate::commands::page::recent::Line;
 use crate::manifest::Manifest;
+use crate::report::status_file::UpStatus;
 
 /// How many failing paths are named for each folder.
 const NAMED: usize = 20;
@@ -26,11 +28,17 @@ struct View<'a> {
     /// Why not, a line each.
     reasons: Vec<String>,
     folders: Vec<FolderView<'a>>,
+    /// What can be asked for with the token.
+    deeds: &'static [Deed],
     #[serde(skip_serializing_if = "Option::is_none")]
     recent: Option<Vec<Line>>,
 }
 
 #[derive(Debug, Serialize)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a field of the JSON of its own"
+)]
 struct FolderView<'a> {
     name: &'a str,
     level: bool,
@@ -41,12 +49,17 @@ struct FolderView<'a> {
     queued_files: u64,
     queued_bytes: u64,
     sent_bytes: u64,
+    rate_bytes_per_second: u64,
+    seconds_left: Option<u64>,
     failed: u64,
+    parked: u64,
+    retries: u64,
     unsyncable: u64,
     held: u64,
     deletes: u64,
     outage: bool,
     away: bool,
+    paused_since: Option<String>,
     last_scan: Option<String>,
     #[serde(flatten)]
     names: Option<Names<'a>>,
@@ -58,10 +71,14 @@ struct Names<'a> {
     path: &'a str,
     to: &'a str,
     watch: &'a str,
+    watches_used: Option<u64>,
+    watches_allowed: Option<u64>,
+    brake: Option<&'a str>,
     lease: Option<&'a str>,
     outage_since: Option<String>,
     /// Why the bucket, the folder or the catalog cannot be used.
     troubles: Vec<&'a str>,
+    going_up: Vec<UpStatus>,
     failing: Vec<Failing>,
 }
 
@@ -101,6 +118,7 @@ pub fn text(
         ready: reasons.is_empty(),
         reasons,
         folders: folders.collect(),
+        deeds: Deed::ALL,
         recent: (knows == Knows::Names).then(|| page.recent.lines()),
     };
     serde_json::to_string(&view).unwrap_or_else(|_| "{}".to_owned())
@@ -117,12 +135,17 @@ fn counts(snapshot: &FolderSnapshot) -> FolderView<'_> {
         queued_files: snapshot.queued_files,
         queued_bytes: snapshot.queued_bytes,
         sent_bytes: snapshot.sent_bytes,
+        rate_bytes_per_second: snapshot.rate_bytes_per_second,
+        seconds_left: snapshot.seconds_left,
         failed: snapshot.failed,
+        parked: snapshot.parked,
+        retries: snapshot.retries,
         unsyncable: snapshot.unsyncable,
         held: snapshot.held,
         deletes: snapshot.deletes,
         outage: snapshot.outage.is_some(),
         away: snapshot.away.is_some(),
+        paused_since: snapshot.paused_ns.map(rfc3339),
         last_scan: snapshot.last_scan_ns.map(rfc3339),
         names: None,
     }
@@ -139,9 +162,13 @@ fn names(snapshot: &FolderSnapshot, failing: Vec<Failing>) -> Names<'_> {
         path: &snapshot.path,
         to: &snapshot.to,
         watch: &snapshot.watch,
+        watches_used: snapshot.watches_used,
+        watches_allowed: snapshot.watches_allowed,
+        brake: snapshot.brake.as_deref(),
         lease: snapshot.lease.as_deref(),
         outage_since: outage.map(|(since_ns, _)| rfc3339(*since_ns)),
         troubles: troubles.into_iter().flatten().collect(),
+        going_up: snapshot.going_up.iter().map(UpStatus::of).collect(),
         failing,
     }
 }

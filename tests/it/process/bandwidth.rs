@@ -14,7 +14,7 @@ use crate::support::endpoint::Fault;
 /// Writes a config with these lines in `[upload]`.
 fn config(world: &World, upload: &str) -> PathBuf {
     let text = format!(
-        "[agent]\nstate_dir = \"{}\"\n[s3]\nendpoint_url = \"{}\"\n[upload]\n{upload}\n\
+        "[agent]\nlisten = \"\"\nstate_dir = \"{}\"\n[s3]\nendpoint_url = \"{}\"\n[upload]\n{upload}\n\
          [[folder]]\npath = \"{}\"\nto = \"s3://tide/p\"\nsettle = \"100ms\"\n",
         world.state().display(),
         world.endpoint.url(),
