@@ -115,7 +115,7 @@ class Browser:
 
     def __init__(self, work):
         driver = start(["chromedriver", "--port=0"], {**os.environ, "HOME": str(work)}, work / "driver.log")
-        port = wait_for(lambda: re.search(r"on port (\d+)", (work / "driver.log").read_text()), "the driver", driver)
+        port = wait_for(lambda: re.search(r"started successfully on port (\d+)", (work / "driver.log").read_text()), "the driver", driver)
         self.at = f"http://127.0.0.1:{port.group(1)}"
         options = {
             "binary": shutil.which("chromium"),
@@ -204,7 +204,7 @@ def the_token_leaves_the_address_at_once(world, browser):
     browser.go(world.link)
     browser.has("#recent", "diary of anna.txt", "names with the token")
     assert browser.run("return location.href") == world.address
-    assert browser.run("return performance.getEntries().some((it) => it.name.includes(arguments[0]))", world.token) is False
+    assert browser.run("return performance.getEntriesByType('resource').some((it) => it.name.includes(arguments[0]))", world.token) is False
     # A wrong token is said to be wrong, and nothing is shown.
     browser.run("sessionStorage.setItem('token', 'wrong')")
     browser.go(world.address)
@@ -321,7 +321,8 @@ def a_failure_is_shown_with_its_reason(world, browser, shots):
     deep.mkdir(parents=True)
     (deep / "too deep.txt").write_text("x")
     browser.has("#recent", "too deep.txt", "what cannot be synced")
-    assert "1,024" in browser.text("#recent"), browser.text("#recent")
+    assert "S3 takes at most 1024" in browser.text("#recent"), browser.text("#recent")
+    browser.has("h1", "1 file is not in the bucket", "that it is not in the bucket")
     shutil.rmtree(world.tree / ("n" * 200))
 
 

@@ -31,7 +31,7 @@ function keep(word) {
 let lastWord = 0;
 let wasRefused = false;
 let line = new AbortController();
-const courses = new Map(); // Folder → [milliseconds, lag, files, bytes sent], the last one at the end.
+const courses = new Map(); // Folder → [milliseconds, lag, files, bytes a second], the last one at the end.
 
 // -- listening --
 
@@ -171,7 +171,8 @@ function verdict(state) {
   }
   say(byId("verdict"), text);
   const folders = state.folders.length;
-  const well = `${folders - behind} of ${folders} ${folders === 1 ? "folder" : "folders"} level`;
+  const well = behind === 0 ? (folders === 1 ? "The folder is level." : `All ${folders} folders are level.`)
+    : folders === 1 ? "The folder is not level yet." : `${folders - behind} of ${folders} folders are level.`;
   say(byId("verdict-why"), state.reasons.length > 0 ? state.reasons.join("\n") : well);
   document.title = late + held + failed > 0 ? `(!) ${text} · Tidewatch` : "Tidewatch";
 }
@@ -241,12 +242,10 @@ function folderShown(article, folder) {
   say(at(".holds span"), `${number(folder.held)} ${folder.held === 1 ? "delete or overwrite waits" : "deletes or overwrites wait"} for your decision`);
   at(".holds button").hidden = !last.knows;
   const course = courses.get(folder.name) ?? [];
-  const rates = ratesOf(course);
-  const rate = folder.rate_bytes_per_second ?? rates.at(-1)?.[1] ?? 0;
   plotShown(at(".lag"), duration(folder.lag_seconds), folder.max_lag_seconds ? `of at most ${duration(folder.max_lag_seconds)}` : "", course.map((it) => [it[0], it[1]]));
-  const left = folder.seconds_left == null ? "" : `, ${duration(folder.seconds_left)} left`;
-  plotShown(at(".queue"), `${number(folder.queued_files)} ${folder.queued_files === 1 ? "file" : "files"}`, (folder.queued_bytes ? bytes(folder.queued_bytes) : "") + left, course.map((it) => [it[0], it[2]]));
-  plotShown(at(".rate"), `${bytes(rate)}/s`, folder.sent_bytes ? `${bytes(folder.sent_bytes)} sent` : "", rates);
+  const left = folder.seconds_left ? `, ${duration(folder.seconds_left)} left` : "";
+  plotShown(at(".queue"), `${number(folder.queued_files)} ${folder.queued_files === 1 ? "file" : "files"}`, folder.queued_bytes ? bytes(folder.queued_bytes) + left : "", course.map((it) => [it[0], it[2]]));
+  plotShown(at(".rate"), `${bytes(folder.rate_bytes_per_second)}/s`, folder.sent_bytes ? `${bytes(folder.sent_bytes)} sent` : "", course.map((it) => [it[0], it[3]]));
   const facts = [
     [folder.last_scan ? ago(folder.last_scan) : "none yet", "last full scan"],
     folder.failed && [number(folder.failed), "failing"],
@@ -344,7 +343,7 @@ function sample(state) {
     while (course.length > 0 && (course.at(-1)[0] >= now || (course.length > 1 && now - course.at(-2)[0] < 1000))) {
       course.pop();
     }
-    course.push([now, folder.lag_seconds, folder.queued_files, folder.sent_bytes]);
+    course.push([now, folder.lag_seconds, folder.queued_files, folder.rate_bytes_per_second]);
     if (course.length > SAMPLES) {
       course.shift();
     }
@@ -355,18 +354,6 @@ function sample(state) {
       courses.delete(name);
     }
   }
-}
-
-// Bytes a second, over the five seconds before each point.
-function ratesOf(course) {
-  let from = 0;
-  return course.map(([time, , , sent], at) => {
-    while (from < at - 1 && course[from + 1][0] <= time - 5000) {
-      from += 1;
-    }
-    const passed = (time - course[from][0]) / 1000;
-    return [time, passed > 0 ? Math.max(0, (sent - course[from][3]) / passed) : 0];
-  });
 }
 
 // A quiet agent says nothing new, and the plots go on all the same.

@@ -53,7 +53,7 @@ pub struct CameTo {
     pub success_ns: Option<i64>,
 }
 
-/// A folder at one moment: milliseconds since the epoch, lag in seconds, files that wait, bytes sent since the start.
+/// A folder at one moment: milliseconds since the epoch, lag in seconds, files that wait, bytes a second.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Sample(i64, u64, u64, u64);
 
@@ -139,7 +139,7 @@ impl Recent {
                 at_ns / 1_000_000,
                 snapshot.lag_seconds,
                 snapshot.queued_files,
-                snapshot.sent_bytes,
+                snapshot.rate_bytes_per_second,
             ));
         }
     }
