@@ -113,6 +113,14 @@ pub fn parse_rfc3339(text: &str) -> Option<i64> {
     i64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_nanos()).ok()
 }
 
+/// Returns how much of the month has passed in UTC, 0 to 1.
+pub fn share_of_month(wall_ns: i64) -> f64 {
+    let now = Timestamp::from_nanosecond(wall_ns.into()).unwrap_or_default();
+    let now = TimeZone::UTC.to_datetime(now);
+    let of_day = f64::from(now.hour()) / 24.0 + f64::from(now.minute()) / 1_440.0;
+    (f64::from(now.day() - 1) + of_day) / f64::from(now.days_in_month())
+}
+
 /// Returns a stamp as RFC 3339 in UTC with all nine digits, also before 1970.
 pub fn rfc3339_nanos(ns: i64) -> String {
     // Every number of nanoseconds lies between 1677 and 2262, which the calendar knows.

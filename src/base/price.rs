@@ -134,11 +134,9 @@ impl Prices {
         u64::try_from(sum).unwrap_or(u64::MAX)
     }
 
-    /// Returns an amount for people: `0.0123 USD`, with four digits below one and two above.
+    /// Returns an amount for people, see [`show`].
     pub fn show(&self, amount: Micros) -> String {
-        let units = amount as f64 / 1e6;
-        let digits = if amount < 1_000_000 { 4 } else { 2 };
-        format!("{units:.digits$} {}", self.currency)
+        show(amount, &self.currency)
     }
 
     /// Returns what a month will have cost, millionths, that has cost `amount` in a share of it that has passed (above 0, at
@@ -146,6 +144,16 @@ impl Prices {
     pub fn by_the_end_of_the_month(amount: Micros, share: f64) -> Micros {
         (amount as f64 / share.clamp(1.0 / 31.0, 1.0)) as Micros
     }
+}
+
+/// Returns an amount for people: `0.0123 USD`, with four digits below one and two above.
+pub fn show(amount: Micros, currency: &str) -> String {
+    if (1..100).contains(&amount) {
+        return format!("less than 0.0001 {currency}");
+    }
+    let units = amount as f64 / 1e6;
+    let digits = if amount < 1_000_000 { 4 } else { 2 };
+    format!("{units:.digits$} {currency}")
 }
 
 #[cfg(test)]
@@ -189,6 +197,8 @@ mod tests {
         };
         assert_eq!(prices.show(prices.cost(read)), "0.0900 USD");
         assert_eq!(prices.cost(read), 90_001);
+        assert_eq!(prices.show(5), "less than 0.0001 USD");
+        assert_eq!(prices.show(0), "0.0000 USD");
     }
 
     #[test]

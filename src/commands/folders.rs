@@ -2,36 +2,35 @@
 //!
 //! Sends nothing to a bucket. Trouble with one folder is that folder's: each one is set up in its own task.
 
-use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OnceCell, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{self, Ended, Mode};
 use crate::base::buffers::Pool;
 use crate::base::clock::Clock;
 use crate::base::digest::Sha256;
-use crate::base::host;
-use crate::base::meter::Meter;
 use crate::base::offload::Offload;
 use crate::base::path::{RelPath, escaped};
 use crate::base::policy::Guarding;
 use crate::base::snapshot::{FolderSnapshot, Happening};
-use crate::base::terms::Terms;
+use crate::commands::bill::Biller;
+use crate::commands::estimate::First;
 use crate::commands::features::{self, Asker, Bucket};
 use crate::commands::lines::Lines;
-use crate::commands::{Exit, settings, unusable};
-use crate::config::{self, Config, S3, S3Options, Target};
+use crate::commands::stores::Stores;
+use crate::commands::{Exit, unusable};
+use crate::config::{self, Config, S3Options, Target};
 use crate::manifest::{FolderKey, FolderRow, Manifest, OpenError};
 use crate::report::out::note;
 use crate::store::key::KeyMap;
-use crate::store::s3::{S3Store, Settings, SetupError};
+use crate::store::s3::{S3Store, SetupError};
 use crate::sync::lease::{Manners, Owner};
 use crate::sync::meta::Labels;
 use crate::tree::filter::reason::BadRule;
@@ -58,6 +57,8 @@ pub struct Shared {
     shutdown_grace: Duration,
     asker: Asker,
     owner: Owner,
+    /// What requests cost.
+    pub bill: Arc<Biller>,
 }
 
 /// A folder to be run, and how.
@@ -111,14 +112,17 @@ impl Shared {
     /// Opens the state folder. What stands in the way is told, and is then the exit of the command.
     pub async fn open(config: &Config, stores: Stores, eyes: Eyes) -> Result<Self, Exit> {
         let (dir, now) = (config.state_dir.clone(), Clock::Real.now());
+        let (meter, prices) = (stores.meter().clone(), config.prices.clone());
         let opened = Offload::Pool
             .run(move || {
                 let opened = Manifest::open(&dir, now.wall_ns)?;
                 // Made just now, if it was not there; a name that stays as it is only hides less.
-                Ok::<_, OpenError>((opened, dir.canonicalize().unwrap_or(dir)))
+                let dir = dir.canonicalize().unwrap_or(dir);
+                let bill = Biller::new(dir.clone(), meter, prices);
+                Ok::<_, OpenError>((opened, dir, bill))
             })
             .await;
-        let ((manifest, _), state_dir) = opened.map_err(|error| {
+        let ((manifest, _), state_dir, bill) = opened.map_err(|error| {
             note(format_args!("tidewatch: could not {error}"));
             match error {
                 OpenError::Locked { .. } => Exit::Taken,
@@ -139,6 +143,7 @@ impl Shared {
             buffers: Pool::new(usize::try_from(memory_bytes).unwrap_or(usize::MAX)),
             shutdown_grace: config.shutdown_grace,
             owner,
+            bill: Arc::new(bill),
         })
     }
 
@@ -168,17 +173,29 @@ impl Shared {
         {
             return left;
         }
+        let config = start.folder.clone();
         let folder = match self.assemble(start, store).await {
             Ok(folder) => folder,
             Err(why) => return Left::Broken(why),
         };
+        let first = (!folder.row.contacted).then(|| First {
+            folder: config,
+            filter: folder.filter.clone(),
+            prices: self.bill.prices(),
+            now_ns: Clock::Real.now().wall_ns,
+        });
         let over = stop.child_token();
         let running = async {
             let ended = Box::pin(agent::run(folder, stop)).await;
             over.cancel();
             ended
         };
-        let (ended, ()) = tokio::join!(running, self.asker.keep_up(&bucket, &over));
+        let telling = async {
+            if let Some(first) = first {
+                over.run_until_cancelled(first.tell()).await;
+            }
+        };
+        let (ended, (), ()) = tokio::join!(running, self.asker.keep_up(&bucket, &over), telling);
         Left::Ended(Box::new(ended))
     }
 
@@ -244,6 +261,7 @@ impl Shared {
     /// Ends in an orderly way. Nothing of it may be running.
     pub async fn close(&self) {
         self.lines.close().await;
+        self.bill.note().await;
         let manifest = self.manifest.clone();
         Offload::Pool.run(move || manifest.close()).await;
     }
@@ -393,90 +411,4 @@ fn closed(config: &config::Folder, state_dir: &Path) -> (Arc<dyn Tree>, HintRece
         .with_given(&config.given)
         .with_captures(state_dir);
     (Arc::new(tree), receiver, false)
-}
-
-/// The clients of buckets: one for all folders that reach the same bucket in the same way.
-#[derive(Debug, Default)]
-pub struct Stores {
-    /// Access key and secret of an endpoint inside this process.
-    credentials: Option<(String, String)>,
-    known: Mutex<Vec<Known>>,
-    warned: Mutex<BTreeSet<String>>,
-    meter: Arc<Meter>,
-}
-
-/// How a bucket is reached, what is stored there by which terms, and the client for that.
-type Known = ((S3, Terms), String, Client);
-
-type Client = Arc<OnceCell<Arc<S3Store>>>;
-
-impl Stores {
-    /// Reaches every bucket with these keys, which an endpoint inside this process has made.
-    #[cfg(feature = "demo")]
-    pub fn with_credentials(access_key: &str, secret_key: &str) -> Self {
-        Self {
-            credentials: Some((access_key.to_owned(), secret_key.to_owned())),
-            ..Self::default()
-        }
-    }
-
-    /// Returns the client of a folder's bucket. Sends nothing to it.
-    ///
-    /// An error is not remembered: what it names may have been put right when it is asked again.
-    pub async fn open(&self, folder: &config::Folder) -> Result<Arc<S3Store>, SetupError> {
-        let client = self.client(folder);
-        let settings = self.settings(folder);
-        let made = client.get_or_try_init(|| async {
-            let store = S3Store::new(&settings, &folder.to.bucket).await?;
-            self.warn_if_open(store.endpoint_url());
-            for warning in folder.terms.warnings() {
-                self.warn_once(&warning);
-            }
-            Ok(Arc::new(store))
-        });
-        made.await.cloned()
-    }
-
-    /// Returns where all their requests are counted.
-    pub fn meter(&self) -> &Arc<Meter> {
-        &self.meter
-    }
-
-    fn client(&self, folder: &config::Folder) -> Client {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let how = (folder.s3.clone(), folder.terms.clone());
-        let bucket = &folder.to.bucket;
-        let same = known.iter().find(|(a, b, _)| *a == how && b == bucket);
-        if let Some((_, _, client)) = same {
-            return client.clone();
-        }
-        let client = Client::default();
-        known.push((how, bucket.clone(), client.clone()));
-        client
-    }
-
-    fn settings(&self, folder: &config::Folder) -> Settings {
-        Settings {
-            credentials: self.credentials.clone(),
-            meter: self.meter.clone(),
-            ..settings::of(&folder.s3, &folder.terms)
-        }
-    }
-
-    /// Says once of each endpoint that what is sent to it can be read on the way.
-    fn warn_if_open(&self, endpoint_url: &str) {
-        let Some(host) = endpoint_url.strip_prefix("http://") else {
-            return;
-        };
-        if !host::is_loopback(host) {
-            self.warn_once(&format!("files are sent unencrypted to {endpoint_url}"));
-        }
-    }
-
-    fn warn_once(&self, what: &str) {
-        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-        if warned.insert(what.to_owned()) {
-            tracing::warn!("{what}");
-        }
-    }
 }

@@ -17,9 +17,10 @@ use crate::base::path::{RelPath, told};
 use crate::base::units::show_bytes;
 use crate::catalog::{self, Chain, Op, Record};
 use crate::commands::Exit;
-use crate::commands::folders::Stores;
+
 use crate::commands::restore::seek::{self, Candidate, Place, Sought};
 use crate::commands::restore::source::Source;
+use crate::commands::stores::Stores;
 use crate::config::Problems;
 use crate::report::out::{Out, note};
 use crate::store::key::KeyMap;

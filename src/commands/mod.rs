@@ -1,11 +1,13 @@
 //! What the command line runs besides the agent.
 
+pub mod bill;
 pub mod board;
 pub mod check;
 pub mod control;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod drill;
+pub mod estimate;
 pub mod explain;
 pub mod features;
 pub mod folder;
@@ -22,6 +24,7 @@ pub mod restore;
 pub mod settings;
 pub mod signals;
 pub mod status;
+pub mod stores;
 pub mod sync;
 pub mod unusable;
 pub mod verify;

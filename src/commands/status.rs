@@ -25,6 +25,7 @@ use crate::base::snapshot::FolderSnapshot;
 use crate::commands::Exit;
 use crate::commands::status::meant::Meant;
 use crate::manifest::{self, FolderRow, Manifest};
+use crate::report::bill_file::{self, Cost};
 use crate::report::drill_file::{self, Drilled};
 use crate::report::out::{Out, note};
 use crate::report::status_file::{self, FolderStatus, StatusFile};
@@ -99,6 +100,8 @@ fn show(states: &[State], json: bool, exit: Exit, out: &mut Out) -> io::Result<(
 struct State {
     agent: Agent,
     folders: Vec<View>,
+    /// What its requests cost; `None` if it never asked anything.
+    cost: Option<Cost>,
 }
 
 /// The process that holds the state folder, or held it last.
@@ -215,7 +218,12 @@ fn look(dir: &Path, now_ns: i64) -> anyhow::Result<Option<State>> {
         last_heard: last_heard.map(rfc3339),
         state_dir: shown,
     };
-    Ok(Some(State { agent, folders }))
+    let cost = bill_file::read(dir).map(|bill| bill.cost(now_ns));
+    Ok(Some(State {
+        agent,
+        folders,
+        cost,
+    }))
 }
 
 /// Returns when the state folder was first used, wall clock, nanoseconds: 0 if the filesystem does not tell.

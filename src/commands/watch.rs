@@ -22,10 +22,11 @@ use crate::commands::Exit;
 use crate::commands::board::Board;
 use crate::commands::control;
 use crate::commands::drill::routine::Routine;
-use crate::commands::folders::{Eyes, Left, Shared, Start, Stores, shown};
+use crate::commands::folders::{Eyes, Left, Shared, Start, shown};
 use crate::commands::page;
 use crate::commands::reload::{Reader, Reloads};
 use crate::commands::signals::Signals;
+use crate::commands::stores::Stores;
 use crate::commands::unusable;
 use crate::config::{self, Config};
 use crate::report::out::note;
@@ -169,6 +170,7 @@ impl Service {
                 async move { keep(&shared, folder, publish, happenings, asked, stop).await },
             );
         }
+        listeners.spawn(shared.bill.clone().keep_up());
         match control::listen(&shared.state_dir, board.clone()) {
             Ok(server) => drop(listeners.spawn(server)),
             Err(error) => {
@@ -192,8 +194,8 @@ impl Service {
 
     /// Opens the page, if it can be.
     async fn show_page(&mut self, config: &Config, told: mpsc::Receiver<Happening>) {
-        let meter = self.shared.stores.meter();
-        if let Some(page) = page::open(config, &self.board, meter, told).await {
+        let bill = &self.shared.bill;
+        if let Some(page) = page::open(config, &self.board, bill, told).await {
             self.page = Some(page.address.clone());
             self.listeners.spawn(page.serve());
         }

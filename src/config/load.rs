@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::base::path::escaped;
+use crate::base::price::Prices;
 use crate::base::terms::Terms;
 use crate::config::read::{Reader, Section};
 use crate::config::target::expand;
 use crate::config::{
     Bandwidth, Config, Folder, LISTEN, MAX_LAG, MAX_WAIT, MEMORY_BYTES, Options, Problem, Problems,
     RESCAN, S3, S3Options, SETTLE, SHUTDOWN_GRACE, Surroundings, Target, Upload, adhoc_dir, check,
-    policy, state_dir, terms, values,
+    cost, policy, state_dir, terms, values,
 };
 
 /// The shortest time between two full walks: without a bound the agent would do nothing else.
@@ -51,6 +52,9 @@ impl Config {
             bandwidth: bandwidth(&mut reader, &table, options),
         };
 
+        let table = reader.table(&root, "cost");
+        let prices = cost::read(&mut reader, &table);
+
         let tables = reader.tables(&root, "folder");
         if tables.is_empty() && !root.contains_key("folder") {
             reader.note(0, "there is no [[folder]]; add one with `path` and `to`");
@@ -70,6 +74,7 @@ impl Config {
                 listen,
                 shutdown_grace: shutdown_grace.unwrap_or(SHUTDOWN_GRACE),
                 upload,
+                prices,
                 take_over: options.take_over,
                 folders,
             },
@@ -97,6 +102,7 @@ impl Config {
                 bandwidth: options.bandwidth.clone().unwrap_or_default(),
                 ..Upload::default()
             },
+            prices: Prices::default(),
             take_over: options.take_over,
             folders: vec![folder],
         })

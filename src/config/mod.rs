@@ -6,6 +6,7 @@
 
 mod bandwidth;
 mod check;
+mod cost;
 mod load;
 mod places;
 mod policy;
@@ -21,6 +22,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::base::policy::{Brake, Guarding, History, OnDelete, Symlinks, WatchMode};
+use crate::base::price::Prices;
 use crate::base::terms::Terms;
 
 pub use crate::config::bandwidth::{Bandwidth, Rate, Shown as ShownRate};
@@ -146,6 +148,8 @@ pub struct Config {
     pub shutdown_grace: Duration,
     /// What all folders share.
     pub upload: Upload,
+    /// What requests cost.
+    pub prices: Prices,
     /// Whether a prefix is taken from another agent that owns it. Only a command line says so: said for ever, two agents
     /// would take it from each other for ever.
     pub take_over: bool,

@@ -27,6 +27,7 @@ pub const KEYS: &[(&str, &[&str])] = &[
         ],
     ),
     ("upload", &["concurrency", "memory", "bandwidth"]),
+    ("cost", &["currency", "put", "get", "read", "budget"]),
     (
         "folder",
         &[
@@ -90,8 +91,16 @@ fn header(table: &str) -> &'static str {
         "agent" => "[agent]",
         "s3" => "[s3]",
         "upload" => "[upload]",
+        "cost" => "[cost]",
         _ => "[[folder]]",
     }
+}
+
+/// Returns the names of all tables, as people list them.
+fn headers() -> String {
+    let mut names: Vec<&str> = KEYS.iter().map(|(table, _)| header(table)).collect();
+    let last = names.pop().unwrap_or_default();
+    format!("{} and {last}", names.join(", "))
 }
 
 /// The text being read and what was found wrong in it so far.
@@ -197,7 +206,7 @@ impl<'a> Reader<'a> {
             let remedy = match (owner(name, ""), close(name, tables)) {
                 (Some(owner), _) => format!("; it belongs in {}", header(owner)),
                 (None, Some(near)) => format!("; did you mean {}?", header(near)),
-                (None, None) => "; there are [agent], [s3], [upload] and [[folder]]".to_owned(),
+                (None, None) => format!("; there are {}", headers()),
             };
             let what = match value.get_ref() {
                 DeValue::Table(_) => "table",

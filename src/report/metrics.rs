@@ -13,6 +13,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::base::meter::{BOUNDS, Reading};
 use crate::base::snapshot::FolderSnapshot;
+use crate::report::bill_file::Cost;
 use crate::report::drill_file::Drilled;
 
 /// The content type of what [`text`] returns.
@@ -25,8 +26,10 @@ pub struct Scrape {
     pub folders: Vec<FolderFacts>,
     /// What was asked of S3 since the process began.
     pub requests: Vec<Reading>,
-    /// What that costs by the prices that are known: the money's name, and millionths of it.
-    pub cost: (String, u64),
+    /// What that costs by the prices that are known, millionths.
+    pub cost_micros: u64,
+    /// What was spent today and this month.
+    pub cost: Cost,
     /// When the process began, wall clock, nanoseconds.
     pub started_ns: i64,
     /// The program's version.
@@ -397,11 +400,39 @@ impl Scrape {
         let help = "What the requests to S3 cost by the prices that are known, an estimate";
         let mut metric =
             encoder.encode_descriptor("request_cost", help, None, MetricType::Counter)?;
-        let (currency, micros) = &self.cost;
-        let label = [("currency", currency.as_str())];
-        let cost = *micros as f64 / 1e6;
-        let mut metric = metric.encode_family(&label)?;
-        metric.encode_counter::<NoLabelSet, _, u64>(&cost, None)
+        let label = [("currency", self.cost.currency.as_str())];
+        let money = |micros: u64| micros as f64 / 1e6;
+        metric
+            .encode_family(&label)?
+            .encode_counter::<NoLabelSet, _, u64>(&money(self.cost_micros), None)?;
+        for (name, help, micros) in [
+            (
+                "cost_today",
+                "What requests cost today (UTC), an estimate",
+                Some(self.cost.today.cost),
+            ),
+            (
+                "cost_this_month",
+                "What requests cost since the month began, an estimate",
+                Some(self.cost.month.cost),
+            ),
+            (
+                "cost_month_at_this_pace",
+                "What the requests of this month will have cost if it goes on like this",
+                Some(self.cost.month_at_this_pace),
+            ),
+            (
+                "cost_budget",
+                "What may be spent in a month, as the config says",
+                self.cost.budget,
+            ),
+        ] {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            if let Some(micros) = micros {
+                metric.encode_family(&label)?.encode_gauge(&money(micros))?;
+            }
+        }
+        Ok(())
     }
 
     fn process(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -1,5 +1,6 @@
 //! What people see: results, the log, progress, and what the service manager is told.
 
+pub mod bill_file;
 pub mod drill_file;
 pub mod lines;
 pub mod log;

@@ -292,7 +292,7 @@ async fn what_differs_is_sent_and_what_was_there_lies_in_trash() {
             "1 file (17.0 MiB) of another size than the object there: that is set aside into trash, the file is sent",
             "1 file (3 B) only here: sent",
             "1 object (18.0 MiB) only there: they stay",
-            "so 2 files (17.0 MiB) to send with about 16 requests; 9 files (104.0 MiB) with 46 if nothing is equal",
+            "so 2 files (17.0 MiB) to send with about 16 requests; 9 files (104.0 MiB) with 46 (0.0002 USD at most) if nothing is equal",
         ]
     );
     assert!(
@@ -387,7 +387,7 @@ async fn a_dry_sync_tells_what_is_compared_from_what_is_sent() {
         "2 objects are under s3://tide/p/ already: equal ones would be adopted without sending, others set aside before their key is written\n\
          would upload other → p/other (4 B)\n\
          would compare same → p/same (4 B)\n\
-         would upload 1 files (4 B) with about 5 requests; 0 unchanged; would compare 1 (4 B) with the objects there\n"
+         would upload 1 files (4 B) with about 5 requests, for less than 0.0001 USD at most; 0 unchanged; would compare 1 (4 B) with the objects there\n"
     );
 }
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tidewatch::base::digest::Sha256;
 use tidewatch::base::policy::{Brake, Guarding, History, OnDelete, Symlinks, WatchMode};
+use tidewatch::base::price::Prices;
 use tidewatch::commands::init::EXAMPLE;
 use tidewatch::config::{
     self, Concurrency, Config, Folder, KEYS, Options, PathStyle, Problems, S3Options, Surroundings,
@@ -107,6 +108,7 @@ fn the_smallest_config_has_the_defaults() {
     assert_eq!(config.upload.concurrency, Concurrency::Auto);
     assert_eq!(config.upload.memory_bytes, 128 << 20);
     assert_eq!(config.upload.bandwidth, config::Bandwidth::default());
+    assert_eq!(config.prices, Prices::default());
     let [folder] = &config.folders[..] else {
         panic!("one folder")
     };
@@ -158,6 +160,7 @@ fn every_value_arrives() {
         "[agent]\nstate_dir = \"/s\"\nshutdown_grace = \"1m\"\n[s3]\nregion = \"eu-central-1\"\n\
          endpoint_url = \"http://h:9/\"\nprofile = \"p\"\npath_style = \"always\"\nca_bundle = \"@file\"\n\
          [upload]\nconcurrency = 64\nmemory = \"1GiB\"\nbandwidth = \"Sat,Sun 10MiB/s, else 2MiB/s\"\n\
+         [cost]\ncurrency = \"EUR\"\nput = \"0.01\"\nget = \"0\"\nread = \"1\"\nbudget = \"2.5\"\n\
          [[folder]]\nname = \"pics\"\npath = \"@photos\"\nto = \"s3://bucket/{hostname}/{name}\"\n\
          exclude = [\"*.iso\"]\ninclude = [\"keep.iso\"]\nbuiltin_ignores = false\nsettle = \"2s\"\n\
          max_wait = \"3s\"\nrescan = \"4s\"\nmax_lag = \"5s\"\n\
@@ -172,6 +175,14 @@ fn every_value_arrives() {
     );
     assert_eq!(config.upload.memory_bytes, 1 << 30);
     assert!(config.upload.bandwidth.is_timetable());
+    let prices = Prices {
+        currency: "EUR".to_owned(),
+        put: 10_000,
+        get: 0,
+        read: 1_000_000,
+        budget: Some(2_500_000),
+    };
+    assert_eq!(config.prices, prices);
     let [pics, music] = &config.folders[..] else {
         panic!("two folders")
     };
@@ -295,7 +306,7 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "[zzz]\n+",
-        "config.toml:1: unknown table `zzz`; there are [agent], [s3], [upload] and [[folder]]",
+        "config.toml:1: unknown table `zzz`; there are [agent], [s3], [upload], [cost] and [[folder]]",
     ),
     (
         "memory = \"1GiB\"\n+",

@@ -16,12 +16,14 @@ use tokio::sync::mpsc;
 
 use crate::base::clock::{Clock, Now};
 use crate::base::offload::Offload;
+use crate::base::price::Prices;
 use crate::base::snapshot::{Happening, What};
 use crate::base::units::show_bytes;
 use crate::commands::Exit;
 use crate::commands::demo::endpoint::Endpoint;
-use crate::commands::folders::{Eyes, Shared, Stores, shown};
+use crate::commands::folders::{Eyes, Shared, shown};
 use crate::commands::signals::Signals;
+use crate::commands::stores::Stores;
 use crate::commands::watch::Service;
 use crate::config::{Config, Folder, PathStyle, S3, SHUTDOWN_GRACE, Target, Upload};
 use crate::report::out::Out;
@@ -124,6 +126,7 @@ fn config(places: &Places, endpoint: &Endpoint) -> Config {
         ..Folder::new("demo".to_owned(), places.folder.clone(), to)
     };
     Config {
+        prices: Prices::default(),
         state_dir: places.state.clone(),
         listen: None,
         shutdown_grace: SHUTDOWN_GRACE,

@@ -31,10 +31,10 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
 use crate::base::clock::Clock;
-use crate::base::meter::Meter;
 use crate::base::offload::Offload;
-use crate::base::price::{Prices, Usage};
+use crate::base::price::Usage;
 use crate::base::snapshot::{FolderSnapshot, Happening};
+use crate::commands::bill::Biller;
 use crate::commands::board::Board;
 use crate::commands::page::guard::{Guard, Knows};
 use crate::commands::page::recent::Recent;
@@ -56,8 +56,7 @@ const FAILING: Duration = Duration::from_secs(2);
 pub struct Page {
     board: Board,
     recent: Recent,
-    meter: Arc<Meter>,
-    prices: Prices,
+    bill: Arc<Biller>,
     guard: Guard,
     state_dir: PathBuf,
     started_ns: i64,
@@ -94,11 +93,11 @@ pub fn channel() -> (mpsc::Sender<Happening>, mpsc::Receiver<Happening>) {
 pub async fn open(
     config: &Config,
     board: &Board,
-    meter: &Arc<Meter>,
+    bill: &Arc<Biller>,
     happenings: mpsc::Receiver<Happening>,
 ) -> Option<Opened> {
     let listen = config.listen?;
-    match try_open(config, listen, board, meter, happenings).await {
+    match try_open(config, listen, board, bill, happenings).await {
         Ok(opened) => {
             tracing::info!(
                 "the page is at {}; `tidewatch open` opens it",
@@ -119,7 +118,7 @@ async fn try_open(
     config: &Config,
     listen: SocketAddr,
     board: &Board,
-    meter: &Arc<Meter>,
+    bill: &Arc<Biller>,
     happenings: mpsc::Receiver<Happening>,
 ) -> io::Result<Opened> {
     let listener = TcpListener::bind(listen).await?;
@@ -140,8 +139,7 @@ async fn try_open(
     let page = Page {
         board: board.clone(),
         recent: Recent::default(),
-        meter: meter.clone(),
-        prices: Prices::default(),
+        bill: bill.clone(),
         guard,
         state_dir: config.state_dir.clone(),
         started_ns: Clock::Real.now().wall_ns,
@@ -227,12 +225,12 @@ impl Page {
             }
         });
         let folders = folders.collect();
-        let requests = self.meter.read();
-        let cost_micros = self.prices.cost(Usage::of(&requests));
+        let (requests, prices) = (self.bill.requests(), self.bill.prices());
         Scrape {
             folders,
+            cost_micros: prices.cost(Usage::of(&requests)),
+            cost: self.bill.cost(),
             requests,
-            cost: (self.prices.currency.clone(), cost_micros),
             started_ns: self.started_ns,
             version: env!("CARGO_PKG_VERSION"),
         }

@@ -146,6 +146,7 @@ function show(state) {
   rows(byId("folders"), state.folders, (folder) => folder.name, folderMade, folderShown);
   if (state.knows) {
     wasRefused = false;
+    spent(state.cost);
     going(state);
     failures(state);
     recents(state);
@@ -372,6 +373,12 @@ setInterval(() => {
 }, 1000);
 
 // -- names --
+
+function spent(cost) {
+  const most = cost.budget ? `; the budget is ${cost.budget}` : "";
+  say(byId("cost"), `Requests cost ${cost.today} today and ${cost.month} this month, ${cost.month_at_this_pace} at this pace${most}.`);
+  byId("cost").classList.toggle("bad", cost.is_over);
+}
 
 function going(state) {
   const items = state.folders.flatMap((folder) => (folder.going_up ?? []).map((file) => ({ ...file, folder: folder.name })));

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::base::clock::{rfc3339, rfc3339_millis};
 use crate::base::path::told;
+use crate::base::price;
 use crate::base::snapshot::FolderSnapshot;
 use crate::commands::page::Page;
 use crate::commands::page::acts::Deed;
@@ -11,6 +12,7 @@ use crate::commands::page::guard::Knows;
 use crate::commands::page::ready;
 use crate::commands::page::recent::Line;
 use crate::manifest::Manifest;
+use crate::report::bill_file::Cost;
 use crate::report::status_file::UpStatus;
 
 /// How many failing paths are named for each folder.
@@ -31,7 +33,19 @@ struct View<'a> {
     /// What can be asked for with the token.
     deeds: &'static [Deed],
     #[serde(skip_serializing_if = "Option::is_none")]
+    cost: Option<Spent>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     recent: Option<Vec<Line>>,
+}
+
+/// What requests cost, for people.
+#[derive(Debug, Serialize)]
+struct Spent {
+    today: String,
+    month: String,
+    month_at_this_pace: String,
+    budget: Option<String>,
+    is_over: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -119,9 +133,21 @@ pub fn text(
         reasons,
         folders: folders.collect(),
         deeds: Deed::ALL,
+        cost: (knows == Knows::Names).then(|| spent(&page.bill.cost())),
         recent: (knows == Knows::Names).then(|| page.recent.lines()),
     };
     serde_json::to_string(&view).unwrap_or_else(|_| "{}".to_owned())
+}
+
+fn spent(cost: &Cost) -> Spent {
+    let show = |micros| price::show(micros, &cost.currency);
+    Spent {
+        today: show(cost.today.cost),
+        month: show(cost.month.cost),
+        month_at_this_pace: show(cost.month_at_this_pace),
+        budget: cost.budget.map(show),
+        is_over: cost.is_over(),
+    }
 }
 
 fn counts(snapshot: &FolderSnapshot) -> FolderView<'_> {

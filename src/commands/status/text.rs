@@ -4,9 +4,11 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::base::clock::rfc3339;
+use crate::base::price;
 use crate::base::units::{show_bytes, show_duration};
 use crate::commands::drill;
 use crate::commands::status::{Agent, State, View};
+use crate::report::bill_file::Cost;
 
 /// The columns of a terminal that nobody has widened.
 const WIDTH: usize = 80;
@@ -24,7 +26,35 @@ pub(super) fn page(state: &State) -> String {
         page.push('\n');
         page.push_str(&folder(view, &state.agent));
     }
+    if let Some(cost) = &state.cost {
+        page.push('\n');
+        page.push_str(&line("", &bill(cost), 0));
+    }
     page
+}
+
+/// What requests cost, and whether that is too much.
+fn bill(cost: &Cost) -> String {
+    let show = |amount| price::show(amount, &cost.currency);
+    let (today, month) = (&cost.today, &cost.month);
+    let mut text = format!(
+        "requests cost {} today, {} this month ({} writes, {} reads), {} at this pace",
+        show(today.cost),
+        show(month.cost),
+        month.usage.puts,
+        month.usage.gets,
+        show(cost.month_at_this_pace),
+    );
+    if let Some(budget) = cost.budget {
+        let word = if cost.is_over() {
+            "MORE THAN"
+        } else {
+            "within"
+        };
+        // Writing to a String cannot fail.
+        let _ = write!(text, ": {word} the budget of {}", show(budget));
+    }
+    text
 }
 
 fn agent(agent: &Agent) -> String {
@@ -219,6 +249,7 @@ mod tests {
                 state_dir: "/var/lib/tidewatch".to_owned(),
             },
             folders: vec![view],
+            cost: None,
         }
     }
 
@@ -270,6 +301,30 @@ photos  level
         assert!(
             page.lines().all(|line| line.chars().count() <= 80),
             "{page}"
+        );
+    }
+
+    #[test]
+    fn what_requests_cost_is_shown_with_the_budget() {
+        let mut state = state(true, view());
+        let mut cost = Cost {
+            currency: "USD".to_owned(),
+            budget: Some(2_000_000),
+            month_at_this_pace: 1_500_000,
+            ..Cost::default()
+        };
+        cost.month.cost = 250_000;
+        cost.month.usage.puts = 50_000;
+        state.cost = Some(cost.clone());
+        let shown = page(&state);
+        let part = "\nrequests cost 0.0000 USD today, 0.2500 USD this month (50000 writes, 0 reads),\n1.50 USD at this pace: within the budget of 2.00 USD\n";
+        assert!(shown.ends_with(part), "{shown}");
+        cost.month_at_this_pace = 2_000_001;
+        state.cost = Some(cost);
+        let shown = page(&state);
+        assert!(
+            shown.ends_with("MORE THAN the budget of 2.00 USD\n"),
+            "{shown}"
         );
     }
 

@@ -17,7 +17,9 @@ use crate::base::path::RelPath;
 use crate::base::policy::OnDelete;
 use crate::base::stat::{Kind, Stat};
 use crate::commands::Exit;
-use crate::commands::folders::{Stores, filter, folder_key, owner, shown};
+use crate::commands::estimate::{self, NoRows};
+use crate::commands::folders::{filter, folder_key, owner, shown};
+use crate::commands::stores::Stores;
 use crate::commands::sync::SyncOptions;
 use crate::commands::sync::dry_run::teller::{Estimate, Teller};
 use crate::commands::sync::dry_run::there::There;
@@ -33,7 +35,7 @@ use crate::sync::plan::{self, Look};
 use crate::tree::Tree;
 use crate::tree::filter::Filter;
 use crate::tree::real::RealTree;
-use crate::tree::scan::{Depth, Known, Rows, Scanner, Scope};
+use crate::tree::scan::{Depth, Rows, Scanner, Scope};
 
 /// Paths that are looked at in one blocking call.
 const BATCH: usize = 512;
@@ -67,6 +69,7 @@ pub(super) async fn dry_run(options: &SyncOptions, telling: Telling) -> anyhow::
         sum: Estimate {
             event: telling.word(),
             dry_run: options.dry_run,
+            currency: config.prices.currency.clone(),
             ..Estimate::default()
         },
     };
@@ -75,6 +78,7 @@ pub(super) async fn dry_run(options: &SyncOptions, telling: Telling) -> anyhow::
         let looked = look(options, folder, manifest.as_ref(), &stores, &mut teller).await?;
         exit = exit.strongest(looked);
     }
+    teller.sum.cost_at_most = estimate::cost_at_most(teller.sum.requests_at_most, &config.prices);
     teller.sum.level = exit == Exit::Level && teller.sum.open() == 0;
     teller.close()?;
     Ok(exit)
@@ -399,14 +403,5 @@ impl Looker {
             fates.insert(path, fate);
         }
         Ok(fates)
-    }
-}
-
-/// A folder of which nothing is known.
-struct NoRows;
-
-impl Rows for NoRows {
-    fn page(&mut self, _: &RelPath, _: &RelPath, _: usize) -> anyhow::Result<Vec<Known>> {
-        Ok(Vec::new())
     }
 }

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::base::clock::Clock;
 use crate::base::meter::Meter;
-use crate::store::s3::attempt::Flight;
+use crate::store::s3::attempt::flight::Flight;
 use crate::store::s3::classify::Cure;
 use crate::store::s3::connect::{self, Connected, Settings};
 

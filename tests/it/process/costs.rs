@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use crate::process::World;
 use crate::process::soak::peak_of;
+use crate::process::{World, ended};
 
 /// Requests of a first sync besides those of the files: what the store can do, the listing, the lease, the catalog.
 const ELSE_REQUESTS: usize = 64;
@@ -61,4 +61,66 @@ async fn memory_stays_within_what_is_set() {
         "{} MiB",
         most >> 20
     );
+}
+
+#[tokio::test]
+async fn every_request_is_on_the_bill_once() {
+    let world = World::new().await;
+    for number in 0..20 {
+        world.write(format!("{number}"), format!("{number}"));
+    }
+    world.write("large", vec![7; 40 << 20]);
+    let mut asked = 0;
+    for _ in 0..2 {
+        world.sync_level().await;
+        let said = status(&world).await;
+        let month = &said["cost"]["month"];
+        let count = |what: &str| month["usage"][what].as_u64().unwrap();
+        // What the store fails at is not billed.
+        let mut billed = world.endpoint.all_requests();
+        billed.retain(|seen| seen.status.is_none_or(|status| status < 500));
+        let all = billed.len() as u64;
+        assert!(all > asked);
+        assert_eq!(count("puts") + count("gets") + count("deletes"), all);
+        assert!(count("puts") >= 21 && count("sent_bytes") >= 40 << 20);
+        let cost = count("puts") * 5 + (count("gets") * 4).div_ceil(10);
+        let told = month["cost"].as_u64().unwrap();
+        // Rounded up each time that it is added up.
+        assert!((cost..cost + 10).contains(&told), "{told} for {cost}");
+        asked = all;
+    }
+}
+
+#[tokio::test]
+async fn a_budget_that_is_about_to_be_passed_is_said() {
+    let world = World::new().await;
+    let config = world.dir.path().join("config.toml");
+    let text = format!(
+        "[agent]\nstate_dir = {:?}\n[cost]\ncurrency = \"EUR\"\nput = \"10\"\nbudget = \"0.05\"\n[s3]\nendpoint_url = {:?}\n\
+         [[folder]]\npath = {:?}\nto = \"s3://tide/p\"\n",
+        world.state(),
+        world.endpoint.url(),
+        world.tree("")
+    );
+    fs::write(&config, text).unwrap();
+    for number in 0..10 {
+        world.write(format!("{number}"), format!("{number}"));
+    }
+    let mut command = world.bare(["sync", "--config"]);
+    let ended = ended(command.arg(&config)).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    assert!(
+        ended.err.contains("than the budget of 0.0500 EUR"),
+        "{}",
+        ended.err
+    );
+    let said = status(&world).await;
+    assert_eq!(said["cost"]["budget"], 50_000);
+    assert!(said["cost"]["month_at_this_pace"].as_u64() > Some(50_000));
+}
+
+async fn status(world: &World) -> serde_json::Value {
+    let mut command = world.bare(["status", "--json", "--state-dir"]);
+    let said = ended(command.arg(world.state())).await;
+    serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {}", said.err))
 }

@@ -64,7 +64,7 @@ async fn a_dry_run_writes_nothing_anywhere() {
         ended.out,
         "would upload a → p/a (5 B)\n\
          would upload b/c → p/b/c (20.0 MiB)\n\
-         would upload 2 files (20.0 MiB) with about 7 requests; 0 unchanged\n"
+         would upload 2 files (20.0 MiB) with about 7 requests, for less than 0.0001 USD at most; 0 unchanged\n"
     );
     assert!(!world.state().exists());
     let seen: Vec<_> = world.endpoint.requests();

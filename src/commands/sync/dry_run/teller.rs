@@ -7,14 +7,15 @@ use serde::Serialize;
 
 use crate::base::path::{RelPath, escaped};
 use crate::base::policy::OnDelete;
+use crate::base::price::{self, Micros};
 use crate::base::units::show_bytes;
 use crate::commands::Exit;
+use crate::commands::estimate::requests;
 use crate::commands::folders::shown;
 use crate::commands::sync::dry_run::there::{Found, There};
 use crate::config;
 use crate::report::lines::Event;
 use crate::report::out::Out;
-use crate::sync::upload::{SINGLE_MOST, part_size_bytes};
 
 /// What a dry run would do, over all folders.
 #[derive(Debug, Default, Serialize)]
@@ -48,6 +49,9 @@ pub(super) struct Estimate {
     /// If none of those that are compared turns out to be equal.
     pub requests_at_most: u64,
     pub bytes_at_most: u64,
+    /// What all these requests cost, as if each were an upload: millionths of `currency`.
+    pub cost_at_most: Micros,
+    pub currency: String,
     #[serde(skip)]
     pub unsyncable: u64,
     /// Folders that were synced to their prefix before.
@@ -141,13 +145,14 @@ impl Estimate {
         );
         say(self.failed, format!("failed {}", self.failed));
         lines.push(format!(
-            "so {} ({}) to send with about {} requests; {} ({}) with {} if nothing is equal",
+            "so {} ({}) to send with about {} requests; {} ({}) with {} ({} at most) if nothing is equal",
             n(self.would_upload),
             show_bytes(self.bytes),
             self.requests,
             n(self.would_upload + self.would_compare),
             show_bytes(self.bytes_at_most),
-            self.requests_at_most
+            self.requests_at_most,
+            price::show(self.cost_at_most, &self.currency)
         ));
         lines
     }
@@ -193,7 +198,8 @@ impl fmt::Display for Estimate {
         let bytes = show_bytes(self.bytes);
         write!(
             f,
-            "would upload {files} files ({bytes}) with about {requests} requests; {unchanged} unchanged"
+            "would upload {files} files ({bytes}) with about {requests} requests, for {} at most; {unchanged} unchanged",
+            price::show(self.cost_at_most, &self.currency)
         )?;
         if self.would_compare > 0 {
             let (count, bytes) = (self.would_compare, show_bytes(self.compare_bytes));
@@ -216,15 +222,6 @@ impl fmt::Display for Estimate {
         }
         Ok(())
     }
-}
-
-/// Returns how many requests it takes to send a file.
-fn requests(size: u64) -> u64 {
-    if size <= SINGLE_MOST {
-        return 1;
-    }
-    // Begin, parts, complete.
-    2 + size.div_ceil(part_size_bytes(size))
 }
 
 /// Where it is told what would be done.
