@@ -5,11 +5,13 @@
 //! processes while it starts; `--print` only prints it.
 
 use std::env;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::Context as _;
+use serde::Serialize;
 
 use crate::base::path::escaped;
 use crate::commands::Exit;
@@ -66,8 +68,7 @@ fn link_of(dir: &Path) -> io::Result<Option<String>> {
     Ok(token.map(|token| format!("{address}#token={}", token.reveal())))
 }
 
-/// Returns the address of the page of a state folder, if the agent that runs there has one. Blocks.
-pub fn page_of(dir: &Path) -> io::Result<Option<String>> {
+fn page_of(dir: &Path) -> io::Result<Option<String>> {
     let Some(pid) = manifest::holder(dir)? else {
         return Ok(None);
     };
@@ -75,6 +76,38 @@ pub fn page_of(dir: &Path) -> io::Result<Option<String>> {
     Ok(said
         .filter(|said| said.pid == pid)
         .and_then(|said| said.page))
+}
+
+/// Where the page of an agent is, and what opens it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct PagePlace {
+    /// Its address.
+    address: String,
+    /// The file that holds the token, for its owner.
+    token_file: String,
+}
+
+impl fmt::Display for PagePlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            address,
+            token_file,
+        } = self;
+        write!(
+            f,
+            "the page is at {address} (token in {token_file}): `tidewatch open`"
+        )
+    }
+}
+
+/// Returns where the page of a state folder is, if the agent that runs there has one. Blocks.
+pub fn place_of(dir: &Path) -> Option<PagePlace> {
+    let address = page_of(dir).ok().flatten()?;
+    let token_file = escaped(token::place(dir).as_os_str().as_encoded_bytes());
+    Some(PagePlace {
+        address,
+        token_file,
+    })
 }
 
 /// Returns the browsers to try, in this order, as their command lines; none where there is no screen and none is named.

@@ -23,6 +23,7 @@ use crate::base::clock::{Clock, rfc3339};
 use crate::base::path::{RelPath, escaped};
 use crate::base::snapshot::FolderSnapshot;
 use crate::commands::Exit;
+use crate::commands::open::{self, PagePlace};
 use crate::commands::status::meant::Meant;
 use crate::manifest::{self, FolderRow, Manifest};
 use crate::report::bill_file::{self, Cost};
@@ -102,6 +103,9 @@ struct State {
     folders: Vec<View>,
     /// What its requests cost; `None` if it never asked anything.
     cost: Option<Cost>,
+    /// Where its page is, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    page: Option<PagePlace>,
 }
 
 /// The process that holds the state folder, or held it last.
@@ -223,6 +227,7 @@ fn look(dir: &Path, now_ns: i64) -> anyhow::Result<Option<State>> {
         agent,
         folders,
         cost,
+        page: open::place_of(dir),
     }))
 }
 
