@@ -150,6 +150,18 @@ function show(state) {
     going(state);
     failures(state);
     recents(state);
+  } else {
+    forget();
+  }
+}
+
+// What was known is not only hidden.
+function forget() {
+  for (const list of ["going", "failing", "recent", "held-list"]) {
+    byId(list).replaceChildren();
+  }
+  if (byId("held").open) {
+    byId("held").close();
   }
 }
 
