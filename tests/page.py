@@ -29,6 +29,9 @@ def main():
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         try:
             run(program, shots, Path(folder))
+        except BaseException:
+            print((Path(folder) / "agent.log").read_text(), file=sys.stderr)
+            raise
         finally:
             for child in reversed(CHILDREN):
                 child.send_signal(signal.SIGTERM)
@@ -93,7 +96,7 @@ class World:
             delete_brake = {{ files = 5, window = "10m" }}
             """)
         environment = {**clean, "AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret}
-        self.agent = start([program, "run", "--config", config], environment, work / "agent.log")
+        self.agent = start([program, "run", "-v", "--config", config], environment, work / "agent.log")
         self.log = work / "agent.log"
 
         def link():
