@@ -52,11 +52,11 @@ impl Site {
     async fn start(world: &World, folder: &str) -> Self {
         let config = world.dir.path().join("config.toml");
         let text = format!(
-            "[agent]\nlisten = \"127.0.0.1:0\"\nstate_dir = {:?}\n[s3]\nendpoint_url = {:?}\n\
-             [[folder]]\nname = \"photos\"\npath = {:?}\nto = \"s3://tide/p\"\nsettle = \"100ms\"\n{folder}\n",
-            world.state(),
+            "[agent]\nlisten = \"127.0.0.1:0\"\nstate_dir = \"{}\"\n[s3]\nendpoint_url = {:?}\n\
+             [[folder]]\nname = \"photos\"\npath = \"{}\"\nto = \"s3://tide/p\"\nsettle = \"100ms\"\n{folder}\n",
+            world.state().display(),
             world.endpoint.url(),
-            world.tree(""),
+            world.tree("").display(),
         );
         fs::write(&config, text).unwrap();
         let mut command = world.bare(["run", "--config", config.to_str().unwrap()]);
@@ -314,7 +314,7 @@ async fn without_the_token_no_name_is_shown() {
     world.endpoint.script(|seen| {
         seen.key
             .ends_with("sealed.txt")
-            .then(|| Fault::Error(403, "AccessDenied"))
+            .then_some(Fault::Error(403, "AccessDenied"))
     });
     let site = Site::start(&world, "").await;
     site.until("a failure and an upload", |state| {
@@ -405,10 +405,10 @@ async fn a_file_that_goes_up_is_told_of_within_a_second() {
         site.bearer()
     );
     line.write_all(ask.as_bytes()).await.unwrap();
-    let begun = read_until(&mut line, "event: state").await;
+    let first = read_until(&mut line, "event: state").await;
     assert!(
-        begun.contains("text/event-stream") && begun.contains("event: past"),
-        "{begun}"
+        first.contains("text/event-stream") && first.contains("event: past"),
+        "{first}"
     );
     let mut took = Vec::new();
     for number in 0..5 {
@@ -638,12 +638,12 @@ async fn a_taken_port_is_a_warning_and_not_an_end() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let config = world.dir.path().join("config.toml");
     let text = format!(
-        "[agent]\nlisten = \"{}\"\nstate_dir = {:?}\n[s3]\nendpoint_url = {:?}\n\
-         [[folder]]\npath = {:?}\nto = \"s3://tide/p\"\n",
+        "[agent]\nlisten = \"{}\"\nstate_dir = \"{}\"\n[s3]\nendpoint_url = {:?}\n\
+         [[folder]]\npath = \"{}\"\nto = \"s3://tide/p\"\n",
         taken.local_addr().unwrap(),
-        world.state(),
+        world.state().display(),
         world.endpoint.url(),
-        world.tree(""),
+        world.tree("").display(),
     );
     fs::write(&config, text).unwrap();
     let child = world

@@ -174,6 +174,12 @@ async fn the_metrics_hold_to_the_format_and_are_those_that_are_documented() {
     assert_eq!(buckets.last(), of_puts("count").first());
     assert!(answer.body.contains("le=\"+Inf\""), "{}", answer.body);
 
+    are_documented(&served);
+    site.stop().await;
+}
+
+/// Compares what is served with the README's table, the dashboard and the alerts.
+fn are_documented(served: &BTreeSet<String>) {
     let readme = file("README.md");
     let (_, table) = readme.split_once("### Metrics").expect("a section");
     let table = table
@@ -183,7 +189,7 @@ async fn the_metrics_hold_to_the_format_and_are_those_that_are_documented() {
         .split("\n### ")
         .next()
         .unwrap();
-    assert_eq!(names_in(table), served, "the README's table");
+    assert_eq!(&names_in(table), served, "the README's table");
     let dashboard: Value = serde_json::from_str(&file("docs/grafana.json")).expect("JSON");
     let panels = dashboard["panels"].as_array().expect("panels");
     assert!(panels.iter().all(|panel| panel["title"].is_string()));
@@ -200,13 +206,12 @@ async fn the_metrics_hold_to_the_format_and_are_those_that_are_documented() {
     for place in ["docs/grafana.json", "docs/alerts.yml"] {
         let named = families(names_in(&file(place)));
         assert!(named.len() > 5, "{place} names metrics");
-        let unknown: Vec<&String> = named.difference(&served).collect();
+        let unknown: Vec<&String> = named.difference(served).collect();
         assert!(
             unknown.is_empty(),
             "{place} names what is not served: {unknown:?}"
         );
     }
-    site.stop().await;
 }
 
 #[test]
