@@ -74,7 +74,7 @@ async fn a_new_bandwidth_is_used_at_once_after_a_reload() {
     send(&child, Signal::HUP);
     let said = told(&mut child, "what was read before stays in force").await;
     assert!(
-        said.contains("config.toml:6: `bandwidth`: `0` would send nothing"),
+        said.contains("config.toml:7: `bandwidth`: `0` would send nothing"),
         "{said}"
     );
 
