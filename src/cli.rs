@@ -16,6 +16,7 @@ use crate::cli::args::folder::Where;
 use crate::cli::args::held::HeldVerb;
 use crate::cli::args::history::{DrillArgs, HistoryArgs};
 use crate::cli::args::live::{Known, StatusArgs, SyncNowArgs};
+use crate::cli::args::open::OpenArgs;
 use crate::cli::args::restore::RestoreArgs;
 use crate::cli::args::service::{ServiceArgs, ServiceVerb};
 use crate::cli::args::verify::VerifyArgs;
@@ -31,6 +32,7 @@ use crate::commands::folder::{self, FolderOptions};
 use crate::commands::held::{self, HeldCommand, HeldOptions};
 use crate::commands::history::{self, HistoryOptions};
 use crate::commands::init::{self, InitOptions};
+use crate::commands::open::{self, OpenOptions};
 use crate::commands::pause::{self, SyncNowOptions};
 use crate::commands::policy::{self, PolicyOptions};
 use crate::commands::reload::Reader;
@@ -92,6 +94,7 @@ fn dispatch(cli: Cli, surroundings: &Surroundings) -> anyhow::Result<Exit> {
         )?)),
         Command::Adopt(args) => drive(sync::adopt(sync_options(args, quiet, surroundings)?)),
         Command::Status(args) => status(args, surroundings),
+        Command::Open(args) => open::open(&open_options(args, surroundings)?, &mut out),
         Command::Pause(args) => pause(args.of, Verb::Pause, surroundings, &mut out),
         Command::Resume(args) => pause(args.of, Verb::Resume, surroundings, &mut out),
         Command::SyncNow(args) => sync_now(args, surroundings, &mut out),
@@ -298,6 +301,14 @@ fn sync_options(
         retry_failed: args.retry_failed,
         json: args.json,
         quiet,
+    })
+}
+
+fn open_options(args: OpenArgs, surroundings: &Surroundings) -> Result<OpenOptions, Problems> {
+    let named = args.config.config.as_deref();
+    Ok(OpenOptions {
+        states: states::find(named, args.state.state_dir, surroundings)?,
+        print: args.print,
     })
 }
 

@@ -6,6 +6,7 @@ use crate::agent::turn::{Turned, Work};
 use crate::agent::weigh::Weigh;
 use crate::agent::{JOBS_AHEAD, Loop, Pending, Said, Then};
 use crate::base::clock::Now;
+use crate::manifest::Change;
 use crate::sync::Lane;
 use crate::sync::file::{self, Aim, Message};
 use crate::sync::queue::{self, End};
@@ -140,7 +141,11 @@ impl Loop {
             self.teller.manifest_works();
         }
         self.turn_not_before = None;
-        for Pending { then, .. } in pending {
+        for Pending { changes, then } in pending {
+            // This turn, and a scan that began before it, have seen what is let go as still held.
+            if changes.contains(&Change::Release) {
+                self.scans.lost(now);
+            }
             match then {
                 Then::Nothing => {}
                 Then::Finish(done) => self.finished(*done, now),

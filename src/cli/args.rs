@@ -6,6 +6,7 @@ pub(in crate::cli) mod held;
 pub(in crate::cli) mod history;
 pub(in crate::cli) mod live;
 pub(in crate::cli) mod loud;
+pub(in crate::cli) mod open;
 pub(in crate::cli) mod restore;
 pub(in crate::cli) mod service;
 pub(in crate::cli) mod verify;
@@ -24,6 +25,7 @@ use crate::cli::args::held::HeldArgs;
 use crate::cli::args::history::{DrillArgs, HistoryArgs};
 use crate::cli::args::live::{ExplainArgs, PauseArgs, ResumeArgs, StatusArgs, SyncNowArgs};
 use crate::cli::args::loud::Loud;
+use crate::cli::args::open::OpenArgs;
 use crate::cli::args::restore::RestoreArgs;
 use crate::cli::args::service::ServiceArgs;
 use crate::cli::args::verify::VerifyArgs;
@@ -104,6 +106,9 @@ pub(in crate::cli) enum Command {
 
     /// Show how far each folder is: lag, queue, failures
     Status(StatusArgs),
+    /// Open the page of the agent that runs, in a browser
+    Open(OpenArgs),
+
     /// Say whether a file is safe, and if not, why (0 safe, 3 not)
     Explain(ExplainArgs),
     /// Let the running agent start nothing new

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::base::clock::Clock;
-use crate::base::meter::Meter;
+use crate::base::meter::{Meter, Reading};
 use crate::base::offload::Offload;
 use crate::base::price::{Prices, Usage};
 use crate::report::bill_file::{self, Bill, Cost};
@@ -55,6 +55,11 @@ impl Biller {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// Returns what was asked of S3 since the process began.
+    pub fn requests(&self) -> Vec<Reading> {
+        self.meter.read()
     }
 
     /// Uses other prices from now on.

@@ -47,6 +47,8 @@ struct Inner {
     news: watch::Sender<()>,
     /// What does not get on, as it was last found.
     stuck: Mutex<Option<String>>,
+    /// The address of the page.
+    page: Mutex<Option<String>>,
     /// Pass a folder's news on, each until its loop ends.
     listeners: Mutex<JoinSet<()>>,
 }
@@ -57,6 +59,7 @@ impl Default for Board {
             seats: watch::channel(Vec::new()).0,
             news: watch::channel(()).0,
             stuck: Mutex::default(),
+            page: Mutex::default(),
             listeners: Mutex::default(),
         }))
     }
@@ -125,6 +128,17 @@ impl Board {
             place.unwrap_or(names.len())
         };
         self.0.seats.send_modify(|seats| seats.sort_by_key(place));
+    }
+
+    /// Notes the address of the page.
+    pub fn has_page(&self, address: String) {
+        *self.0.page.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
+    }
+
+    /// Returns the address of the page, if there is one.
+    pub fn page(&self) -> Option<String> {
+        let page = self.0.page.lock();
+        page.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Notes what does not get on, or that everything does.

@@ -20,6 +20,8 @@ pub mod init;
 pub mod kept;
 pub mod lines;
 pub mod manager;
+pub mod open;
+pub mod page;
 pub mod pages;
 pub mod pause;
 pub mod policy;

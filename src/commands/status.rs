@@ -23,6 +23,7 @@ use serde::Serialize;
 use crate::base::clock::{Clock, rfc3339};
 use crate::base::path::{RelPath, escaped};
 use crate::base::snapshot::FolderSnapshot;
+use crate::commands::open::{self, PagePlace};
 use crate::commands::status::meant::Meant;
 use crate::commands::{Exit, control};
 use crate::manifest::{self, FolderRow, Manifest};
@@ -111,6 +112,9 @@ struct State {
     folders: Vec<View>,
     /// What its requests cost; `None` if it never asked anything.
     cost: Option<Cost>,
+    /// Where its page is, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    page: Option<PagePlace>,
 }
 
 /// The process that holds the state folder, or held it last.
@@ -244,6 +248,7 @@ fn look(dir: &Path, now_ns: i64) -> anyhow::Result<Option<State>> {
         agent,
         folders,
         cost,
+        page: open::place_of(dir),
     }))
 }
 

@@ -22,6 +22,7 @@ use crate::commands::board::Board;
 use crate::commands::folders::{Eyes, Shared, shown};
 use crate::commands::kept::{Kept, Trouble};
 use crate::commands::manager::Manager;
+use crate::commands::page;
 use crate::commands::reload::{Reader, Reloads};
 use crate::commands::signals::Signals;
 use crate::commands::stores::Stores;
@@ -62,7 +63,12 @@ pub async fn run(options: WatchOptions) -> anyhow::Result<Exit> {
         Ok(shared) => Arc::new(shared),
         Err(exit) => return Ok(exit),
     };
-    let mut service = Service::start(&options.config, &shared, None).reloading(reloads);
+    let told = options.config.listen.map(|_| page::channel());
+    let tell = told.as_ref().map(|(tell, _)| tell);
+    let mut service = Service::start(&options.config, &shared, tell).reloading(reloads);
+    if let Some((_, told)) = told {
+        service.show_page(&options.config, told).await;
+    }
     let exit = service.attend(&mut signals).await;
     shared.close().await;
     Ok(exit)
@@ -169,6 +175,15 @@ impl Service {
             listeners,
             cannot_write: false,
             exit: Exit::Level,
+        }
+    }
+
+    /// Opens the page, if it can be.
+    async fn show_page(&mut self, config: &Config, told: mpsc::Receiver<Happening>) {
+        let bill = &self.shared.bill;
+        if let Some(page) = page::open(config, &self.board, bill, told).await {
+            self.board.has_page(page.address.clone());
+            self.listeners.spawn(page.serve());
         }
     }
 
@@ -289,6 +304,7 @@ impl Service {
             at_ns: Clock::Real.now().wall_ns,
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            page: self.board.page(),
             folders: snapshots.iter().map(FolderStatus::of).collect(),
         };
         let dir = self.state_dir.clone();

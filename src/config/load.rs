@@ -1,5 +1,6 @@
 //! Text or command line → [`Config`].
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,9 +10,9 @@ use crate::base::terms::Terms;
 use crate::config::read::{Reader, Section};
 use crate::config::target::expand;
 use crate::config::{
-    Bandwidth, Config, Folder, MAX_LAG, MAX_WAIT, MEMORY_BYTES, Notify, Options, Problem, Problems,
-    RESCAN, S3, S3Options, SETTLE, SHUTDOWN_GRACE, Surroundings, Target, Upload, adhoc_dir, check,
-    cost, policy, state_dir, terms, values,
+    Bandwidth, Config, Folder, LISTEN, MAX_LAG, MAX_WAIT, MEMORY_BYTES, Notify, Options, Problem,
+    Problems, RESCAN, S3, S3Options, SETTLE, SHUTDOWN_GRACE, Surroundings, Target, Upload,
+    adhoc_dir, check, cost, policy, state_dir, terms, values,
 };
 
 /// The shortest time between two full walks: without a bound the agent would do nothing else.
@@ -33,6 +34,7 @@ impl Config {
 
         let agent = reader.table(&root, "agent");
         let state = agent_state_dir(&mut reader, &agent, options, surroundings);
+        let listen = listen(&mut reader, &agent);
         let shutdown_grace = agent.parsed(&mut reader, "shutdown_grace", values::duration);
 
         let table = reader.table(&root, "s3");
@@ -71,6 +73,7 @@ impl Config {
             reader.problems,
             Self {
                 state_dir: state.unwrap_or_default(),
+                listen,
                 shutdown_grace: shutdown_grace.unwrap_or(SHUTDOWN_GRACE),
                 upload,
                 prices,
@@ -95,6 +98,7 @@ impl Config {
         };
         Ok(Self {
             state_dir,
+            listen: None,
             shutdown_grace: SHUTDOWN_GRACE,
             upload: Upload {
                 concurrency: options.concurrency.unwrap_or_default(),
@@ -181,6 +185,16 @@ fn agent_state_dir(
             None
         }
     }
+}
+
+/// Reads where the page is served; `""` says nowhere.
+fn listen(reader: &mut Reader<'_>, agent: &Section<'_, '_>) -> Option<SocketAddr> {
+    if agent.is_empty("listen") {
+        return None;
+    }
+    agent
+        .parsed(reader, "listen", values::listen)
+        .or(Some(LISTEN))
 }
 
 /// Reads the limit of bandwidth; what is written is checked also where an option goes before it.

@@ -17,6 +17,7 @@ mod target;
 mod terms;
 mod values;
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -53,6 +54,8 @@ pub const TRASH_KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
 /// How often the bucket is compared with what is known of it, unless it is said otherwise.
 pub const AUDIT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Where the page of a service listens, unless it is said otherwise.
+pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8737);
 /// File bytes in memory, unless it is said otherwise.
 pub const MEMORY_BYTES: u64 = 128 << 20;
 
@@ -143,6 +146,8 @@ impl From<S3Options> for S3 {
 pub struct Config {
     /// Where the manifest and the lock are.
     pub state_dir: PathBuf,
+    /// Where the page, metrics and health of `run` are served; `None`: nowhere.
+    pub listen: Option<SocketAddr>,
     /// How long running requests may take after a stop signal.
     pub shutdown_grace: Duration,
     /// What all folders share.

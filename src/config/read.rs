@@ -11,7 +11,7 @@ use crate::config::{Concurrency, Problem, values};
 
 /// Every table of the config and the keys it may hold; those of `s3` may stand in each folder too.
 pub const KEYS: &[(&str, &[&str])] = &[
-    ("agent", &["state_dir", "shutdown_grace"]),
+    ("agent", &["state_dir", "listen", "shutdown_grace"]),
     (
         "s3",
         &[
@@ -273,6 +273,12 @@ impl<'t, 'i> Section<'t, 'i> {
     /// Returns where `key` is, or the table if it is not there.
     pub fn place_of(&self, key: &str) -> usize {
         self.value(key).map_or(self.at, |value| value.span().start)
+    }
+
+    /// Returns true if `key` is there and says nothing.
+    pub fn is_empty(&self, key: &str) -> bool {
+        let value = self.value(key).map(toml::Spanned::get_ref);
+        matches!(value, Some(DeValue::String(text)) if text.is_empty())
     }
 
     /// Returns a text that is not empty.

@@ -2,6 +2,7 @@
 //!
 //! Every error is one line that fits behind the name of the key or option it is about.
 
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,17 @@ pub fn duration_from(least: Duration, text: &str) -> Result<Duration, String> {
         return Err(format!("expected at least \"{least}\", got {text:?}"));
     }
     Ok(duration)
+}
+
+/// Takes an address to listen at: an IP address, or `localhost`, and a port.
+pub fn listen(text: &str) -> Result<SocketAddr, String> {
+    let digits = match text.strip_prefix("localhost:") {
+        Some(port) => format!("127.0.0.1:{port}"),
+        None => text.to_owned(),
+    };
+    digits.parse().map_err(|_| {
+        format!("expected an address and a port such as \"127.0.0.1:8737\" or \"[::1]:8737\", got {text:?}")
+    })
 }
 
 /// Takes the memory that uploads may use, in bytes.

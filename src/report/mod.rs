@@ -4,6 +4,7 @@ pub mod bill_file;
 pub mod drill_file;
 pub mod lines;
 pub mod log;
+pub mod metrics;
 pub mod out;
 pub mod progress;
 pub mod status_file;

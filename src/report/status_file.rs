@@ -26,6 +26,9 @@ pub struct StatusFile {
     pub pid: u32,
     /// The agent's version.
     pub version: String,
+    /// The address of its page, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page: Option<String>,
     /// Its folders, in the order of the config.
     pub folders: Vec<FolderStatus>,
 }
@@ -49,7 +52,8 @@ pub struct UpStatus {
 }
 
 impl UpStatus {
-    fn of(up: &Up) -> Self {
+    /// Puts it into the contract's words.
+    pub fn of(up: &Up) -> Self {
         let bytes = up.path.as_bytes();
         let is_text = std::str::from_utf8(bytes).is_ok();
         Self {
@@ -289,6 +293,7 @@ mod tests {
             at_ns: 5,
             pid: 1,
             version: "0".into(),
+            page: None,
             folders,
         };
         write(folder.path(), &status).expect("writable");

@@ -154,6 +154,28 @@ fn the_smallest_config_has_the_defaults() {
 }
 
 #[test]
+fn the_page_listens_where_it_is_told_or_nowhere() {
+    let machine = Machine::new();
+    let listen = |text: &str| {
+        let text = format!(
+            "[agent]\nstate_dir = \"/s\"\n{text}\n[[folder]]\npath = \"@photos\"\nto = \"s3://bucket/p\"\n"
+        );
+        let listen = machine.load(&text).expect("a good config").listen;
+        listen.map(|address| address.to_string())
+    };
+    for (text, expected) in [
+        ("", Some("127.0.0.1:8737")),
+        ("listen = \"\"", None),
+        ("listen = \"127.0.0.1:0\"", Some("127.0.0.1:0")),
+        ("listen = \"localhost:99\"", Some("127.0.0.1:99")),
+        ("listen = \"[::1]:8737\"", Some("[::1]:8737")),
+        ("listen = \"0.0.0.0:80\"", Some("0.0.0.0:80")),
+    ] {
+        assert_eq!(listen(text).as_deref(), expected, "{text}");
+    }
+}
+
+#[test]
 fn every_value_arrives() {
     let machine = Machine::new();
     let config = machine.load(
@@ -392,6 +414,14 @@ const WRONG: &[(&str, &str)] = &[
         "config.toml:4: `delete_brake.share`: expected a share from \"1%\" to \"100%\", got \"0%\"\n\
          config.toml:4: `delete_brake.window`: expected at least \"1s\", got \"0s\"\n\
          config.toml:4: `delete_brake.files`: expected a number from 1 up, got the number 0",
+    ),
+    (
+        "[agent]\nstate_dir = \"/s\"\nlisten = \"8737\"\n+",
+        "config.toml:3: `listen`: expected an address and a port such as \"127.0.0.1:8737\" or \"[::1]:8737\", got \"8737\"",
+    ),
+    (
+        "[agent]\nstate_dir = \"/s\"\nlisten = 8737\n+",
+        "config.toml:3: `listen`: expected a text in quotes, got the number 8737",
     ),
     (
         "+delete_brake = 5\noverwrite_brake = \"on\"",

@@ -25,6 +25,7 @@ mod features;
 mod filter;
 mod lease;
 mod manifest;
+mod page;
 mod process;
 mod reads;
 #[cfg(feature = "demo")]

@@ -87,6 +87,7 @@ fn say(state: &Path, at_ns: i64, pid: u32, level: bool) {
         at_ns,
         pid,
         version: "0.1.0".to_owned(),
+        page: None,
         folders: vec![FolderStatus::of(&snapshot)],
     };
     status_file::write(state, &said).expect("written");

@@ -43,6 +43,7 @@ const KEPT: &[(&str, Match, &[&str])] = &[
     ("libc", Match::Crate, &["tree/real/lease.rs"]),
     ("zstd", Match::Crate, &["catalog/link.rs"]),
     ("jiff", Match::Crate, &["base/clock.rs"]),
+    ("prometheus_client", Match::Start, &["report/metrics.rs"]),
     ("dashmap", Match::Whole, &["sync/dedupe.rs"]),
     ("DashMap", Match::Whole, &["sync/dedupe.rs"]),
 ];

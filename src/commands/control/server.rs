@@ -164,6 +164,7 @@ impl Desk {
             at_ns: Clock::Real.now().wall_ns,
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            page: self.board.page(),
             folders: folders.into_iter().map(|(_, status)| status).collect(),
         };
         Said {

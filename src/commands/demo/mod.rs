@@ -128,6 +128,7 @@ fn config(places: &Places, endpoint: &Endpoint) -> Config {
     Config {
         prices: Prices::default(),
         state_dir: places.state.clone(),
+        listen: None,
         shutdown_grace: SHUTDOWN_GRACE,
         upload: Upload::default(),
         take_over: false,

@@ -30,6 +30,10 @@ pub(super) fn page(state: &State) -> String {
         page.push('\n');
         page.push_str(&folder(view, &state.agent));
     }
+    if let Some(place) = &state.page {
+        page.push('\n');
+        page.push_str(&line("", &place.to_string(), 0));
+    }
     if let Some(cost) = &state.cost {
         page.push('\n');
         page.push_str(&line("", &bill(cost), 0));
@@ -348,6 +352,7 @@ mod tests {
             },
             folders: vec![view],
             cost: None,
+            page: None,
         }
     }
 

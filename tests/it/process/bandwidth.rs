@@ -13,7 +13,7 @@ use crate::support::endpoint::Fault;
 /// Writes a config with these lines in `[upload]`.
 fn config(world: &World, upload: &str) -> PathBuf {
     let text = format!(
-        "[agent]\nstate_dir = \"{}\"\n[s3]\nendpoint_url = \"{}\"\n[upload]\n{upload}\n\
+        "[agent]\nlisten = \"\"\nstate_dir = \"{}\"\n[s3]\nendpoint_url = \"{}\"\n[upload]\n{upload}\n\
          [[folder]]\npath = \"{}\"\nto = \"s3://tide/p\"\nsettle = \"100ms\"\n",
         world.state().display(),
         world.endpoint.url(),
@@ -53,7 +53,7 @@ async fn a_new_bandwidth_is_used_at_once_after_a_reload() {
     send(&child, Signal::HUP);
     let said = told(&mut child, "what was read before stays in force").await;
     assert!(
-        said.contains("config.toml:6: `bandwidth`: `0` would send nothing"),
+        said.contains("config.toml:7: `bandwidth`: `0` would send nothing"),
         "{said}"
     );
 

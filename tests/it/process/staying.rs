@@ -76,7 +76,7 @@ async fn a_guarded_folder_whose_bucket_cannot_be_asked_keeps_no_service_from_bei
     world.write("a", b"a");
     let config = world.dir.path().join("config.toml");
     let text = format!(
-        "[agent]\nstate_dir = {:?}\n[s3]\nendpoint_url = {:?}\n[[folder]]\npath = {:?}\nto = \"s3://tide/p\"\n\
+        "[agent]\nlisten = \"\"\nstate_dir = {:?}\n[s3]\nendpoint_url = {:?}\n[[folder]]\npath = {:?}\nto = \"s3://tide/p\"\n\
          guard = \"strict\"\n",
         world.state(),
         world.endpoint.url(),
@@ -112,7 +112,7 @@ async fn run_goes_on_without_a_bucket() {
     let world = World::new().await;
     world.write("a", b"content");
     let text = format!(
-        "[agent]\nstate_dir = {:?}\n[s3]\nendpoint_url = {:?}\n\
+        "[agent]\nlisten = \"\"\nstate_dir = {:?}\n[s3]\nendpoint_url = {:?}\n\
          [[folder]]\npath = {:?}\nto = \"s3://nosuch/a\"\n",
         world.state(),
         world.endpoint.url(),
