@@ -203,12 +203,18 @@ impl Lease {
 
     /// Says what people should know of it; `None` if it is held, and keeps others out.
     pub fn words(&self, now: Now) -> Option<String> {
-        let on = self.on.as_ref()?;
+        self.on.as_ref()?;
         if let Some(words) = self.why_not(now) {
             return Some(words);
         }
-        let is_advisory = Trust::of(&on.desk.store.features()) == Trust::None;
-        is_advisory.then(|| "the store ignores conditions: the lease is advisory".to_owned())
+        let words = || "the store ignores conditions: the lease is advisory".to_owned();
+        self.is_advisory(now).then(words)
+    }
+
+    /// Returns true if it is held, and keeps nobody out who does not look.
+    pub fn is_advisory(&self, now: Now) -> bool {
+        let is_untrusted = |on: &On| Trust::of(&on.desk.store.features()) == Trust::None;
+        self.why_not(now).is_none() && self.on.as_ref().is_some_and(is_untrusted)
     }
 }
 

@@ -252,6 +252,7 @@ impl Loop {
             .filter(|_| self.stopping.is_none());
         snapshot.runs = true;
         (snapshot.lease_holder, snapshot.lease_until_ns) = self.lease.owner(now);
+        snapshot.lease_is_advisory = self.lease.is_advisory(now);
         snapshot.away = self.scans.away().map(str::to_owned);
         snapshot.brake = self.brake();
         snapshot.catalog.clone_from(&self.catalog.trouble);

@@ -106,6 +106,10 @@ pub struct Tried {
 
 /// A folder at one moment.
 #[derive(Clone, PartialEq, Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says something of its own"
+)]
 pub struct FolderSnapshot {
     /// Its name.
     pub name: String,
@@ -188,6 +192,8 @@ pub struct FolderSnapshot {
     pub lease: Option<String>,
     /// Who has the lease, where that is known.
     pub lease_holder: Option<String>,
+    /// All that is to be known of the lease is that the store cannot keep others out by it.
+    pub lease_is_advisory: bool,
     /// Until when that one has it unless it is renewed, wall clock, nanoseconds.
     pub lease_until_ns: Option<i64>,
     /// Why the folder's root cannot be used, if so.

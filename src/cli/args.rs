@@ -135,7 +135,7 @@ pub(in crate::cli) enum Command {
     )]
     Held(HeldArgs),
 
-    /// List the folders that are known here, or accept a new root
+    /// List the folders that are known here, move one, or forget it
     #[command(after_long_help = "Examples:\n  \
         tidewatch folder list\n  \
         tidewatch folder set photos --accept-root")]

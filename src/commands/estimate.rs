@@ -44,6 +44,10 @@ impl Rows for NoRows {
     }
 }
 
+fn plural(count: u64) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
 /// A folder that meets its bucket for the first time.
 #[derive(Debug)]
 pub struct First {
@@ -90,7 +94,8 @@ impl First {
         if files > 0 {
             let cost = self.prices.show(cost_at_most(asks, &self.prices));
             tracing::info!(folder = %self.folder.name,
-                "a first sync: {files} files ({}) are here, about {asks} requests if all are sent, {cost}", show_bytes(bytes));
+                "a first sync: {files} file{s} ({}) here, about {asks} request{asked} if all are sent, {cost}", show_bytes(bytes),
+                s = plural(files), asked = plural(asks));
         }
     }
 }

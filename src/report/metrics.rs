@@ -169,8 +169,8 @@ const GAUGES: &[Of<f64>] = &[
     (
         "lease_trouble",
         None,
-        "1 if there is something to know of the lease of the prefix: another owns it, or it is not held, or advisory; else 0",
-        |folder| is(folder.snapshot.lease.is_some()),
+        "1 if another owns the lease of the prefix, or it is not held; else 0",
+        |folder| is(folder.snapshot.lease.is_some() && !folder.snapshot.lease_is_advisory),
     ),
     (
         "catalog_trouble",

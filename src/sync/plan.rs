@@ -89,14 +89,18 @@ impl Read {
     }
 }
 
-/// Returns whether a content that `again` has found unchanged is still doubtful. `must_read`: somebody wrote to the file
-/// between the two reads, so that they say nothing of each other.
-pub fn is_still_doubtful(before: &Content, again: &Read, must_read: bool) -> bool {
-    let agree = before.doubtful
-        && !must_read
-        && before.stat.same_content_as(&again.stat)
-        && again.read_at_ns.saturating_sub(before.read_at_ns) >= APART_NS;
-    again.doubtful && !agree
+/// Returns whether a content that `again` has found unchanged is still doubtful, and since when (wall clock, nanoseconds) it
+/// has been read as it is. `must_read`: somebody wrote to the file between the two reads, so that they say nothing of each
+/// other.
+pub fn doubt_after(before: &Content, again: &Read, must_read: bool) -> (bool, i64) {
+    let agree =
+        before.doubtful && !must_read && before.stat.same_content_as(&again.stat) && again.doubtful;
+    let apart_ns = again.read_at_ns.saturating_sub(before.read_at_ns);
+    if agree && apart_ns < APART_NS {
+        // The first of them counts, or reads that come close after each other would never be far enough apart.
+        return (true, before.read_at_ns);
+    }
+    (again.doubtful && !agree, again.read_at_ns)
 }
 
 /// Returns the content that the key is known to hold; `None` after anything that may have changed it.
@@ -301,18 +305,35 @@ mod tests {
             is_beginning: false,
         };
         let same = stat(T + 1);
+        let (late, soon) = (first_ns + APART_NS, first_ns + APART_NS - 1);
         let table = [
-            (true, again(same, APART_NS, true), false, false),
-            (true, again(same, APART_NS - 1, true), false, true),
-            (true, again(same, APART_NS, true), true, true),
-            (true, again(stat(T + 2), APART_NS, true), false, true),
+            (true, again(same, APART_NS, true), false, (false, late)),
+            (
+                true,
+                again(same, APART_NS - 1, true),
+                false,
+                (true, first_ns),
+            ),
+            (true, again(same, APART_NS, true), true, (true, late)),
+            (true, again(same, APART_NS - 1, true), true, (true, soon)),
+            (
+                true,
+                again(stat(T + 2), APART_NS, true),
+                false,
+                (true, late),
+            ),
             // The first of two.
-            (false, again(same, APART_NS, true), false, true),
+            (false, again(same, APART_NS, true), false, (true, late)),
             // Under a lease one is enough.
-            (true, again(stat(T + 2), 1, false), true, false),
+            (
+                true,
+                again(stat(T + 2), 1, false),
+                true,
+                (false, first_ns + 1),
+            ),
         ];
         for (at, (was, again, must_read, expected)) in table.into_iter().enumerate() {
-            let is = is_still_doubtful(&before(was), &again, must_read);
+            let is = doubt_after(&before(was), &again, must_read);
             assert_eq!(is, expected, "row {at}");
         }
     }

@@ -104,6 +104,10 @@ fn unanswered(error: &Error) -> Finding {
         ErrorKind::Unsupported | ErrorKind::NotFound | ErrorKind::Invalid => Finding::ok(
             "there are no lifecycle rules here; the agent ends unfinished uploads of its own",
         ),
+        ErrorKind::Corrupt => Finding::warn(
+            "whether a lifecycle rule ends unfinished uploads is not known: the endpoint does not answer that as S3 does; \
+             the agent ends unfinished uploads of its own",
+        ),
         _ => Finding::warn(format!(
             "whether a lifecycle rule ends unfinished uploads is not known: {}",
             error.message

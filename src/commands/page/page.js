@@ -244,7 +244,7 @@ function folderShown(article, folder) {
   at(".where").hidden = !last.knows;
   say(at(".where"), last.knows ? `${folder.path} → ${folder.to}` : "");
   let troubles = folder.troubles ?? [];
-  if (folder.lease) {
+  if (folder.lease && !folder.lease_is_advisory) {
     troubles = [...troubles, folder.lease];
   }
   if (!last.knows) {
@@ -265,6 +265,7 @@ function folderShown(article, folder) {
     folder.parked && [number(folder.parked), "parked"],
     folder.unsyncable && [number(folder.unsyncable), "cannot be synced as they are"],
     folder.deletes && [number(folder.deletes), "deletes open"],
+    folder.lease_is_advisory && ["advisory", "lease: the store ignores conditions"],
     folder.watch && [folder.watch, folder.watches_used ? `watched, ${number(folder.watches_used)} ${folder.watches_used === 1 ? "watch" : "watches"}${folder.watches_allowed ? ` of ${number(folder.watches_allowed)}` : ""}` : "watched"],
   ].filter(Boolean);
   rows(at(".facts"), facts, (fact) => fact[1], factMade, factShown);

@@ -89,6 +89,7 @@ struct Names<'a> {
     watches_allowed: Option<u64>,
     brake: Option<&'a str>,
     lease: Option<&'a str>,
+    lease_is_advisory: bool,
     outage_since: Option<String>,
     /// Why the bucket, the folder or the catalog cannot be used.
     troubles: Vec<&'a str>,
@@ -192,6 +193,7 @@ fn names(snapshot: &FolderSnapshot, failing: Vec<Failing>) -> Names<'_> {
         watches_allowed: snapshot.watches_allowed,
         brake: snapshot.brake.as_deref(),
         lease: snapshot.lease.as_deref(),
+        lease_is_advisory: snapshot.lease_is_advisory,
         outage_since: outage.map(|(since_ns, _)| rfc3339(*since_ns)),
         troubles: troubles.into_iter().flatten().collect(),
         going_up: snapshot.going_up.iter().map(UpStatus::of).collect(),

@@ -23,8 +23,9 @@ impl Way {
         row.state = State::Synced;
         (row.failure, row.held) = (None, None);
         if let Some(content) = &mut row.stored {
-            content.doubtful = plan::is_still_doubtful(content, &read, self.task.job.must_read);
-            (content.stat, content.read_at_ns) = (read.stat, read.read_at_ns);
+            (content.doubtful, content.read_at_ns) =
+                plan::doubt_after(content, &read, self.task.job.must_read);
+            content.stat = read.stat;
             content.synced_at_ns = self.started.wall_ns;
         }
         let how = self.adopted.map_or(How::Noted, How::Adopted);

@@ -60,7 +60,13 @@ async fn a_bucket_that_cannot_be_used_exits_5_with_one_line() {
                 "Connection refused",
             ),
             ("missing", "nosuch", url.as_str(), None, "nosuch"),
-            ("secret", "tide", url.as_str(), Some("wrong"), "HeadBucket"),
+            (
+                "secret",
+                "tide",
+                url.as_str(),
+                Some("wrong"),
+                "SignatureDoesNotMatch",
+            ),
         ] {
             let mut child = world.bare([command]);
             child.arg(&tree).arg(format!("s3://{bucket}/p"));
