@@ -1,7 +1,7 @@
 //! Telling somebody when something is wrong, and a heartbeat while nothing is: what `[notify]` of the config asks for.
 //!
 //! Looks at the board, never at the folders' loops, and keeps nothing waiting: what is to be told goes through a queue with
-//! a bound, beyond which it is dropped and the log says so. A message is tried [`PAUSES`] and once more, each time for a
+//! a bound, beyond which it is dropped and the log says so. A message is tried `PAUSES` and once more, each time for a
 //! bounded time, and then given up; failures are one WARN an interval. Addresses are never logged.
 //!
 //! What this does not protect against: an agent that is dead or was never started. That is what the heartbeat is for: it

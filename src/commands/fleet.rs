@@ -2,8 +2,8 @@
 //! said there (`PREFIX.tidewatch/status.json`). Needs no server, no state and no config. Never writes.
 //!
 //! Looks for these objects level by level, with one listing by `/` each, and never lists the data: where there is a
-//! `.tidewatch/`, nothing below is looked at, as one agent's prefix never lies in another's. Goes [`DEPTH`] levels deep
-//! and through [`PLACES`] places at most, and says so where that was not enough.
+//! `.tidewatch/`, nothing below is looked at, as one agent's prefix never lies in another's. Goes `DEPTH` levels deep
+//! and through `PLACES` places at most, and says so where that was not enough.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

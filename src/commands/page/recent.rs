@@ -1,6 +1,6 @@
 //! What has happened lately, in memory: the last files, what each folder has come to, and the course of the last minutes.
 //!
-//! Bounds: [`KEPT`] happenings of the process, and [`SAMPLES`] samples of each folder, one every [`PACE`].
+//! Bounds: `KEPT` happenings of the process, and `SAMPLES` samples of each folder, one every `PACE`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -30,7 +30,7 @@ pub(in crate::store::s3) struct Flight {
     pub(in crate::store::s3::attempt) status: AtomicU16,
     /// When it began.
     pub began: Instant,
-    /// Which client of [`Reach`] sends it.
+    /// Which client of the way to the bucket sends it.
     pub generation: u64,
     pub(in crate::store::s3::attempt) line: OnceLock<CaptureSmithyConnection>,
     /// Access key and session token of the signature.
