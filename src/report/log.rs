@@ -69,6 +69,8 @@ pub fn start(loudness: Loudness, form: Form) {
     let filter = EnvFilter::new(loudness.directives());
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // Nobody may read it any more; told on standard error that this failed, the process would end for it.
+        .log_internal_errors(false)
         .with_writer(|| Stderr);
     // An error means that a log is there already, which only a test's can be.
     let _ = match form {

@@ -47,6 +47,22 @@ async fn a_file_written_while_watched_is_in_the_bucket_soon() {
 }
 
 #[tokio::test]
+async fn a_log_that_nobody_reads_any_more_ends_nothing() {
+    let world = World::new().await;
+    let (mut child, ear) = watching(&world, &["--settle", "100ms", "-v"]).await;
+    drop((child.stdout.take(), child.stderr.take()));
+    // A line of the log for each.
+    for number in 0..3 {
+        world.write(format!("{number}"), b"logged to nobody");
+        eventually("the object", || world.objects().len() == number + 1).await;
+    }
+    assert_eq!(child.try_wait().unwrap(), None, "it goes on");
+    send(&child, Signal::TERM);
+    ear.hear("STOPPING=1").await;
+    assert_eq!(end_of(child).await.code, Some(0));
+}
+
+#[tokio::test]
 async fn files_in_new_nested_folders_are_never_missed() {
     const TREES: usize = 2_000;
     let world = World::new().await;
