@@ -191,7 +191,7 @@ async fn beat(notify: &Notify, web: Option<&Web>, board: &Board) {
     };
     let (mut news, mut complaints) = (board.news(), Complaints::new());
     loop {
-        if is_well(&board.snapshots()) {
+        if is_well(&board.snapshots(), board.stuck().as_deref()) {
             let mut told = web.send(url, None).await;
             if told.is_err() {
                 // One lost packet is not a dead agent.

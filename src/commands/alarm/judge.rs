@@ -269,9 +269,11 @@ impl Told {
     }
 }
 
-/// Returns whether all is well, as the heartbeat says it: every folder is looked after, and none is late or in trouble.
-pub fn is_well(folders: &[FolderSnapshot]) -> bool {
+/// Returns whether all is well, as the heartbeat says it: every folder is looked after, none is late or in trouble, and
+/// nothing is `stuck`: a loop that hangs would say for ever what it said last.
+pub fn is_well(folders: &[FolderSnapshot], stuck: Option<&str>) -> bool {
     !folders.is_empty()
+        && stuck.is_none()
         && folders
             .iter()
             .all(|folder| folder.begun && !folder.is_late() && folder.away.is_none())
@@ -453,19 +455,20 @@ mod tests {
 
     #[test]
     fn the_heart_beats_only_while_every_folder_is_looked_after_and_none_is_late() {
-        assert!(is_well(&[fine()]));
-        assert!(!is_well(&[]));
-        assert!(!is_well(&[fine(), late()]));
+        assert!(is_well(&[fine()], None));
+        assert!(!is_well(&[fine()], Some("its loop does not answer")));
+        assert!(!is_well(&[], None));
+        assert!(!is_well(&[fine(), late()], None));
         let new = FolderSnapshot {
             begun: false,
             ..fine()
         };
-        assert!(!is_well(&[new]));
+        assert!(!is_well(&[new], None));
         let behind = FolderSnapshot {
             level: false,
             lag_seconds: 59,
             ..fine()
         };
-        assert!(is_well(&[behind]));
+        assert!(is_well(&[behind], None));
     }
 }
