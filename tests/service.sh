@@ -111,6 +111,7 @@ mkdir -p -m 700 "$place/state"
 chown -R 65534:65534 "$place/state"
 cat >"$place/config.toml" <<END
 [agent]
+listen = ""
 state_dir = "$place/state"
 [s3]
 endpoint_url = "http://127.0.0.1:9"

@@ -94,7 +94,7 @@ pub fn config(world: &World) -> PathBuf {
 /// Writes a config with these lines for the folder.
 pub fn config_with(world: &World, more: &str) -> PathBuf {
     let text = format!(
-        "[agent]\nstate_dir = \"{}\"\n[s3]\nendpoint_url = \"{}\"\n\
+        "[agent]\nlisten = \"\"\nstate_dir = \"{}\"\n[s3]\nendpoint_url = \"{}\"\n\
          [[folder]]\nname = \"photos\"\npath = \"{}\"\nto = \"s3://tide/p\"\nsettle = \"100ms\"\n{more}\n",
         world.state().display(),
         world.endpoint.url(),

@@ -274,7 +274,7 @@ async fn f26_every_write_and_removal_carries_a_condition_and_a_lost_answer_is_se
     world.write("gone", b"gone");
     world.write("stays", b"stays");
     let text = format!(
-        "[agent]\nstate_dir = {:?}\n[s3]\nendpoint_url = {:?}\n\
+        "[agent]\nlisten = \"\"\nstate_dir = {:?}\n[s3]\nendpoint_url = {:?}\n\
          [[folder]]\npath = {:?}\nto = \"s3://tide/p\"\nguard = \"strict\"\non_delete = \"delete\"\n",
         world.state(),
         world.endpoint.url(),
@@ -326,7 +326,7 @@ async fn f26_every_write_and_removal_carries_a_condition_and_a_lost_answer_is_se
 /// Writes a config with a guarded folder, and returns where.
 fn guarded_config(world: &World) -> String {
     let text = format!(
-        "[agent]\nstate_dir = \"{}\"\n[s3]\nendpoint_url = {:?}\n\
+        "[agent]\nlisten = \"\"\nstate_dir = \"{}\"\n[s3]\nendpoint_url = {:?}\n\
          [[folder]]\npath = \"{}\"\nto = \"s3://tide/p\"\nguard = \"strict\"\n",
         world.state().display(),
         world.endpoint.url(),

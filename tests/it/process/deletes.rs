@@ -345,7 +345,7 @@ async fn links_that_are_not_followed_any_more_take_no_objects_along() {
     std::os::unix::fs::symlink("real/file", world.tree("note")).unwrap();
     let sync = async |symlinks: &str| {
         let config = format!(
-            "[agent]\nstate_dir = {:?}\n[[folder]]\npath = {:?}\nto = \"s3://tide/p\"\nendpoint_url = {:?}\n\
+            "[agent]\nlisten = \"\"\nstate_dir = {:?}\n[[folder]]\npath = {:?}\nto = \"s3://tide/p\"\nendpoint_url = {:?}\n\
              on_delete = \"delete\"\nsettle = \"50ms\"\nsymlinks = \"{symlinks}\"\n",
             world.state(),
             world.tree(""),

@@ -161,7 +161,7 @@ async fn a_folder_in_trouble_does_not_touch_another() {
     world.write("one/a", b"a");
     world.write("two/b", b"b");
     let text = format!(
-        "[agent]\nstate_dir = {:?}\n[s3]\nendpoint_url = {:?}\n\
+        "[agent]\nlisten = \"\"\nstate_dir = {:?}\n[s3]\nendpoint_url = {:?}\n\
          [[folder]]\npath = {:?}\nto = \"s3://nosuch/one\"\n\
          [[folder]]\npath = {:?}\nto = \"s3://tide/two\"\n",
         world.state(),

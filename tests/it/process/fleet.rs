@@ -184,7 +184,7 @@ async fn what_a_brake_holds_makes_the_fleet_say_so() {
     }
     let config = world.dir.path().join("config.toml");
     let text = format!(
-        "[agent]\nstate_dir = {:?}\n[s3]\nendpoint_url = {:?}\n[[folder]]\npath = {:?}\nto = \"s3://tide/p\"\n\
+        "[agent]\nlisten = \"\"\nstate_dir = {:?}\n[s3]\nendpoint_url = {:?}\n[[folder]]\npath = {:?}\nto = \"s3://tide/p\"\n\
          on_delete = \"delete\"\ndelete_brake = {{ files = 1, window = \"10m\" }}\n",
         world.state(),
         world.endpoint.url(),

@@ -19,7 +19,7 @@ fn running(world: &World, notify: &str) -> Child {
 fn configured(world: &World, notify: &str) -> Command {
     let config = world.dir.path().join("config.toml");
     let text = format!(
-        "[agent]\nstate_dir = {:?}\n[notify]\n{notify}\n[s3]\nendpoint_url = {:?}\n\
+        "[agent]\nlisten = \"\"\nstate_dir = {:?}\n[notify]\n{notify}\n[s3]\nendpoint_url = {:?}\n\
          [[folder]]\nname = \"photos\"\npath = {:?}\nto = \"s3://tide/p\"\nsettle = \"50ms\"\nmax_lag = \"1s\"\n",
         world.state().to_str().unwrap(),
         world.endpoint.url(),

@@ -152,7 +152,7 @@ async fn everything(setting: &Setting) -> (Value, Vec<Seen>) {
     let config = world.dir.path().join("config.toml");
     let url = format!("s3://tide/{}", setting.prefix);
     let text = format!(
-        "[agent]\nstate_dir = {:?}\n[s3]\nendpoint_url = {:?}\n[[folder]]\nname = \"a\"\npath = {:?}\nto = {url:?}\n\
+        "[agent]\nlisten = \"\"\nstate_dir = {:?}\n[s3]\nendpoint_url = {:?}\n[[folder]]\nname = \"a\"\npath = {:?}\nto = {url:?}\n\
          settle = \"50ms\"\nmax_wait = \"1s\"\nrescan = \"1s\"\ndelete_brake = \"off\"\n{}",
         world.state().to_str().unwrap(),
         world.endpoint.url(),
@@ -273,7 +273,7 @@ async fn the_lifecycle_of_a_bucket_is_json_for_the_aws_cli() {
     let world = World::new().await;
     let config = world.dir.path().join("config.toml");
     let text = format!(
-        "[agent]\nstate_dir = {:?}\n[[folder]]\nname = \"a\"\npath = {:?}\nto = \"s3://tide/p\"\n",
+        "[agent]\nlisten = \"\"\nstate_dir = {:?}\n[[folder]]\nname = \"a\"\npath = {:?}\nto = \"s3://tide/p\"\n",
         world.state(),
         world.tree("")
     );

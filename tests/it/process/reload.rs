@@ -15,7 +15,7 @@ use crate::support::endpoint::Fault;
 /// Writes a config with these folders (their name, their prefix, and more of their keys), each below the tree.
 fn config(world: &World, folders: &[(&str, &str, &str)]) -> PathBuf {
     let mut text = format!(
-        "[agent]\nstate_dir = \"{}\"\n[s3]\nendpoint_url = {:?}\n",
+        "[agent]\nlisten = \"\"\nstate_dir = \"{}\"\n[s3]\nendpoint_url = {:?}\n",
         world.state().display(),
         world.endpoint.url(),
     );

@@ -51,7 +51,7 @@ impl Program {
     fn command(&self) -> Command {
         let config = self.dir.path().join("config.toml");
         let text = format!(
-            "[agent]\nstate_dir = \"{}\"\n[s3]\nendpoint_url = \"{}\"\n\
+            "[agent]\nlisten = \"\"\nstate_dir = \"{}\"\n[s3]\nendpoint_url = \"{}\"\n\
              [[folder]]\npath = \"{}\"\nto = \"s3://tide/p\"\nsettle = \"100ms\"\nrescan = \"{}\"\n",
             self.dir.path().join("state").display(),
             self.endpoint.url(),
