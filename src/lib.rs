@@ -22,6 +22,10 @@
 //! A process that stays has several folders: they begin and end as the config says, also as it changes
 //! ([`commands::kept`]), and whether they get on is found out from outside ([`commands::watchdog`]).
 //!
+//! Who looks from outside reads the folders that run from one [`commands::board`]: the socket ([`commands::control`]), the
+//! page with its metrics ([`commands::page`]), notifications ([`commands::alarm`]). Every request is counted where it is sent
+//! ([`base::meter`]), and so are metrics and the bill made ([`commands::bill`]).
+//!
 //! A file that is missing takes a longer road before it is a path like any other: two listings, what was known by then
 //! worked on first, the brake ([`agent`], `deletes`). What a person decides comes in as an event of the loop too.
 //!
