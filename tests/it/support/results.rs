@@ -89,8 +89,11 @@ fn plain(cell: &str) -> String {
     cell.replace('|', "\\|").replace('\n', " ")
 }
 
-/// Returns the commit that was built, with `+` behind it where files had been changed since.
+/// Returns the commit that was built: `$TIDEWATCH_COMMIT`, where a script that builds has said it; else the newest, with `+` behind it where files had been changed since.
 fn commit() -> String {
+    if let Ok(commit) = std::env::var("TIDEWATCH_COMMIT") {
+        return commit;
+    }
     let git = |args: &[&str]| {
         let mut command = Command::new("git");
         let output = command
@@ -117,7 +120,8 @@ fn day() -> String {
 /// Returns the command that repeats this run: the counts from the environment, and the filters of the tests.
 fn command() -> String {
     let mut counts: Vec<String> = std::env::vars()
-        .filter(|(name, _)| name.starts_with("TIDEWATCH_") && name != "TIDEWATCH_RESULTS")
+        .filter(|(name, _)| name.starts_with("TIDEWATCH_"))
+        .filter(|(name, _)| name != "TIDEWATCH_RESULTS" && name != "TIDEWATCH_COMMIT")
         .map(|(name, value)| format!("{name}={value} "))
         .collect();
     counts.sort();
