@@ -1,6 +1,7 @@
 //! SIGKILL at random instants, while files are written and requests are on their way; some of them while the agent is still
 //! starting, again and again.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -38,22 +39,41 @@ struct Tally {
     removals: u64,
 }
 
+/// How many folders are tried side by side, where there are many kills to come.
+const LANES: u64 = 2;
+
 #[tokio::test]
 async fn kills_at_any_moment_lose_nothing_and_delete_nothing() {
     let wanted = count("TIDEWATCH_KILLS", 12);
-    let mut seed = count("TIDEWATCH_SEED", 1);
-    let mut tally = Tally::default();
-    while tally.kills < wanted {
-        let until = wanted.min(tally.kills + KILLS_EACH);
-        campaign(seed, until, &mut tally).await;
-        seed += 1;
-        let Tally {
+    let seed = count("TIDEWATCH_SEED", 1);
+    let tally = RefCell::new(Tally::default());
+    if wanted < KILLS_EACH {
+        campaign(seed, wanted, &tally).await;
+        tally.borrow().note();
+    } else {
+        // While one waits for a process the other has the processor.
+        tokio::join!(lane(seed, wanted, &tally), lane(seed + 1, wanted, &tally));
+    }
+    assert!(tally.borrow().kills >= wanted);
+}
+
+async fn lane(mut seed: u64, wanted: u64, tally: &RefCell<Tally>) {
+    while tally.borrow().kills < wanted {
+        campaign(seed, KILLS_EACH, tally).await;
+        seed += LANES;
+        tally.borrow().note();
+    }
+}
+
+impl Tally {
+    fn note(&self) {
+        let Self {
             kills,
             early,
             levels,
             restored,
             removals,
-        } = &tally;
+        } = self;
         let section = "Crash";
         let lost = format!(
             "{kills} kills, {early} of them within 50 ms of a start; compared {levels} times; nothing lost"
@@ -66,27 +86,34 @@ async fn kills_at_any_moment_lose_nothing_and_delete_nothing() {
     }
 }
 
-/// One folder from its first sync to its restore, through kills until there have been `until`.
-async fn campaign(seed: u64, until: u64, tally: &mut Tally) {
+/// One folder from its first sync to its restore, through so many kills.
+async fn campaign(seed: u64, kills: u64, tally: &RefCell<Tally>) {
     let mut rig = Rig::new(seed).await;
     let requests = Arc::new(AtomicU64::new(0));
     slow_down(&rig, &requests);
     for _ in 0..12 {
         rig.change();
     }
-    while tally.kills < until {
+    let mut own = Tally::default();
+    while own.kills < kills {
         for _ in 0..rig.random.u32(1..5) {
-            kill_once(&mut rig, &requests, tally).await;
-            if tally.kills == until {
+            kill_once(&mut rig, &requests, &mut own).await;
+            if own.kills == kills {
                 break;
             }
         }
         rig.level().await;
-        tally.levels += 1;
+        own.levels += 1;
         rig.world.endpoint.reset_counts();
     }
-    tally.restored += rig.restored().await;
-    tally.removals += rig.removals();
+    own.restored += rig.restored().await;
+    own.removals += rig.removals();
+    let mut tally = tally.borrow_mut();
+    tally.kills += own.kills;
+    tally.early += own.early;
+    tally.levels += own.levels;
+    tally.restored += own.restored;
+    tally.removals += own.removals;
 }
 
 /// Counts requests, and lets some of them take a while.

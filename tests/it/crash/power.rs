@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use tempfile::TempDir;
 use tidewatch::base::clock::Clock;
 use tidewatch::manifest::{Entry, Manifest, State};
 
@@ -31,9 +32,9 @@ const BLUR_MS: i64 = 3;
 
 #[derive(Default)]
 struct Tally {
-    images: BTreeMap<&'static str, u64>,
-    promised: u64,
-    claims: u64,
+    images: BTreeMap<Model, u64>,
+    promised: usize,
+    claims: usize,
     synced: u64,
     removals: u64,
 }
@@ -131,26 +132,23 @@ fn held<'a>(ledger: &'a [Change], key: &str, at_ms: i64) -> Vec<Option<&'a str>>
     held
 }
 
-/// Compares the rows of an image with what was promised and with what the bucket held.
+/// Compares the rows of an image with what was promised and with what the bucket held; tells what is wrong.
 fn judge(
     rows: &BTreeMap<String, Entry>,
     promised: &BTreeMap<String, bool>,
     ledger: &[Change],
     at_ms: i64,
-    tally: &mut Tally,
-) {
+) -> Result<(), String> {
     for (path, row) in rows.iter().filter(|(_, row)| row.state == State::Synced) {
         let stored = row.stored.as_ref().expect("what is synced is stored");
         let etag = stored.etag.trim_matches('"');
         let held = held(ledger, &format!("p/{path}"), at_ms);
-        let is_true = held
-            .iter()
-            .any(|held| held.is_some_and(|held| held.trim_matches('"') == etag));
-        assert!(
-            is_true,
-            "{path} claims {etag}, and the bucket held {held:?}"
-        );
-        tally.claims += 1;
+        let mut held_then = held.iter().flatten();
+        if !held_then.any(|held| held.trim_matches('"') == etag) {
+            return Err(format!(
+                "{path} claims {etag}, and the bucket held {held:?}"
+            ));
+        }
     }
     for (path, is_there) in promised {
         let state = rows.get(path).map(|row| row.state);
@@ -159,15 +157,16 @@ fn judge(
         let is_kept = match (is_there, state) {
             (true, Some(State::Synced | State::Open)) | (false, None | Some(State::Open)) => true,
             (true, None) => held.contains(&None),
-            // Forgotten, and made again: names are used once.
+            // Names are used once.
             _ => false,
         };
-        assert!(
-            is_kept,
-            "{path}: promised {is_there}, and the row is {state:?}"
-        );
-        tally.promised += 1;
+        if !is_kept {
+            return Err(format!(
+                "{path}: promised {is_there}, and its row is {state:?}"
+            ));
+        }
     }
+    Ok(())
 }
 
 fn put_down(image: &BTreeMap<PathBuf, Vec<u8>>, state: &Path, to: &Path) {
@@ -178,49 +177,58 @@ fn put_down(image: &BTreeMap<PathBuf, Vec<u8>>, state: &Path, to: &Path) {
     }
 }
 
-/// Makes one image, and opens it.
-async fn image(record: &mut Record, tally: &mut Tally, is_synced: bool) {
-    let Record { rig, steps, ledger } = record;
-    let random = &mut rig.random;
-    let until = random.usize(1..=steps.len());
-    let (model, name) = if random.bool() {
-        (Model::Ordered, "ordered")
-    } else {
-        (Model::Strict, "strict")
-    };
-    let keep = [Keep::Nothing, Keep::All, Keep::Half, Keep::Torn][random.usize(..4)];
-    let steps = &steps[..until];
-    let at_ms = steps[until - 1].at_ms;
-    let image = disk::after(steps, model, keep, random);
-    let place = tempfile::tempdir().unwrap();
-    let to = place.path().join("state");
-    put_down(&image, &rig.world.state(), &to);
-    let what = format!("seed {}, step {until}, {model:?}, {keep:?}", rig.seed);
-    let opened = Manifest::open(&to, Clock::Real.now().wall_ns);
-    let (manifest, opened) = opened.unwrap_or_else(|error| panic!("{what}: {error}"));
-    assert_eq!(opened.set_aside, None, "{what}");
-    let rows = rows_of(&manifest);
-    let promised = promised(steps);
-    assert!(
-        !opened.created || promised.is_empty(),
-        "{what}: all is lost"
-    );
-    let judged = std::panic::AssertUnwindSafe(|| judge(&rows, &promised, ledger, at_ms, tally));
-    if let Err(why) = std::panic::catch_unwind(judged) {
-        let why = why.downcast_ref::<String>().cloned().unwrap_or_default();
-        panic!("{what}: {why}");
+/// An image that was put down and opened.
+struct Image {
+    what: String,
+    model: Model,
+    place: TempDir,
+    rows: BTreeMap<String, Entry>,
+    promised: BTreeMap<String, bool>,
+}
+
+impl Image {
+    fn state(place: &TempDir) -> PathBuf {
+        place.path().join("state")
     }
-    *tally.images.entry(name).or_default() += 1;
-    if !is_synced {
-        return manifest.close();
+
+    /// Makes one of some of `steps`; says what is wrong with it.
+    fn make(rig: &mut Rig, steps: &[Step], ledger: &[Change]) -> Result<Self, String> {
+        let random = &mut rig.random;
+        let until = random.usize(1..=steps.len());
+        let model = [Model::Ordered, Model::Strict][random.usize(..2)];
+        let keep = [Keep::Nothing, Keep::All, Keep::Half, Keep::Torn][random.usize(..4)];
+        let steps = &steps[..until];
+        let files = disk::after(steps, model, keep, random);
+        let place = tempfile::tempdir().unwrap();
+        put_down(&files, &rig.world.state(), &Self::state(&place));
+        let what = format!("seed {}, step {until}, {model:?}, {keep:?}", rig.seed);
+        let opened = Manifest::open(&Self::state(&place), Clock::Real.now().wall_ns);
+        let (manifest, opened) = opened.map_err(|error| format!("{what}: {error}"))?;
+        if let Some(aside) = opened.set_aside {
+            return Err(format!("{what}: it was damaged: {}", aside.display()));
+        }
+        let rows = rows_of(&manifest);
+        // As after the cut: not closed.
+        drop(manifest);
+        let promised = promised(steps);
+        judge(&rows, &promised, ledger, steps[until - 1].at_ms)
+            .map_err(|why| format!("{what}: {why}"))?;
+        Ok(Self {
+            what,
+            model,
+            place,
+            rows,
+            promised,
+        })
     }
-    // As after the cut: not closed.
-    drop(manifest);
-    let mut command = rig.sync_with(&to);
-    let end = ended(&mut command).await;
-    assert_eq!(end.code, Some(0), "{what}: {}{}", end.out, end.err);
-    rig.compare(&to);
-    tally.synced += 1;
+
+    /// Syncs from it, and compares everything.
+    async fn sync(&self, rig: &Rig) {
+        let state = Self::state(&self.place);
+        let end = ended(&mut rig.sync_with(&state)).await;
+        assert_eq!(end.code, Some(0), "{}: {}{}", self.what, end.out, end.err);
+        rig.compare(&state);
+    }
 }
 
 #[tokio::test]
@@ -234,9 +242,18 @@ async fn a_power_cut_at_any_instant_loses_nothing_that_was_promised() {
     let mut made = 0;
     while made < wanted {
         let mut record = record(seed).await;
+        let Record { rig, steps, ledger } = &mut record;
         let until = wanted.min(made + IMAGES_EACH);
         while made < until {
-            image(&mut record, &mut tally, made % 50 == 20).await;
+            let image = Image::make(rig, steps, ledger).unwrap_or_else(|why| panic!("{why}"));
+            *tally.images.entry(image.model).or_default() += 1;
+            let is_claim = |row: &&Entry| row.state == State::Synced;
+            tally.claims += image.rows.values().filter(is_claim).count();
+            tally.promised += image.promised.len();
+            if made % 50 == 20 {
+                image.sync(rig).await;
+                tally.synced += 1;
+            }
             made += 1;
         }
         tally.removals += record.rig.removals();
@@ -246,9 +263,30 @@ async fn a_power_cut_at_any_instant_loses_nothing_that_was_promised() {
     assert!(tally.promised > 0 && tally.claims > 0 && tally.synced > 0);
 }
 
+#[tokio::test]
+async fn a_disk_that_forgets_what_it_has_synced_is_caught() {
+    if !has("strace") {
+        return not_run("a disk that forgets", "needs strace");
+    }
+    let Record {
+        mut rig,
+        mut steps,
+        ledger,
+    } = record(1).await;
+    // The log of the manifest is what every promise rests on.
+    let is_log = |path: &Path| path.to_string_lossy().ends_with("-wal");
+    steps.retain(|step| !matches!(&step.op, Op::Sync(path) if is_log(path)));
+    let caught = (0..100).filter(|_| Image::make(&mut rig, &steps, &ledger).is_err());
+    assert!(caught.count() > 5);
+}
+
 fn note(tally: &Tally) {
     let section = "Power";
     for (model, images) in &tally.images {
+        let model = match model {
+            Model::Ordered => "ordered",
+            Model::Strict => "strict",
+        };
         let said = format!(
             "{images} images, all opened, nothing promised was lost, no claim that the bucket did not hold"
         );

@@ -324,3 +324,28 @@ pub fn rows_of(manifest: &Manifest) -> BTreeMap<String, Entry> {
         }
     }
 }
+
+#[tokio::test]
+#[should_panic(expected = "a wrongful delete of d1/f1")]
+async fn the_ledger_tells_of_a_wrongful_delete() {
+    let mut rig = Rig::new(1).await;
+    let name = rig.create(b"still there");
+    rig.level().await;
+    let client = rig.world.endpoint.client();
+    let delete = client
+        .delete_object()
+        .bucket(BUCKET)
+        .key(format!("p/{name}"));
+    delete.send().await.unwrap();
+    rig.removals();
+}
+
+#[tokio::test]
+async fn a_delete_of_what_is_gone_is_not_wrongful() {
+    let mut rig = Rig::new(1).await;
+    let name = rig.create(b"not for long");
+    rig.level().await;
+    rig.remove(&name);
+    rig.level().await;
+    assert_eq!(rig.removals(), 1);
+}
