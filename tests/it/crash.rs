@@ -28,9 +28,20 @@ mod rig;
 mod soak;
 mod trace;
 
+use crate::support::results;
+
 /// Returns a count from the environment.
 fn count(name: &str, usual: u64) -> u64 {
     std::env::var(name).map_or(usual, |text| text.parse().expect("a count"))
+}
+
+/// Notes a figure; runs that begin at another seed have rows of their own.
+fn note(section: &str, row: &str, figure: &str) {
+    let row = match std::env::var("TIDEWATCH_SEED") {
+        Ok(seed) => format!("{row}, seeds from {seed}"),
+        Err(_) => row.to_owned(),
+    };
+    results::note(section, &row, figure);
 }
 
 /// Says what cannot be tried here, and why.

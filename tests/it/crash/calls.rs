@@ -9,9 +9,8 @@ use std::process::Stdio;
 use tokio::process::Command;
 
 use crate::crash::rig::Rig;
-use crate::crash::{count, has, not_run};
+use crate::crash::{count, has, not_run, note};
 use crate::process::{Ended, ended};
-use crate::support::results;
 
 /// The kinds of calls that change files or names, or make them durable, and those that open and lock.
 const KINDS: [&str; 10] = [
@@ -150,13 +149,13 @@ async fn a_kill_at_any_system_call_on_the_state_folder_loses_nothing() {
         "a few of them"
     };
     let lost = format!("{kills} kills, {which}; compared after each; nothing lost");
-    results::note(
+    note(
         section,
         "kill -9 at each system call on the state folder",
         &lost,
     );
     let wrong = format!("0 of {removals} removals");
-    results::note(
+    note(
         section,
         "wrongful deletes in the kills at system calls",
         &wrong,

@@ -9,11 +9,10 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tokio::process::Child;
 
-use crate::crash::count;
 use crate::crash::rig::Rig;
+use crate::crash::{count, note};
 use crate::process::send;
 use crate::support::endpoint::Fault;
-use crate::support::results;
 
 /// How many kills one folder, one bucket and one manifest go through.
 const KILLS_EACH: u64 = 150;
@@ -49,7 +48,7 @@ async fn kills_at_any_moment_lose_nothing_and_delete_nothing() {
     let tally = RefCell::new(Tally::default());
     if wanted < KILLS_EACH {
         campaign(seed, wanted, &tally).await;
-        tally.borrow().note();
+        tally.borrow().tell();
     } else {
         // While one waits for a process the other has the processor.
         tokio::join!(lane(seed, wanted, &tally), lane(seed + 1, wanted, &tally));
@@ -61,12 +60,12 @@ async fn lane(mut seed: u64, wanted: u64, tally: &RefCell<Tally>) {
     while tally.borrow().kills < wanted {
         campaign(seed, KILLS_EACH, tally).await;
         seed += LANES;
-        tally.borrow().note();
+        tally.borrow().tell();
     }
 }
 
 impl Tally {
-    fn note(&self) {
+    fn tell(&self) {
         let Self {
             kills,
             early,
@@ -78,11 +77,11 @@ impl Tally {
         let lost = format!(
             "{kills} kills, {early} of them within 50 ms of a start; compared {levels} times; nothing lost"
         );
-        results::note(section, "kill -9 at random moments under load", &lost);
+        note(section, "kill -9 at random moments under load", &lost);
         let files = format!("{restored} files, byte for byte, with mode and time");
-        results::note(section, "restored after the kills", &files);
+        note(section, "restored after the kills", &files);
         let wrong = format!("0 of {removals} removals");
-        results::note(section, "wrongful deletes in the kills", &wrong);
+        note(section, "wrongful deletes in the kills", &wrong);
     }
 }
 

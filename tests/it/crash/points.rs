@@ -99,11 +99,11 @@ mod run {
     use rusqlite::Connection;
     use tokio::process::Command;
 
+    use crate::crash::note;
     use crate::crash::points::{OF_RESTORE, PLACES, Scene};
     use crate::crash::rig::Rig;
     use crate::process::{Ended, ended};
     use crate::restore;
-    use crate::support::results;
 
     /// What older versions have written, and never edited since.
     const OLDER: [&[u8]; 4] = [
@@ -260,9 +260,9 @@ mod run {
         }
         let places = PLACES.len();
         let said = format!("{kills} kills at {places} places, each of them reached; nothing lost");
-        results::note("Crash", "kill -9 at each named place", &said);
+        note("Crash", "kill -9 at each named place", &said);
         let wrong = format!("0 of {removals} removals");
-        results::note(
+        note(
             "Crash",
             "wrongful deletes in the kills at named places",
             &wrong,

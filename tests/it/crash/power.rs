@@ -17,9 +17,8 @@ use crate::crash::disk::{self, Keep, Model};
 use crate::crash::ledger::Change;
 use crate::crash::rig::{Rig, files_below, rows_of};
 use crate::crash::trace::{self, Op, Step};
-use crate::crash::{count, has, not_run};
+use crate::crash::{count, has, not_run, note};
 use crate::process::ended;
-use crate::support::results;
 
 /// How many images are made of one record.
 const IMAGES_EACH: u64 = 500;
@@ -271,7 +270,7 @@ async fn a_power_cut_at_any_instant_loses_nothing_that_was_promised() {
         }
         tally.removals += rig.removals();
         seed += 1;
-        note(&tally);
+        tell(&tally);
     }
     assert!(tally.promised > 0 && tally.claims > 0 && tally.synced > 0);
 }
@@ -293,7 +292,7 @@ async fn a_disk_that_forgets_what_it_has_synced_is_caught() {
     assert!(caught.count() > 5);
 }
 
-fn note(tally: &Tally) {
+fn tell(tally: &Tally) {
     let section = "Power";
     for (model, images) in &tally.images {
         let model = match model {
@@ -303,12 +302,12 @@ fn note(tally: &Tally) {
         let said = format!(
             "{images} images, all opened, nothing promised was lost, no claim that the bucket did not hold"
         );
-        results::note(section, &format!("power cut, {model} names"), &said);
+        note(section, &format!("power cut, {model} names"), &said);
     }
     let said = format!("{} promises and {} claims", tally.promised, tally.claims);
-    results::note(section, "compared in the images", &said);
+    note(section, "compared in the images", &said);
     let said = format!("{} images, level at the end", tally.synced);
-    results::note(section, "synced from an image", &said);
+    note(section, "synced from an image", &said);
     let wrong = format!("0 of {} removals", tally.removals);
-    results::note(section, "wrongful deletes in the power cuts", &wrong);
+    note(section, "wrongful deletes in the power cuts", &wrong);
 }

@@ -10,11 +10,10 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tidewatch::base::clock::Clock;
 
-use crate::crash::count;
 use crate::crash::rig::{Rig, files_below};
+use crate::crash::{count, note};
 use crate::process::{end_of, eventually, send};
 use crate::support::endpoint::Fault;
-use crate::support::results;
 
 /// From how many seconds on there is enough to compare.
 const JUDGED: u64 = 60;
@@ -113,12 +112,12 @@ async fn a_soak_with_faults_ends_level_in_flat_memory_and_comes_back_byte_for_by
     let said = format!(
         "{seconds} s, {changes} changes, {requests} requests with faults; level at the end"
     );
-    results::note(section, "watch with random faults", &said);
-    results::note(section, "second third, then last third", &flat);
+    note(section, "watch with random faults", &said);
+    note(section, "second third, then last third", &flat);
     let said = format!("{restored} files, byte for byte, with mode and time");
-    results::note(section, "restored after the soak", &said);
+    note(section, "restored after the soak", &said);
     let wrong = format!("0 of {removals} removals");
-    results::note(section, "wrongful deletes in the soak", &wrong);
+    note(section, "wrongful deletes in the soak", &wrong);
 }
 
 /// Says what the thirds had, and fails if the last had more.
