@@ -5,7 +5,7 @@
 //! - `points`: SIGKILL at each named place. Needs the feature `failpoints`; `tests/crash.sh` builds with it.
 //! - `calls`: SIGKILL at each system call on the state folder. `TIDEWATCH_CALLS=all` for every one of them.
 //! - `power`: the state folder as a power cut may leave it, from recorded system calls. `TIDEWATCH_POWER_IMAGES=5000`.
-//! - `soak`: a watch through random faults. `TIDEWATCH_SOAK_SECONDS=1800`.
+//! - `soak`: a run through random faults. `TIDEWATCH_SOAK_SECONDS=1800`.
 //!
 //! What cannot be tried here says so on stderr. `$TIDEWATCH_SEED` begins other runs than the usual ones.
 #![cfg(feature = "demo")]

@@ -1,4 +1,4 @@
-//! A long watch over a folder that is changed all the time, through a line and a store that fail in every way; then
+//! A long run over a folder that is changed all the time, through a line and a store that fail in every way; then
 //! everything is compared, and restored byte for byte.
 //!
 //! `TIDEWATCH_SOAK_SECONDS=1800` for the long form. From a minute on, memory, open files and threads have to be flat: the
@@ -12,7 +12,7 @@ use tidewatch::base::clock::Clock;
 
 use crate::crash::rig::{Rig, files_below};
 use crate::crash::{count, note};
-use crate::process::{end_of, eventually, send};
+use crate::process::{DEADLINE, World, end_of, send};
 use crate::support::endpoint::Fault;
 
 /// From how many seconds on there is enough to compare.
@@ -56,6 +56,20 @@ fn middle(samples: &[Sample], third: usize, what: impl Fn(&Sample) -> u64) -> u6
     values[values.len() / 2]
 }
 
+/// Writes the config of a folder whose files come and go without anybody being asked, and returns where.
+fn config(world: &World) -> String {
+    let text = format!(
+        "[agent]\nlisten = \"\"\nstate_dir = {:?}\n[s3]\nendpoint_url = {:?}\n[[folder]]\nname = \"f\"\npath = {:?}\n\
+         to = \"s3://tide/p\"\nsettle = \"50ms\"\non_delete = \"delete\"\ndelete_brake = \"off\"\n",
+        world.state(),
+        world.endpoint.url(),
+        world.tree(""),
+    );
+    let place = world.dir.path().join("config.toml");
+    fs::write(&place, text).unwrap();
+    place.to_str().unwrap().to_owned()
+}
+
 fn fault(random: &mut fastrand::Rng) -> Option<Fault> {
     match random.u16(..1_000) {
         0..30 => Some(Fault::Error(503, "SlowDown")),
@@ -73,15 +87,16 @@ async fn a_soak_with_faults_ends_level_in_flat_memory_and_comes_back_byte_for_by
     let seconds = count("TIDEWATCH_SOAK_SECONDS", 5);
     let seed = count("TIDEWATCH_SEED", 1);
     let mut rig = Rig::new(seed).await;
-    rig.args = vec!["--on-delete", "delete", "--settle", "50ms"];
     let mut random = fastrand::Rng::with_seed(seed);
     rig.world.endpoint.meet_catalog();
     rig.world.endpoint.script(move |_| fault(&mut random));
 
-    let mut command = rig.world.command("watch", &rig.args);
+    let config = config(&rig.world);
+    let mut command = rig.world.bare(["run", "--config", &config]);
     // What it says of each failure would fill the pipe.
-    let log = fs::File::create(rig.world.dir.path().join("log")).unwrap();
-    let child = command.stderr(log).spawn().unwrap();
+    let log = rig.world.dir.path().join("log");
+    let child = command.stderr(fs::File::create(&log).unwrap()).spawn();
+    let child = child.unwrap();
     let pid = child.id().expect("it runs");
     let began = Clock::Real.now().mono;
     let every = Duration::from_secs(seconds) / SAMPLES;
@@ -99,8 +114,28 @@ async fn a_soak_with_faults_ends_level_in_flat_memory_and_comes_back_byte_for_by
         rig.world.endpoint.reset_counts();
     }
     rig.world.endpoint.clear();
-    let is_level = || files_below(&rig.world.tree("")) == rig.world.objects();
-    eventually("the bucket has what the folder has", is_level).await;
+    let patience = DEADLINE + Duration::from_secs(seconds / 3);
+    let levelling = async {
+        while files_below(&rig.world.tree("")) != rig.world.objects() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    if tokio::time::timeout(patience, levelling).await.is_err() {
+        let (files, objects) = (files_below(&rig.world.tree("")), rig.world.objects());
+        let missing = files
+            .iter()
+            .filter(|(name, bytes)| objects.get(*name) != Some(bytes));
+        let missing: Vec<_> = missing.map(|(name, _)| name).collect();
+        let extra: Vec<_> = objects
+            .keys()
+            .filter(|name| !files.contains_key(*name))
+            .collect();
+        let log = fs::read_to_string(log).unwrap_or_default();
+        let last: Vec<&str> = log.lines().rev().take(20).collect();
+        panic!(
+            "never level: not there {missing:?}, too many {extra:?}; it says, last first: {last:#?}"
+        );
+    }
     send(&child, Signal::TERM);
     assert_eq!(end_of(child).await.code, Some(0));
     rig.level().await;
@@ -112,7 +147,7 @@ async fn a_soak_with_faults_ends_level_in_flat_memory_and_comes_back_byte_for_by
     let said = format!(
         "{seconds} s, {changes} changes, {requests} requests with faults; level at the end"
     );
-    note(section, "watch with random faults", &said);
+    note(section, "run with random faults", &said);
     note(section, "second third, then last third", &flat);
     let said = format!("{restored} files, byte for byte, with mode and time");
     note(section, "restored after the soak", &said);
