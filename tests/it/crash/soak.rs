@@ -59,11 +59,11 @@ fn middle(samples: &[Sample], third: usize, what: impl Fn(&Sample) -> u64) -> u6
 /// Writes the config of a folder whose files come and go without anybody being asked, and returns where.
 fn config(world: &World) -> String {
     let text = format!(
-        "[agent]\nlisten = \"\"\nstate_dir = {:?}\n[s3]\nendpoint_url = {:?}\n[[folder]]\nname = \"f\"\npath = {:?}\n\
+        "[agent]\nlisten = \"\"\nstate_dir = \"{}\"\n[s3]\nendpoint_url = {:?}\n[[folder]]\nname = \"f\"\npath = \"{}\"\n\
          to = \"s3://tide/p\"\nsettle = \"50ms\"\non_delete = \"delete\"\ndelete_brake = \"off\"\n",
-        world.state(),
+        world.state().display(),
         world.endpoint.url(),
-        world.tree(""),
+        world.tree("").display(),
     );
     let place = world.dir.path().join("config.toml");
     fs::write(&place, text).unwrap();
