@@ -206,7 +206,10 @@ impl Rig {
         }
         let lies = rows.values().find(|row| row.state == State::Synced);
         assert!(lies.is_none(), "seed {seed}: a row of no file: {lies:?}");
-        assert_eq!(self.world.endpoint.open_uploads(), [], "seed {seed}");
+        // What the questions about the store have begun when they are killed, nobody gives up later: not a file's upload.
+        let mut open = self.world.endpoint.open_uploads();
+        open.retain(|(key, _)| !key.starts_with("p/.tidewatch/probe-"));
+        assert_eq!(open, [], "seed {seed}");
     }
 
     /// Restores from the URL alone, compares every byte, mode and time, and returns how many files there were.
