@@ -4,10 +4,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::agent::Pending;
 use crate::agent::rest::Rest;
 use crate::agent::weigh::{self, Weigh, Weighed};
+use crate::agent::{Pending, Then};
 use crate::base::clock::Now;
+use crate::base::failpoint;
 use crate::base::path::RelPath;
 use crate::base::policy::OnDelete;
 use crate::base::stat::{Identity, Kind, Stat};
@@ -106,6 +107,18 @@ pub(super) enum Seen {
     Unreadable(io::Error),
 }
 
+impl Turned {
+    fn has_outcomes(&self) -> bool {
+        let is_outcome = |item: &Pending| matches!(item.then, Then::Finish(_));
+        self.pending.iter().any(is_outcome)
+    }
+
+    fn has_intents(&self) -> bool {
+        let is_intent = |(_, seen): &(Job, Seen)| matches!(seen, Seen::Task(_));
+        self.looked.iter().any(is_intent)
+    }
+}
+
 impl Turn {
     pub fn run(&self, work: Work) -> Turned {
         let Work {
@@ -176,11 +189,20 @@ impl Turn {
         turned.result = if let Some(error) = notes.error {
             Err(error)
         } else {
+            if turned.has_outcomes() {
+                failpoint::hit("outcome-known");
+            }
             let (folder, now_ns) = (self.ctx.folder, now.wall_ns);
             let manifest = &self.ctx.manifest;
             manifest.commit_at(folder, &notes.changes, now_ns)
         };
         if turned.result.is_ok() {
+            if turned.has_outcomes() {
+                failpoint::hit("outcome-committed");
+            }
+            if turned.has_intents() {
+                failpoint::hit("intent-committed");
+            }
             if count_held {
                 turned.held = self.ctx.manifest.count_held(self.ctx.folder).ok();
             }

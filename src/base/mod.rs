@@ -5,6 +5,7 @@ pub mod buffers;
 pub mod clock;
 pub mod digest;
 pub mod drill;
+pub mod failpoint;
 pub mod host;
 pub mod live;
 pub mod meter;

@@ -19,6 +19,7 @@ use rusqlite::Connection;
 use rustix::fs::FlockOperation;
 
 use crate::base::clock::rfc3339;
+use crate::base::failpoint;
 use crate::manifest::connections::{Manifest, Place};
 use crate::manifest::error::{ErrorKind, OpenError};
 use crate::manifest::schema::{self, Access};
@@ -98,6 +99,7 @@ impl Manifest {
             );
             opened.set_aside = Some(kept);
             opened.clean = false;
+            failpoint::hit("damaged-set-aside");
         }
         create(dir, &database)?;
         opened.created = true;
@@ -353,7 +355,9 @@ fn create(dir: &Path, database: &Path) -> Result<(), OpenError> {
     File::open(&new)
         .and_then(|file| file.sync_all())
         .map_err(OpenError::io("sync", &new))?;
+    failpoint::hit("database-filled");
     rename(&new, database)?;
+    failpoint::hit("database-named");
     sync_dir(dir)?;
     // The folder itself may be new. If its own name is lost with the power, so is all that was in it: a first start.
     if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
@@ -389,6 +393,7 @@ fn set_aside(dir: &Path, database: &Path, now_wall_ns: i64) -> Result<PathBuf, O
         if is_there(&from)? {
             let to = with_suffix(&aside, suffix);
             rename(&from, &to)?;
+            failpoint::hit("damaged-renamed");
             kept.get_or_insert(to);
         }
     }

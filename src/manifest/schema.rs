@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
+use crate::base::failpoint;
+
 /// Marks the file as ours: "Tide".
 pub(super) const APPLICATION_ID: i32 = 0x5469_6465;
 
@@ -329,10 +331,14 @@ pub(super) fn upgrade(connection: &mut Connection, from: i64) -> rusqlite::Resul
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     for step in STEPS.iter().skip(usize::try_from(from).unwrap_or(0)) {
         transaction.execute_batch(step)?;
+        failpoint::hit("schema-step");
     }
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", VERSION)?;
-    transaction.commit()
+    failpoint::hit("schema-stamped");
+    transaction.commit()?;
+    failpoint::hit("schema-committed");
+    Ok(())
 }
 
 /// Returns the file's application id and its schema's number.

@@ -17,6 +17,7 @@ use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
 use crate::base::digest::Hasher;
+use crate::base::failpoint;
 use crate::base::path::RelPath;
 use crate::restore::target::{Over, rename};
 
@@ -149,8 +150,10 @@ impl Temporary {
         if over == Over::Whatever {
             rustix::fs::fsync(&self.file)?;
         }
+        failpoint::hit("restore-written");
         rename(self.folder.as_fd(), &self.name, path.name(), over)?;
         self.is_placed = true;
+        failpoint::hit("restore-named");
         Ok(())
     }
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::base::failpoint;
 use crate::base::offload::Offload;
 use crate::store::{self, Effect, Error, ErrorKind, MAX_BATCH, Removed, Store, When};
 
@@ -113,7 +114,10 @@ async fn remove_one(
     look: Look,
 ) -> store::Result<Option<Removed>> {
     if offload.run(look).await {
-        store.delete_if(key, when).await.map(Some)
+        failpoint::hit("before-delete");
+        let removed = store.delete_if(key, when).await;
+        failpoint::hit("deleted");
+        removed.map(Some)
     } else {
         Ok(None)
     }
@@ -141,7 +145,10 @@ async fn remove_all<G: Gate>(
         let removed = if going.is_empty() {
             Vec::new()
         } else {
-            store.delete_many(&going).await?
+            failpoint::hit("before-delete-of-many");
+            let removed = store.delete_many(&going).await;
+            failpoint::hit("deleted-many");
+            removed?
         };
         Ok((may_go, removed))
     };

@@ -34,6 +34,7 @@ use md5::Digest as _;
 
 use crate::base::buffers::Pool;
 use crate::base::digest::{Crc64, Sha256, hex};
+use crate::base::failpoint;
 use crate::base::offload::Offload;
 use crate::base::stat::Stat;
 use crate::manifest::{self, Cut, UploadPart};
@@ -289,7 +290,9 @@ async fn attempt<G: Gate>(
 ) -> Result<(Stored, Sent), Stop> {
     let trusted = trusted(way, &source.cut(), noted).await?;
     let sent = parts::send(way, source, &trusted).await?;
+    failpoint::hit("parts-sent");
     let stored = complete(way, &sent).await?;
+    failpoint::hit("multipart-completed");
     let stored = look(way, source, stored, &sent, is_resumed).await?;
     Ok((stored, sent))
 }
@@ -305,12 +308,14 @@ async fn create<G: Gate>(
     let asked = gate.asks().await;
     match gate.send(0, store.create_multipart(key, meta)).await {
         Ok(id) => {
+            failpoint::hit("multipart-created");
             let upload = manifest::Upload {
                 id: id.clone(),
                 cut,
                 ..asked
             };
             gate.begun(upload).await;
+            failpoint::hit("multipart-noted");
             Ok(id)
         }
         Err(error) => {

@@ -16,6 +16,8 @@ mod catalog;
 #[cfg(feature = "demo")]
 mod check;
 mod config;
+#[cfg(feature = "demo")]
+mod crash;
 mod deletes;
 mod demo;
 mod explain;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::base::digest::Sha256;
+use crate::base::failpoint;
 use crate::base::path::RelPath;
 use crate::catalog::{self, Draft, Fault, Header, Kind, OBJECT_MOST, Op, Record};
 use crate::manifest::{self, Logged, Progress, What};
@@ -102,6 +103,7 @@ impl Desk {
                     return Err(error.into());
                 }
             };
+            failpoint::hit("link-put");
             let noted = match there {
                 None => note(ctx, link.then.clone()).await,
                 Some(there) => settle(ctx, &link, there).await,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::base::clock::{Clock, Now};
+use crate::base::failpoint;
 use crate::base::offload::Offload;
 use crate::manifest::{Change, FolderId, Manifest};
 use crate::store::fence::Fence;
@@ -242,5 +243,6 @@ fn taken(
     from: Option<Holder>,
 ) -> Outcome {
     claim.owned();
+    failpoint::hit("lease-taken");
     Outcome::Held(Held { etag, sent, lasts }, from)
 }

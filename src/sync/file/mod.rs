@@ -24,6 +24,7 @@ use tokio::sync::oneshot;
 
 use crate::base::clock::Now;
 use crate::base::digest::Sha256;
+use crate::base::failpoint;
 use crate::base::path::RelPath;
 use crate::base::proof::Proof;
 use crate::base::stat::Stat;
@@ -259,6 +260,7 @@ impl Way {
             Ok(stored) => stored,
             Err(error) => return Err(self.unwritten(self.refused(error)?, Some(sha256))),
         };
+        failpoint::hit("put-answered");
         Ok(self.stored(How::Uploaded, stored, sha256, read))
     }
 

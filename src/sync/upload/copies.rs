@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use crate::base::digest::Crc64;
+use crate::base::failpoint;
 use crate::store::{self, Body, ErrorKind, MAX_SINGLE, Meta, Store, Stored};
 use crate::sync::upload::{Gate, SINGLE_MOST, create, give_up, part_size_bytes};
 
@@ -37,6 +38,7 @@ pub async fn copy<G: Gate>(
     } else {
         copy_parts(store, gate, from, to, meta).await?
     };
+    failpoint::hit("copied");
     // The same bytes have the same ETag, where the ETag is an MD5 of them.
     if stored.etag == from.etag {
         return Ok(stored);

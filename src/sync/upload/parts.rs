@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::task::JoinSet;
 
 use crate::base::digest::{Crc64, Hasher, Sha256};
+use crate::base::failpoint;
 use crate::base::offload;
 use crate::manifest::UploadPart;
 use crate::store::{Body, Part, Store};
@@ -175,6 +176,7 @@ impl<G: Gate> OnePart<G> {
                 sending.await?
             }
         };
+        failpoint::hit("part-answered");
         if self.lasts {
             self.gate.stored(&self.upload, &part, crc64).await;
         }
