@@ -66,18 +66,12 @@ pub(super) async fn check(folder: &Folder) -> Vec<Finding> {
     let mut found = asked.everything().await;
     let warnings = folder.terms.warnings().into_iter();
     found.extend(warnings.map(Finding::warn));
-    if is_open_line(store.endpoint_url()) {
+    if host::is_open_line(store.endpoint_url()) {
         found.push(Finding::warn(format!(
             "{endpoint} is not encrypted: everybody on the way can read the files; use https:// where there is one"
         )));
     }
     found
-}
-
-/// Returns whether requests would cross a network in the clear.
-fn is_open_line(url: &str) -> bool {
-    url.strip_prefix("http://")
-        .is_some_and(|host| !host::is_loopback(host))
 }
 
 /// A bucket that is being asked, and what it has answered.
