@@ -359,21 +359,3 @@ impl Asked<'_> {
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_an_open_line_to_others_is_worth_a_word() {
-        assert!(is_open_line("http://minio.example:9000"));
-        for fine in [
-            "",
-            "https://s3.example",
-            "http://127.0.0.1:9000",
-            "http://localhost:1",
-        ] {
-            assert!(!is_open_line(fine), "{fine}");
-        }
-    }
-}
