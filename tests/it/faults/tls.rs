@@ -32,6 +32,7 @@ impl Tls {
     }
 
     /// Starts one whose certificate held for January 2020; its issuer is [`Self::ca_of_expired`].
+    #[cfg(feature = "demo")]
     pub async fn expired(address: &str) -> Self {
         Self::with("127.0.0.1", include_bytes!("tls/expired.pem"), address).await
     }
@@ -95,6 +96,7 @@ impl Tls {
     }
 
     /// Returns the file with the certificate of the issuer of the expired one.
+    #[cfg(feature = "demo")]
     pub fn ca_of_expired() -> PathBuf {
         [
             env!("CARGO_MANIFEST_DIR"),
