@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 
+use crate::base::path::escaped;
 use crate::cli::args::check::{CheckArgs, FleetArgs, PolicyArgs};
 use crate::cli::args::folder::Where;
 use crate::cli::args::held::HeldVerb;
@@ -42,13 +43,15 @@ use crate::commands::status::{self, StatusOptions, states};
 use crate::commands::sync::{self, SyncOptions};
 use crate::commands::verify::{self, VerifyOptions};
 use crate::commands::watch::{self, WatchOptions};
-use crate::commands::{Exit, pages};
+use crate::commands::{Exit, pages, signals};
 use crate::config::{self, Config, Options, Problem, Problems, S3Options, Surroundings, Target};
+use crate::report::last_words;
 use crate::report::log;
 use crate::report::out::{Out, note};
 
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
+    last_words::watch();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -179,7 +182,14 @@ fn load(
     surroundings: &Surroundings,
 ) -> Result<Config, Problems> {
     let place = config::find(named, surroundings)?;
-    Config::load(&config::text_of(&place)?, &place, options, surroundings)
+    let config = Config::load(&config::text_of(&place)?, &place, options, surroundings)?;
+    if config::is_for_all(&place, &config.notify) {
+        tracing::warn!(
+            "everybody can read the addresses of [notify] in {}, and whoever knows them can often write there; `chmod o-r` it",
+            escaped(place.as_os_str().as_encoded_bytes())
+        );
+    }
+    Ok(config)
 }
 
 /// Reads the config, and makes that it can be read again.
@@ -242,7 +252,10 @@ fn drive(command: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<
         .enable_all()
         .build()
         .context("start the runtime")?
-        .block_on(command)
+        .block_on(async {
+            signals::outlive_size_limit();
+            command.await
+        })
 }
 
 /// Shows how the folders are, once or again and again.

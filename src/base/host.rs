@@ -13,6 +13,12 @@ pub fn is_loopback(host: &str) -> bool {
     is_address || name == "localhost" || name.ends_with(".localhost")
 }
 
+/// Returns true if requests to the endpoint `url` would cross a network in the clear.
+pub fn is_open_line(url: &str) -> bool {
+    url.strip_prefix("http://")
+        .is_some_and(|host| !is_loopback(host))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -36,6 +42,14 @@ mod tests {
             "",
         ] {
             assert!(!is_loopback(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn only_plain_http_across_a_network_is_an_open_line() {
+        assert!(is_open_line("http://minio:9000"));
+        for url in ["https://minio:9000", "http://127.0.0.1:9000", ""] {
+            assert!(!is_open_line(url), "{url}");
         }
     }
 }

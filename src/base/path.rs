@@ -134,16 +134,24 @@ impl fmt::Debug for RelPath {
     }
 }
 
-/// Returns bytes as one line of text: control and bidirectional-control characters and bytes that are not UTF-8 appear
-/// as `\xNN` or `\u{N}`, a backslash doubled, everything else as it is.
+/// Returns true for what has no place in a line that people read: control characters, those that end a line or turn the
+/// order of letters round.
+pub fn is_unruly(c: char) -> bool {
+    // Most text is none of it.
+    !c.is_ascii_graphic()
+        && (c.is_control()
+            || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
+}
+
+/// Returns bytes as one line of text: what [`is_unruly`] and bytes that are not UTF-8 appear as `\xNN` or `\u{N}`, a
+/// backslash doubled, everything else as it is.
 pub fn escaped(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
-            let bidi = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
             if c == '\\' {
                 text.push_str("\\\\");
-            } else if c.is_control() || bidi {
+            } else if is_unruly(c) {
                 text.extend(c.escape_default());
             } else {
                 text.push(c);
@@ -194,5 +202,9 @@ mod tests {
     fn what_could_forge_a_log_line_is_escaped() {
         assert_eq!(escaped(b"a\nb\x1b[2J\xff\\"), "a\\nb\\u{1b}[2J\\xff\\\\");
         assert_eq!(escaped("für \u{202e}x".as_bytes()), "für \\u{202e}x");
+        assert_eq!(
+            escaped("\u{61c}\u{85}\u{2028}\u{feff}".as_bytes()),
+            "\\u{61c}\\u{85}\\u{2028}\u{feff}"
+        );
     }
 }

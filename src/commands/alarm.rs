@@ -28,6 +28,7 @@ use crate::base::path::escaped;
 use crate::commands::alarm::judge::{Event, Judge, Kind, Seen, is_well};
 use crate::commands::bill::Biller;
 use crate::commands::board::Board;
+use crate::commands::settings;
 use crate::config::Notify;
 use crate::report::drill_file;
 use crate::store::s3::Web;
@@ -225,7 +226,11 @@ async fn run(command: &[String], message: &Message, json: &str) -> Result<(), St
     let Some((program, arguments)) = command.split_first() else {
         return Ok(());
     };
-    let mut child = Command::new(program)
+    let mut child = Command::new(program);
+    for key in settings::KEYS {
+        child.env_remove(key);
+    }
+    let mut child = child
         .args(arguments)
         .env("TIDEWATCH_EVENT", message.event.word())
         .env("TIDEWATCH_FOLDER", &message.folder)

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -11,6 +12,13 @@ use crate::base::clock::{Clock, LocalMinute};
 use crate::commands::folders::Eyes;
 use crate::config::{Bandwidth, Concurrency, Rate, ShownRate, Upload};
 use crate::sync::limits::Limits;
+
+/// Handles that are open whatever is sent: the manifest's, the lock, the root, the watcher's, those of the runtime.
+const OURS: u64 = 40;
+/// Handles of a request: its connection, its file, and one that is just being opened or closed.
+const EACH: u64 = 3;
+/// More requests than an endpoint is sent without being asked to.
+const PLENTY: usize = 300;
 
 /// Nanoseconds of a minute: timetables know nothing shorter.
 const MINUTE_NS: i64 = 60_000_000_000;
@@ -94,11 +102,33 @@ impl Lines {
     }
 }
 
+/// Returns how many requests there are to be at once; `None`: as many as the endpoint takes.
 fn fixed(concurrency: Concurrency) -> Option<usize> {
+    let bearable = bearable();
     match concurrency {
-        Concurrency::Auto => None,
-        Concurrency::Fixed(requests) => Some(requests.get()),
+        Concurrency::Auto if bearable >= PLENTY => None,
+        Concurrency::Auto => Some(bearable),
+        Concurrency::Fixed(requests) => Some(requests.get().min(bearable)),
     }
+}
+
+/// Returns how many requests at once the handles allow that this process may have open, at least one: as many as it may be
+/// given are taken first.
+fn bearable() -> usize {
+    let mut allowed = getrlimit(Resource::Nofile);
+    if allowed.current < allowed.maximum {
+        let most = Rlimit {
+            current: allowed.maximum,
+            ..allowed
+        };
+        if setrlimit(Resource::Nofile, most).is_ok() {
+            allowed = most;
+        }
+    }
+    let handles = allowed.current.unwrap_or(u64::MAX);
+    usize::try_from(handles.saturating_sub(OURS) / EACH)
+        .unwrap_or(usize::MAX)
+        .max(1)
 }
 
 fn rate_at(bandwidth: &Bandwidth, clock: Clock) -> Rate {

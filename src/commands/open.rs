@@ -16,6 +16,7 @@ use serde::Serialize;
 use crate::base::path::escaped;
 use crate::commands::Exit;
 use crate::commands::page::token;
+use crate::commands::settings;
 use crate::manifest;
 use crate::report::out::{Out, note};
 use crate::report::status_file;
@@ -142,6 +143,9 @@ fn start(browser: &str, link: &str) -> bool {
         return false;
     };
     let mut command = Command::new(program);
+    for key in settings::KEYS {
+        command.env_remove(key);
+    }
     command
         .args(words)
         .stdin(Stdio::null())

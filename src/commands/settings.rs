@@ -4,6 +4,13 @@ use crate::base::terms::Terms;
 use crate::config::{PathStyle, S3};
 use crate::store::s3::{Addressing, Settings};
 
+/// The variables of the environment that keys are taken from: nothing that we start is to inherit them.
+pub const KEYS: [&str; 3] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+];
+
 /// Returns how the store reaches a bucket of which the config says `s3`, and stores objects there by `terms`.
 ///
 /// What the config leaves open is left to the environment and the AWS profiles, credentials always are.

@@ -22,6 +22,16 @@ pub enum Asked {
     Terminate,
 }
 
+/// Makes a write beyond the largest file that this process may write an error like any other, for the rest of the process:
+/// the signal that comes with it (SIGXFSZ, setrlimit(2)) would end it. Within a runtime.
+pub fn outlive_size_limit() {
+    let kind = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+    // Its handler stays when nobody listens any more. Without it the signal ends us, as ever.
+    if let Err(error) = signal(kind) {
+        tracing::debug!(%error, "could not listen to SIGXFSZ");
+    }
+}
+
 impl Signals {
     /// Begins to listen.
     pub fn listen() -> anyhow::Result<Self> {

@@ -21,6 +21,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
 
 use crate::base::clock::{Clock, rfc3339};
+use crate::base::host;
 use crate::base::path::{RelPath, escaped};
 use crate::base::snapshot::FolderSnapshot;
 use crate::commands::open::{self, PagePlace};
@@ -143,6 +144,9 @@ struct View {
     failing: Vec<Failing>,
     /// How the last restore drill went, if there was one.
     last_drill: Option<Drilled>,
+    /// The endpoint, if everybody on the way to it can read what is sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unencrypted: Option<String>,
 }
 
 /// A path that fails.
@@ -300,13 +304,15 @@ impl Past<'_> {
             if !status.level {
                 status.lag_seconds = status.lag_seconds.saturating_add(age);
             }
+            let row = rows.iter().find(|row| is_same(row, folder));
             Ok(View {
                 last_known_level: Some(status.level),
-                failing: match rows.iter().find(|row| is_same(row, folder)) {
+                failing: match row {
                     Some(row) if folder.failed > 0 => self.failing(row)?,
                     _ => Vec::new(),
                 },
                 last_drill: None,
+                unencrypted: row.and_then(unencrypted),
                 status,
             })
         };
@@ -326,6 +332,7 @@ impl Past<'_> {
                 last_known_level: Some(folder.level),
                 failing: Vec::new(),
                 last_drill: None,
+                unencrypted: None,
             }));
         }
         Ok(views)
@@ -368,6 +375,7 @@ impl Past<'_> {
             last_known_level: folder.map(|folder| folder.level).or(shown),
             failing: self.failing(row)?,
             last_drill: None,
+            unencrypted: unencrypted(row),
         })
     }
 
@@ -431,6 +439,12 @@ fn unknown(row: &FolderRow) -> FolderStatus {
 /// Returns where a folder goes, as a URL.
 pub fn target(row: &FolderRow) -> String {
     format!("s3://{}/{}", row.key.bucket, row.key.prefix)
+}
+
+/// Returns a folder's endpoint, if what is sent to it crosses a network in the clear.
+fn unencrypted(row: &FolderRow) -> Option<String> {
+    let endpoint = &row.key.endpoint;
+    host::is_open_line(endpoint).then(|| escaped(endpoint.as_bytes()))
 }
 
 fn is_same(row: &FolderRow, folder: &FolderStatus) -> bool {

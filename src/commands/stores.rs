@@ -82,10 +82,7 @@ impl Stores {
 
     /// Says once of each endpoint that what is sent to it can be read on the way.
     fn warn_if_open(&self, endpoint_url: &str) {
-        let Some(host) = endpoint_url.strip_prefix("http://") else {
-            return;
-        };
-        if !host::is_loopback(host) {
+        if host::is_open_line(endpoint_url) {
             self.warn_once(&format!("files are sent unencrypted to {endpoint_url}"));
         }
     }

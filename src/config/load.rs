@@ -394,11 +394,3 @@ fn read_waits(
     let settle = options.settle.unwrap_or(settle);
     (settle, max_wait.unwrap_or(MAX_WAIT).max(settle))
 }
-
-/// Returns what the config at `place` says, unread.
-pub fn text_of(place: &Path) -> Result<String, Problem> {
-    std::fs::read_to_string(place).map_err(|error| {
-        let shown = escaped(place.as_os_str().as_encoded_bytes());
-        Problem::new(format!("the config `{shown}` cannot be read: {error}"))
-    })
-}

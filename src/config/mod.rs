@@ -7,6 +7,7 @@
 mod bandwidth;
 mod check;
 mod cost;
+mod guard;
 mod load;
 mod notify;
 mod places;
@@ -27,7 +28,8 @@ use crate::base::price::Prices;
 use crate::base::terms::Terms;
 
 pub use crate::config::bandwidth::{Bandwidth, Rate, Shown as ShownRate};
-pub use crate::config::load::{state_dir_of, text_of};
+pub use crate::config::guard::{is_for_all, text_of};
+pub use crate::config::load::state_dir_of;
 pub use crate::config::notify::{HEARTBEAT_EVERY, Notify};
 pub use crate::config::places::{
     Surroundings, adhoc_dir, adhoc_states, find, state_dir, user_units,

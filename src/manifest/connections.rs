@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, TransactionBehavior};
@@ -27,6 +28,8 @@ struct Inner {
     writer: Mutex<Slot>,
     reader: Mutex<Slot>,
     lock: Mutex<Option<File>>,
+    /// Something in it could not be read for what it is: the next start has to look at all of it.
+    is_damaged: AtomicBool,
 }
 
 /// Where the rows are.
@@ -111,6 +114,7 @@ impl Manifest {
                 writer: slot(writer),
                 reader: slot(reader),
                 lock: Mutex::new(lock),
+                is_damaged: AtomicBool::new(false),
             }),
         }
     }
@@ -145,6 +149,7 @@ impl Manifest {
         let mut writer = guard(&self.inner.writer);
         let mut reader = guard(&self.inner.reader);
         if let (Slot::Open(connection), Place::Owned { .. }) = (&*writer, &self.inner.place)
+            && !self.inner.is_damaged.load(Ordering::Relaxed)
             && let Err(error) = schema::mark_clean(connection, true).and_then(|()| {
                 connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
             })
@@ -241,6 +246,9 @@ impl Manifest {
     /// Sorts an error, and drops the connection unless it is as good as before.
     fn give_up(&self, slot: &mut Slot, doing: Doing, source: &rusqlite::Error) -> Error {
         let error = Error::sql(doing, self.inner.place.path(), source);
+        if error.kind() == ErrorKind::Damaged {
+            self.inner.is_damaged.store(true, Ordering::Relaxed);
+        }
         let is_sound = matches!(error.kind(), ErrorKind::Refused | ErrorKind::Busy);
         if !is_sound && !matches!(self.inner.place, Place::Memory) {
             *slot = Slot::Failed {

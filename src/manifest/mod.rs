@@ -62,6 +62,7 @@ mod decode;
 mod error;
 mod log;
 mod marks;
+mod modes;
 mod moves;
 mod open;
 mod rows;

@@ -23,7 +23,9 @@ use crate::base::failpoint;
 use crate::manifest::connections::{Manifest, Place};
 use crate::manifest::error::{ErrorKind, OpenError};
 use crate::manifest::schema::{self, Access};
-use crate::manifest::{buckets, changes, log, marks, moves, rows, said, subfolders, uploads};
+use crate::manifest::{
+    buckets, changes, log, marks, modes, moves, rows, said, subfolders, uploads,
+};
 
 const DATABASE: &str = "tidewatch.db";
 const LOCK: &str = "lock";
@@ -66,6 +68,7 @@ impl Manifest {
             .mode(0o700)
             .create(dir)
             .map_err(OpenError::io("create", dir))?;
+        modes::close(dir, LOCK, DATABASE)?;
         let lock = take_lock(dir)?;
 
         let mut opened = Opened {

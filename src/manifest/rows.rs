@@ -17,6 +17,8 @@ pub const LARGE_BYTES: u64 = 16 << 20;
 
 /// How many rows of one content [`Manifest::by_content`] returns: enough to find one that can be copied from.
 const SAME_CONTENT: usize = 4;
+/// How many rows of one inode [`Manifest::by_inode`] returns: every name that a file may well have.
+const NAMES: usize = 1000;
 
 /// The columns of an entry, in the order in which [`entry`] reads them.
 ///
@@ -227,7 +229,7 @@ impl Manifest {
         })
     }
 
-    /// Returns up to four rows that are `Synced` or `Kept` and were read from this inode.
+    /// Returns the rows that are `Synced` or `Kept` and were read from this inode, but not more than 1,000.
     pub fn by_inode(&self, folder: FolderId, dev: u64, ino: u64) -> Result<Vec<Entry>, Error> {
         self.ask(|connection| {
             let mut statement = connection.prepare_cached(BY_INODE)?;
@@ -236,7 +238,7 @@ impl Manifest {
                 folder.0,
                 ino.cast_signed(),
                 dev.cast_signed(),
-                sql_limit(SAME_CONTENT)
+                sql_limit(NAMES)
             ];
             statement.query_map(params, entry)?.collect()
         })

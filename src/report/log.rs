@@ -1,10 +1,12 @@
 //! The log on standard error.
 //!
 //! Never on standard output, which is for results; never with a secret: the SDK's modules are heard at debug at most,
-//! where it does not say what it signs with, and its search for credentials only when it fails altogether.
+//! where it does not say what it signs with, and its search for credentials only when it fails altogether. Never more or
+//! less than one line a record, whatever the names in it hold, and nothing that a terminal would act on but colours.
 
-use std::fmt;
-use std::io::IsTerminal as _;
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
+use std::io::{self, IsTerminal as _};
 
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
@@ -12,6 +14,7 @@ use tracing_subscriber::fmt::format::{Format, Full, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::base::path::is_unruly;
 use crate::report::out::Stderr;
 
 /// How much is said.
@@ -71,7 +74,7 @@ pub fn start(loudness: Loudness, form: Form) {
         .with_env_filter(filter)
         // Nobody may read it any more; told on standard error that this failed, the process would end for it.
         .log_internal_errors(false)
-        .with_writer(|| Stderr);
+        .with_writer(move || OneLine(form));
     // An error means that a log is there already, which only a test's can be.
     let _ = match form {
         Form::Journal => builder
@@ -84,6 +87,54 @@ pub fn start(loudness: Loudness, form: Form) {
             .with_target(loudness >= Loudness::Everything)
             .try_init(),
     };
+}
+
+/// Standard error, a record at a time.
+struct OneLine(Form);
+
+impl io::Write for OneLine {
+    fn write(&mut self, record: &[u8]) -> io::Result<usize> {
+        self.write_all(record).map(|()| record.len())
+    }
+
+    fn write_all(&mut self, record: &[u8]) -> io::Result<()> {
+        Stderr.write_all(tame(&String::from_utf8_lossy(record), self.0).as_bytes())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Returns a record as one line. What has no place in one is escaped, as JSON does where it is JSON.
+fn tame(record: &str, form: Form) -> Cow<'_, str> {
+    let line = record.strip_suffix('\n').unwrap_or(record);
+    if !line.contains(is_unruly) {
+        return Cow::Borrowed(record);
+    }
+    let mut tamed = String::with_capacity(record.len() + 16);
+    let mut rest = line;
+    while let Some(c) = rest.chars().next() {
+        let colour = colour(rest).filter(|_| form == Form::Text);
+        let (taken, after) = rest.split_at(colour.unwrap_or(c.len_utf8()));
+        rest = after;
+        // Writing to a String cannot fail.
+        let _ = match form {
+            _ if colour.is_some() || !is_unruly(c) => tamed.write_str(taken),
+            // All of them are within the first plane, which four digits hold.
+            Form::Json => write!(tamed, "\\u{:04x}", u32::from(c)),
+            Form::Text | Form::Journal => write!(tamed, "{}", c.escape_default()),
+        };
+    }
+    tamed.push('\n');
+    Cow::Owned(tamed)
+}
+
+/// Returns the length of the change of colour that `text` begins with, if it begins with one.
+fn colour(text: &str) -> Option<usize> {
+    let after = text.strip_prefix("\u{1b}[")?;
+    let end = after.find(|c: char| !c.is_ascii_digit() && c != ';')?;
+    after[end..].starts_with('m').then_some(end + 3)
 }
 
 /// Returns whether colours are wanted: on a terminal, unless `NO_COLOR` is set and not empty.
@@ -178,6 +229,23 @@ mod tests {
         assert_eq!(
             String::from_utf8_lossy(&written),
             "<4>odd files=3\n<3>bad\n"
+        );
+    }
+
+    #[test]
+    fn a_record_is_one_line_that_no_name_can_break_or_turn_round() {
+        let plain = "für 3 files\n";
+        assert!(matches!(tame(plain, Form::Text), Cow::Borrowed(_)));
+        let wild = "\u{1b}[33mWARN\u{1b}[0m a\nb\r\u{1b}[2J\u{1b}]0;x\u{7}\u{9b}\u{202e}\u{2028}\n";
+        assert_eq!(
+            tame(wild, Form::Text),
+            "\u{1b}[33mWARN\u{1b}[0m a\\nb\\r\\u{1b}[2J\\u{1b}]0;x\\u{7}\\u{9b}\\u{202e}\\u{2028}\n"
+        );
+        let journal = tame(wild, Form::Journal);
+        assert!(!journal.trim_end().contains(is_unruly), "{journal}");
+        assert_eq!(
+            tame("{\"a\":\"\u{85}\u{202e}\"}\n", Form::Json),
+            "{\"a\":\"\\u0085\\u202e\"}\n"
         );
     }
 

@@ -2,6 +2,7 @@
 
 pub mod bill_file;
 pub mod drill_file;
+pub mod last_words;
 pub mod lines;
 pub mod log;
 pub mod metrics;

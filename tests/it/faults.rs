@@ -8,5 +8,5 @@ mod outage;
 mod owners;
 mod probe;
 mod rows;
-mod tls;
+pub mod tls;
 mod wire;

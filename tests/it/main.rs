@@ -27,11 +27,13 @@ mod features;
 mod filter;
 mod lease;
 mod manifest;
+mod matrix;
 mod page;
 mod process;
 mod reads;
 #[cfg(feature = "demo")]
 mod restore;
+mod security;
 mod sim;
 mod status;
 mod store;

@@ -12,18 +12,18 @@
     reason = "these write users' files, which nobody writes durably"
 )]
 
-mod child;
+pub mod child;
 mod kinds;
 mod limits;
 mod names;
 mod new_folders;
 mod overflow;
-mod place;
+pub mod place;
 mod programs;
 mod quiet;
 mod reading;
 mod renames;
-mod rig;
+pub mod rig;
 mod roots;
-mod table;
+pub mod table;
 mod writers;

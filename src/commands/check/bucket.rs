@@ -66,18 +66,12 @@ pub(super) async fn check(folder: &Folder) -> Vec<Finding> {
     let mut found = asked.everything().await;
     let warnings = folder.terms.warnings().into_iter();
     found.extend(warnings.map(Finding::warn));
-    if is_open_line(store.endpoint_url()) {
+    if host::is_open_line(store.endpoint_url()) {
         found.push(Finding::warn(format!(
             "{endpoint} is not encrypted: everybody on the way can read the files; use https:// where there is one"
         )));
     }
     found
-}
-
-/// Returns whether requests would cross a network in the clear.
-fn is_open_line(url: &str) -> bool {
-    url.strip_prefix("http://")
-        .is_some_and(|host| !host::is_loopback(host))
 }
 
 /// A bucket that is being asked, and what it has answered.
@@ -362,24 +356,6 @@ impl Asked<'_> {
         match self.prefix {
             "" => "/".to_owned(),
             prefix => escaped(prefix.as_bytes()),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_an_open_line_to_others_is_worth_a_word() {
-        assert!(is_open_line("http://minio.example:9000"));
-        for fine in [
-            "",
-            "https://s3.example",
-            "http://127.0.0.1:9000",
-            "http://localhost:1",
-        ] {
-            assert!(!is_open_line(fine), "{fine}");
         }
     }
 }

@@ -107,6 +107,9 @@ fn folder(view: &View, agent: &Agent) -> String {
     let mut add = |label: &str, value: &str| page.push_str(&line(label, value, INDENT));
     add("folder", &status.path);
     add("bucket", &status.to);
+    if let Some(endpoint) = &view.unencrypted {
+        add("line", &format!("NOT ENCRYPTED on the way to {endpoint}"));
+    }
     if !agent.alive {
         let since = agent.last_heard.as_deref().unwrap_or("an unknown time");
         let known = match view.last_known_level {
@@ -340,6 +343,7 @@ mod tests {
             last_known_level: Some(true),
             last_drill: None,
             failing: Vec::new(),
+            unencrypted: None,
         }
     }
 

@@ -4,6 +4,7 @@
 //! are the queue's, not ours. Dropping the future at any point is safe: it closes the request's connection, and
 //! nothing else is held.
 
+mod bounded;
 pub(in crate::store::s3) mod flight;
 
 use std::convert::Infallible;
@@ -18,7 +19,8 @@ use aws_runtime::auth::PayloadSigningOverride;
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::connection::CaptureSmithyConnection;
 use aws_smithy_runtime_api::client::interceptors::context::{
-    BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextMut,
+    BeforeDeserializationInterceptorContextMut, BeforeDeserializationInterceptorContextRef,
+    BeforeTransmitInterceptorContextMut,
 };
 use aws_smithy_runtime_api::client::interceptors::{Intercept, dyn_dispatch_hint};
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
@@ -31,6 +33,7 @@ use bytes::Bytes;
 use crate::base::backoff;
 use crate::base::clock::Clock;
 use crate::base::digest::Sha256;
+use crate::store::s3::attempt::bounded::Bounded;
 use crate::store::s3::attempt::flight::{Counted, Flight};
 use crate::store::s3::classify::{self, Blip, Cure, Failure, Trouble};
 use crate::store::s3::connect::Patience;
@@ -121,6 +124,7 @@ where
             flight: Arc::clone(&flight),
             body: call.body.cloned(),
             is_outstanding,
+            is_content: call.operation == "GetObject",
             elsewhere: cured.iter().find_map(Cure::place).map(str::to_owned),
         };
         let counted = Counted {
@@ -222,6 +226,8 @@ pub(super) struct Watch {
     body: Option<Body>,
     /// An earlier attempt was not answered, and may still land.
     pub is_outstanding: bool,
+    /// The answer is a content, which is taken piece by piece and may be of any length.
+    is_content: bool,
     /// The URL that the store has sent the request on to.
     elsewhere: Option<String>,
 }
@@ -309,6 +315,21 @@ impl Intercept for Watch {
             .and_then(|date| i64::try_from(date.as_nanos()).ok());
         if let Some(date_ns) = date {
             self.flight.date_ns.store(date_ns, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn modify_before_deserialization(
+        &self,
+        context: &mut BeforeDeserializationInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let response = context.response_mut();
+        if !(self.is_content && response.status().is_success()) {
+            // It is held in memory as a whole.
+            let inner = std::mem::replace(response.body_mut(), SdkBody::taken());
+            *response.body_mut() = SdkBody::from_body_1_x(Bounded::new(inner));
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_types::DateTime;
 use aws_smithy_types::date_time::Format;
 
+use crate::base::path::is_unruly;
 use crate::store::s3::attempt::{Call, Nature};
 use crate::store::s3::table::{advice, cures, kind, minds_checksum, status_words};
 use crate::store::{Effect, Error, ErrorKind, UNREACHED};
@@ -349,7 +350,7 @@ fn one_line(text: &str) -> String {
     let text = text.trim_end_matches('.');
     let mut line: String = text
         .chars()
-        .filter(|c| !c.is_control())
+        .filter(|c| !is_unruly(*c))
         .take(LONGEST)
         .collect();
     if line.len() < text.len() && line.chars().count() == LONGEST {

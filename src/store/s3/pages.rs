@@ -145,7 +145,8 @@ impl S3Store {
             }
             page.next = answer
                 .next_continuation_token()
-                .filter(|next| !next.is_empty())
+                // The way to where we are would lead round for ever.
+                .filter(|next| !next.is_empty() && Some(*next) != token.as_deref())
                 .map(str::to_owned);
             if page.next.is_none() && answer.is_truncated() == Some(true) {
                 return Err(Trouble::Garbled(
@@ -193,7 +194,7 @@ impl S3Store {
             }
             let next = answer
                 .next_continuation_token()
-                .filter(|next| !next.is_empty())
+                .filter(|next| !next.is_empty() && Some(*next) != token.as_deref())
                 .map(str::to_owned);
             if next.is_none() && answer.is_truncated() == Some(true) {
                 return Err(no_way());
@@ -295,6 +296,9 @@ impl S3Store {
                         .unwrap_or_default()
                         .to_owned(),
                 });
+                if page.next == *token {
+                    return Err(no_way());
+                }
             }
             Ok(page)
         })

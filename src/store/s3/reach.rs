@@ -13,6 +13,7 @@ use std::time::Duration;
 use aws_credential_types::provider::{self, ProvideCredentials, future};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{Credentials, Region, SharedCredentialsProvider, SharedHttpClient};
+use hyper::http::Uri;
 use tokio::time::Instant;
 
 use crate::base::clock::Clock;
@@ -25,6 +26,32 @@ use crate::store::s3::connect::{self, Connected, Settings};
 /// which each answer tells, from the same bound on.
 const SKEW: Duration = Duration::from_secs(4 * 60);
 
+/// Returns whether a request may be sent on to `url` by the store at `endpoint` (empty: AWS's own): only to the same host or
+/// one below it, or from AWS to AWS. Whoever can answer once must not get everything from then on.
+fn is_of(endpoint: &str, url: &str) -> bool {
+    const AWS: [&str; 2] = [".amazonaws.com", ".amazonaws.com.cn"];
+    let host = |url: &str| {
+        let url: Uri = url.parse().ok()?;
+        let is_web = matches!(url.scheme_str(), Some("http" | "https"));
+        let host = url.host().filter(|_| is_web)?;
+        Some(host.trim_end_matches('.').to_ascii_lowercase())
+    };
+    let is_aws = |host: &str| AWS.iter().any(|end| host.ends_with(end));
+    let Some(to) = host(url) else {
+        return false;
+    };
+    match host(endpoint) {
+        Some(from) if is_aws(&from) => is_aws(&to),
+        Some(from) => {
+            to == from
+                || to
+                    .strip_suffix(&from)
+                    .is_some_and(|rest| rest.ends_with('.'))
+        }
+        None => endpoint.is_empty() && is_aws(&to),
+    }
+}
+
 /// The way to one bucket.
 #[derive(Debug)]
 pub(super) struct Reach {
@@ -33,6 +60,8 @@ pub(super) struct Reach {
     /// Counts the clients that have followed each other.
     generation: AtomicU64,
     settings: Settings,
+    /// Empty: AWS's own.
+    endpoint_url: String,
     /// For the services that credentials come from.
     http: SharedHttpClient,
     last: Last,
@@ -49,6 +78,7 @@ impl Reach {
             region: RwLock::new(connected.region),
             generation: AtomicU64::new(0),
             settings,
+            endpoint_url: connected.endpoint_url,
             http: connected.http,
             last: Last::default(),
             renewed: tokio::sync::Mutex::default(),
@@ -124,7 +154,7 @@ impl Reach {
             Cure::Credentials => Box::pin(self.renew(flight)).await,
             Cure::Region(region) => self.move_to(region, flight),
             // The next attempt goes there.
-            Cure::Follow(url) => url.starts_with("http://") || url.starts_with("https://"),
+            Cure::Follow(url) => is_of(&self.endpoint_url, url),
         }
     }
 
@@ -312,5 +342,43 @@ impl Lines {
     /// Forgets a connection that died; returns whether it had answered before.
     pub fn died(&self, line: SocketAddr) -> bool {
         self.lock().remove(&line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_sent_on_within_the_store_alone() {
+        let own = "https://s3.example.com:9000";
+        for (endpoint, url) in [
+            (own, "https://s3.example.com/b/k"),
+            (own, "https://b.S3.example.com:9001/k?x=1"),
+            ("http://127.0.0.1:1", "http://127.0.0.1:2/"),
+            ("", "https://b.s3-us-west-2.amazonaws.com/k"),
+            (
+                "https://s3.eu-west-1.amazonaws.com",
+                "https://b.s3.us-east-1.amazonaws.com/k",
+            ),
+        ] {
+            assert!(is_of(endpoint, url), "{endpoint} {url}");
+        }
+        for (endpoint, url) in [
+            (own, "https://evil.example/"),
+            (own, "https://evils3.example.com/"),
+            (own, "https://s3.example.com.evil.example/"),
+            (own, "https://s3.example.com@evil.example/"),
+            (own, "https://example.com/"),
+            (own, "//evil.example/"),
+            (own, "file://s3.example.com/etc/passwd"),
+            (own, "/b/k"),
+            ("http://127.0.0.1:1", "http://169.254.169.254/latest/"),
+            ("", "https://amazonaws.com.evil.example/"),
+            ("", "https://evilamazonaws.com/"),
+            ("", "http://169.254.169.254/latest/"),
+        ] {
+            assert!(!is_of(endpoint, url), "{endpoint} {url}");
+        }
     }
 }

@@ -3,6 +3,8 @@
 use std::io;
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use crate::base::clock::Now;
 use crate::base::digest::Sha256;
 use crate::base::path::RelPath;
@@ -116,6 +118,11 @@ impl Way {
                 };
             }
             Stop::Read(ReadError::Moving) => {
+                self.restore(None);
+                return Outcome::Moving { beginning: None };
+            }
+            // Nothing is wrong with the file: it is read when others have been.
+            Stop::Read(ReadError::Io(error)) if is_want_of_handles(&error) => {
                 self.restore(None);
                 return Outcome::Moving { beginning: None };
             }
@@ -270,6 +277,14 @@ fn refused_pause(kind: ErrorKind) -> Option<(u32, Duration)> {
         | ErrorKind::Busy
         | ErrorKind::Network => None,
     }
+}
+
+/// Returns whether this process, or the machine, has as many files open as it may.
+fn is_want_of_handles(error: &io::Error) -> bool {
+    let wants = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    error
+        .raw_os_error()
+        .is_some_and(|code| wants.contains(&code))
 }
 
 fn unreadable_pause(error: &io::Error) -> Option<(u32, Duration)> {

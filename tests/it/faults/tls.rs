@@ -31,8 +31,18 @@ impl Tls {
         Self::on("127.0.0.2", address).await
     }
 
+    /// Starts one whose certificate held for January 2020; its issuer is [`Self::ca_of_expired`].
+    #[cfg(feature = "demo")]
+    pub async fn expired(address: &str) -> Self {
+        Self::with("127.0.0.1", include_bytes!("tls/expired.pem"), address).await
+    }
+
     async fn on(host: &'static str, address: &str) -> Self {
-        let chain = CertificateDer::from_pem_slice(include_bytes!("tls/server.pem")).unwrap();
+        Self::with(host, include_bytes!("tls/server.pem"), address).await
+    }
+
+    async fn with(host: &'static str, certificate: &[u8], address: &str) -> Self {
+        let chain = CertificateDer::from_pem_slice(certificate).unwrap();
         let key = PrivateKeyDer::from_pem_slice(include_bytes!("tls/server.key")).unwrap();
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -83,5 +93,16 @@ impl Tls {
         [env!("CARGO_MANIFEST_DIR"), "tests/it/faults/tls/ca.pem"]
             .iter()
             .collect()
+    }
+
+    /// Returns the file with the certificate of the issuer of the expired one.
+    #[cfg(feature = "demo")]
+    pub fn ca_of_expired() -> PathBuf {
+        [
+            env!("CARGO_MANIFEST_DIR"),
+            "tests/it/faults/tls/expired-ca.pem",
+        ]
+        .iter()
+        .collect()
     }
 }

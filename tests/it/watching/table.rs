@@ -1,12 +1,14 @@
-//! The 85 rows, and what became of each: ran, or could not and why.
+//! The 85 rows, and what became of each: ran, or could not and why. The fault matrix and the measures of security have
+//! theirs told in the same way.
 //!
-//! Each test leaves one line in `target/tmp/watching/NN` and says it on stderr; `tests/watching.sh` reads the lines.
+//! Each test leaves one line in `target/tmp/TABLE/NN` and says it on stderr; `tests/watching.sh` reads the lines.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::watching::place;
+use crate::{matrix, security};
 
 /// What each row holds the program to, from 1.
 pub const ROWS: [&str; 85] = [
@@ -97,9 +99,18 @@ pub const ROWS: [&str; 85] = [
     "a busy neighbour",
 ];
 
+/// The tables, by the first letter of their tests' names.
+const TABLES: [(&str, &str, &[&str]); 3] = [
+    ("w", "watching", &ROWS),
+    ("r", "matrix", &matrix::rows::ROWS),
+    ("s", "security", &security::ROWS),
+];
+
 /// A row that is being tried. Dropped without more, it ran.
 pub struct Row {
     pub number: usize,
+    table: &'static str,
+    title: &'static str,
     /// The test's full name.
     pub test: &'static str,
     outcome: String,
@@ -117,10 +128,16 @@ pub(crate) use row;
 impl Row {
     pub fn begin(here: &'static str) -> Self {
         let test = here.strip_suffix("::here").expect("the macro's name");
+        let test = test.strip_suffix("::{{closure}}").unwrap_or(test);
         let (_, test) = test.split_once("::").expect("a crate's name before it");
         let name = test.rsplit("::").next().expect("a name");
+        let number: usize = name[1..3].parse().expect("wNN_");
+        let is_it = |(letter, ..): &&(&str, _, _)| name.starts_with(letter);
+        let (_, table, titles) = TABLES.iter().find(is_it).expect("a table");
         let row = Self {
-            number: name[1..3].parse().expect("wNN_"),
+            number,
+            table,
+            title: titles[number - 1],
             test,
             outcome: "ran".to_owned(),
         };
@@ -149,9 +166,10 @@ impl Row {
         if place::is_inside() {
             return;
         }
-        let file = folder().join(format!("{:02}", self.number));
-        fs::create_dir_all(folder()).unwrap();
-        let line = format!("{:>2}. {}: {outcome}\n", self.number, ROWS[self.number - 1]);
+        let folder = folder(self.table);
+        let file = folder.join(format!("{:02}", self.number));
+        fs::create_dir_all(folder).unwrap();
+        let line = format!("{:>2}. {}: {outcome}\n", self.number, self.title);
         fs::write(file, line).unwrap();
     }
 }
@@ -163,7 +181,8 @@ impl Drop for Row {
         }
         self.note(&self.outcome);
         if self.outcome != "ran" {
-            say(&format!("WATCHING {}: {}", self.number, self.outcome));
+            let table = self.table.to_uppercase();
+            say(&format!("{table} {}: {}", self.number, self.outcome));
         }
     }
 }
@@ -173,8 +192,8 @@ fn say(line: &str) {
     eprintln!("{line}");
 }
 
-fn folder() -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join("watching")
+fn folder(table: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(table)
 }
 
 #[test]
