@@ -24,6 +24,7 @@ mod output;
 mod policy;
 mod refused;
 mod reload;
+mod selftest;
 mod service;
 mod soak;
 mod staying;
