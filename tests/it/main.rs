@@ -16,6 +16,7 @@ mod catalog;
 #[cfg(feature = "demo")]
 mod check;
 mod config;
+mod corpus;
 mod deletes;
 mod demo;
 mod explain;
@@ -24,6 +25,8 @@ mod faults;
 mod features;
 mod filter;
 mod lease;
+#[cfg(feature = "demo")]
+mod machine;
 mod manifest;
 mod page;
 mod process;
