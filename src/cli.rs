@@ -59,7 +59,11 @@ pub fn run() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    log::start(cli.loud.loudness(), cli.loud.form());
+    let loudness = match &cli.command {
+        Command::Selftest(_) => cli.loud.loudness_of_proofs(),
+        _ => cli.loud.loudness(),
+    };
+    log::start(loudness, cli.loud.form());
     let exit = dispatch(cli, &Surroundings::of_process()).unwrap_or_else(|error| {
         if let Some(problems) = error.downcast_ref::<Problems>() {
             refuse(problems)

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::corpus::targets::ALL;
+use crate::support::results;
 
 /// How often each file is changed and tried again, unless `TIDEWATCH_CORPUS` says how often.
 const CHANGES: u32 = 200;
@@ -76,6 +77,12 @@ fn replay(name: &str) {
             target(&change(bytes, other, &mut random));
         }
     }
+    let tried = files.len() as u64 * (1 + u64::from(given.unwrap_or(usual)));
+    results::note(
+        "Fuzz",
+        &format!("inputs of `{name}` replayed"),
+        &tried.to_string(),
+    );
 }
 
 #[test]

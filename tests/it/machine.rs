@@ -43,6 +43,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::restore::{Held, tree};
 use crate::support::endpoint::{Endpoint, Fault, REGION};
+use crate::support::results;
 
 /// Sequences, unless it is said otherwise: some seconds.
 const SEQUENCES: u32 = 10;
@@ -457,4 +458,10 @@ fn whatever_is_done_to_a_folder_the_bucket_is_level_after_a_sync() {
     if let Err(why) = tried {
         panic!("{why}");
     }
+    let figure = format!("{} sequences, all level and restored", number.get());
+    results::note(
+        "Model",
+        "any steps on a real folder, against an endpoint",
+        &figure,
+    );
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tidewatch::base::path::RelPath;
 use tidewatch::base::stat::Kind;
-use tidewatch::catalog::{self, Header, Record};
+use tidewatch::catalog::{self, Fault, Header, Record};
 use tidewatch::config::{Config, Options, Surroundings};
 use tidewatch::store::key::KeyMap;
 use tidewatch::store::s3::{Addressing, Patience, S3Store, Settings};
@@ -98,8 +98,8 @@ pub fn catalog(data: &[u8]) {
         return;
     };
     let mut count = 0;
-    if let Err(fault) = catalog::read_link(&packed, &keys, |_| count += 1) {
-        is_one_line(&fault.to_string());
+    if let Err(Fault::Broken(why)) = catalog::read_link(&packed, &keys, |_| count += 1) {
+        is_one_line(&why);
     }
     assert!(count <= rest.len());
 }
@@ -144,7 +144,7 @@ pub fn ignore(data: &[u8]) {
     let Some(path) = RelPath::new(path.as_bytes()).filter(|path| !path.is_root()) else {
         return;
     };
-    for kind in [Kind::File, Kind::Dir] {
+    for kind in [Kind::File, Kind::Folder] {
         if let Some(reason) = filter.excludes(&path, kind) {
             is_one_line(&reason.to_string());
         }
