@@ -9,7 +9,7 @@ use crate::corpus::targets::ALL;
 use crate::support::results;
 
 /// How often each file is changed and tried again, unless `TIDEWATCH_CORPUS` says how often.
-const CHANGES: u32 = 200;
+const CHANGES: u32 = 100;
 /// Of answers, which go over a socket each.
 const CHANGES_OF_ANSWERS: u32 = 10;
 

@@ -46,7 +46,7 @@ use crate::support::endpoint::{Endpoint, Fault, REGION};
 use crate::support::results;
 
 /// Sequences, unless it is said otherwise: some seconds.
-const SEQUENCES: u32 = 10;
+const SEQUENCES: u32 = 6;
 /// The most steps of one.
 const STEPS: usize = 24;
 
