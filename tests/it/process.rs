@@ -18,6 +18,7 @@ mod exits;
 mod eyes;
 mod fleet;
 mod folders;
+mod json;
 mod names;
 mod notify;
 mod output;

@@ -1,5 +1,7 @@
 //! One agent's lease, and two agents that want the same one.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tidewatch::agent::{Mode, Reason};
@@ -133,6 +135,51 @@ async fn the_next_one_waits_for_the_end_of_a_dead_owners_lease_and_then_goes_on(
     assert!(waited > least && waited < most, "{waited:?}");
     other.level().await;
     assert_eq!(other.snapshots.borrow().lease, None);
+    other.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_nothing_to_do_is_not_level_before_the_prefix_is_its_own_and_looked_at() {
+    let minutes = |count: u64| Duration::from_secs(60 * count);
+    let bench = first(line(5), Habits::default());
+    let next = second(&bench, line(5));
+    next.tree.write(&path("f"), b"the same");
+    sleep(minutes(1)).await;
+    assert!(next.sync().await.last.level);
+    // Another agent has it now, which may do there what it likes.
+    let mut agent = bench.start(Mode::Forever);
+    agent.level().await;
+    let mut other = next.start(Mode::Forever);
+    until_waiting(&mut other).await;
+    sleep(minutes(20)).await;
+    let said = other.snapshots.borrow().clone();
+    assert_eq!((said.queued_files, said.failed, said.held), (0, 0, 0));
+    assert!(said.last_scan_ns.is_some() && !said.level, "{said:?}");
+
+    // Given back; but what the other has done to it nobody can tell yet.
+    let is_denied = Arc::new(AtomicBool::new(true));
+    let denied = is_denied.clone();
+    next.store.rule(move |operation, _| {
+        let is_list = operation == "ListObjectsV2" && denied.load(Ordering::SeqCst);
+        is_list.then_some(Fault::Refused(ErrorKind::Denied))
+    });
+    agent.stop().await;
+    let taken = other
+        .snapshots
+        .wait_for(|snapshot| snapshot.lease.is_none());
+    timeout(minutes(10), taken)
+        .await
+        .expect("it is taken")
+        .unwrap();
+    sleep(minutes(20)).await;
+    assert!(next.store.asked("ListObjectsV2", "") > 0);
+    let said = other.snapshots.borrow().clone();
+    assert_eq!((said.queued_files, said.failed, said.held), (0, 0, 0));
+    assert!(!said.level, "{said:?}");
+    is_denied.store(false, Ordering::SeqCst);
+    timeout(minutes(10), other.level())
+        .await
+        .expect("it has been looked at");
     other.stop().await;
 }
 
