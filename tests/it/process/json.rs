@@ -56,7 +56,7 @@ fn kinds(value: &Value, name: &str) -> Value {
 }
 
 /// Compares what a command printed with its golden file.
-fn holds(command: &str, runs: &[&Ended]) {
+pub fn holds(command: &str, runs: &[&Ended]) {
     let mut seen = BTreeSet::new();
     for run in runs {
         for line in run.out.lines() {

@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tokio::process::Command;
 
+use crate::process::json::holds;
 use crate::process::{Ended, World, end_of, ended, send};
 use crate::support::endpoint::Fault;
 
@@ -100,6 +101,7 @@ async fn a_selftest_proves_everything_and_leaves_nothing() {
     assert!(summary["puts"].as_u64() > Some(50), "{summary}");
     assert!(summary["sent_bytes"].as_u64() > Some(30 << 20), "{summary}");
     is_clean(&world);
+    holds("selftest", &[&ended]);
 }
 
 #[tokio::test]
