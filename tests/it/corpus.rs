@@ -55,6 +55,15 @@ fn change(bytes: &[u8], other: &[u8], random: &mut fastrand::Rng) -> Vec<u8> {
     bytes
 }
 
+/// Gives bytes to a target; what fails is named, so that it can become a file of the corpus.
+fn replayed(target: fn(&[u8]), bytes: &[u8], path: &Path) {
+    let replay = std::panic::AssertUnwindSafe(|| target(bytes));
+    if std::panic::catch_unwind(replay).is_err() {
+        let path = path.display();
+        panic!("made of {path}: {:?}", bytes.escape_ascii().to_string());
+    }
+}
+
 fn replay(name: &str) {
     let (_, target) = ALL.iter().find(|(known, _)| *known == name).unwrap();
     let given = std::env::var("TIDEWATCH_CORPUS").ok();
@@ -68,13 +77,10 @@ fn replay(name: &str) {
     assert!(files.len() >= 5, "there is no corpus of `{name}`");
     let mut random = fastrand::Rng::with_seed(7);
     for (path, bytes) in &files {
-        // What fails is named by its file; what is changed of it can be found again from the seed.
-        let name = path.file_name().unwrap().display().to_string();
-        eprintln!("{name}");
-        target(bytes);
+        replayed(target, bytes, path);
         for _ in 0..given.unwrap_or(usual) {
             let other = &files[random.usize(..files.len())].1;
-            target(&change(bytes, other, &mut random));
+            replayed(target, &change(bytes, other, &mut random), path);
         }
     }
     let tried = files.len() as u64 * (1 + u64::from(given.unwrap_or(usual)));

@@ -65,7 +65,9 @@ pub fn holds(command: &str, runs: &[&Ended]) {
             seen.insert(kinds(&value, "").to_string());
         }
     }
-    let text: String = seen.iter().map(|line| format!("{line}\n")).collect();
+    let text = seen
+        .iter()
+        .fold(String::new(), |text, line| text + line + "\n");
     if std::env::var("TIDEWATCH_GOLDEN").is_ok_and(|what| what == "write") {
         fs::write(golden(command), &text).unwrap();
     }
