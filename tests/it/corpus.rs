@@ -65,7 +65,7 @@ fn replayed(target: fn(&[u8]), bytes: &[u8], path: &Path) {
 }
 
 fn replay(name: &str) {
-    let (_, target) = ALL.iter().find(|(known, _)| *known == name).unwrap();
+    let (_, target) = *ALL.iter().find(|(known, _)| *known == name).unwrap();
     let given = std::env::var("TIDEWATCH_CORPUS").ok();
     let given = given.map(|text| text.parse().expect("a number"));
     let usual = if name == "answers" {
