@@ -19,6 +19,7 @@ use crate::cli::args::history::{DrillArgs, HistoryArgs};
 use crate::cli::args::live::{Known, StatusArgs, SyncNowArgs};
 use crate::cli::args::open::OpenArgs;
 use crate::cli::args::restore::RestoreArgs;
+use crate::cli::args::selftest::SelftestArgs;
 use crate::cli::args::service::{ServiceArgs, ServiceVerb};
 use crate::cli::args::verify::VerifyArgs;
 use crate::cli::args::{Cli, Command, SyncArgs};
@@ -38,6 +39,7 @@ use crate::commands::pause::{self, SyncNowOptions};
 use crate::commands::policy::{self, PolicyOptions};
 use crate::commands::reload::Reader;
 use crate::commands::restore::{self, RestoreOptions, source};
+use crate::commands::selftest::{self, SelftestOptions};
 use crate::commands::service::{self, ServiceCommand, Whose};
 use crate::commands::status::{self, StatusOptions, states};
 use crate::commands::sync::{self, SyncOptions};
@@ -60,7 +62,11 @@ pub fn run() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    log::start(cli.loud.loudness(), cli.loud.form());
+    let loudness = match &cli.command {
+        Command::Selftest(_) => cli.loud.loudness_of_proofs(),
+        _ => cli.loud.loudness(),
+    };
+    log::start(loudness, cli.loud.form());
     let exit = dispatch(cli, &Surroundings::of_process()).unwrap_or_else(|error| {
         if let Some(problems) = error.downcast_ref::<Problems>() {
             refuse(problems)
@@ -151,6 +157,7 @@ fn dispatch(cli: Cli, surroundings: &Surroundings) -> anyhow::Result<Exit> {
             dir: args.dir,
             duration: args.duration,
         })),
+        Command::Selftest(args) => drive(selftest::selftest(selftest_options(args)?)),
         Command::Completions { shell } => pages::completions(Cli::command(), shell, &mut out),
         Command::Man => pages::man(Cli::command(), &mut out),
     }
@@ -369,6 +376,18 @@ fn fleet_options(args: FleetArgs) -> Result<FleetOptions, Problems> {
     Ok(FleetOptions {
         to: Target::parse(&args.url).map_err(Problem::new)?,
         s3: s3.into(),
+        json: args.json,
+    })
+}
+
+fn selftest_options(args: SelftestArgs) -> Result<SelftestOptions, Problems> {
+    let s3: S3Options = args.s3.into();
+    Ok(SelftestOptions {
+        to: Target::parse(&args.url).map_err(Problem::new)?,
+        s3: s3.into(),
+        kills: args.kills,
+        seed: args.seed,
+        keep: args.keep,
         json: args.json,
     })
 }

@@ -430,5 +430,6 @@ fn time(number: u64, text: &str) -> Result<i64, Fault> {
 
 /// Makes the fault of a line, from 1.
 pub(in crate::catalog) fn broken(line: u64, why: &str) -> Fault {
-    Fault::Broken(format!("line {line}: {why}"))
+    // What the parser quotes of the line is whatever somebody has put into the bucket.
+    Fault::Broken(format!("line {line}: {}", escaped(why.as_bytes())))
 }

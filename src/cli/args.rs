@@ -8,6 +8,7 @@ pub(in crate::cli) mod live;
 pub(in crate::cli) mod loud;
 pub(in crate::cli) mod open;
 pub(in crate::cli) mod restore;
+pub(in crate::cli) mod selftest;
 pub(in crate::cli) mod service;
 pub(in crate::cli) mod verify;
 
@@ -27,6 +28,7 @@ use crate::cli::args::live::{ExplainArgs, PauseArgs, ResumeArgs, StatusArgs, Syn
 use crate::cli::args::loud::Loud;
 use crate::cli::args::open::OpenArgs;
 use crate::cli::args::restore::RestoreArgs;
+use crate::cli::args::selftest::SelftestArgs;
 use crate::cli::args::service::ServiceArgs;
 use crate::cli::args::verify::VerifyArgs;
 use crate::config::{self, Bandwidth, Concurrency, Options, PathStyle, S3Options};
@@ -189,6 +191,9 @@ pub(in crate::cli) enum Command {
             tidewatch demo /tmp/try --for 30s"
     )]
     Demo(DemoArgs),
+
+    /// Prove the promises against a bucket of yours
+    Selftest(SelftestArgs),
 
     /// Write the completions for a shell to standard output
     #[command(after_long_help = "Examples:\n  \

@@ -29,6 +29,7 @@ use crate::commands::{Exit, unusable};
 use crate::config::{self, Config, S3Options, Target};
 use crate::manifest::{FolderKey, FolderRow, Manifest, OpenError};
 use crate::report::out::note;
+use crate::store::Store;
 use crate::store::key::KeyMap;
 use crate::store::s3::{S3Store, SetupError};
 use crate::sync::lease::{Manners, Owner};
@@ -151,17 +152,33 @@ impl Shared {
 
     /// Sets a folder up and runs it until it ends or `stop` is cancelled.
     pub async fn drive(&self, start: Start, stop: CancellationToken) -> Left {
+        self.drive_through(start, stop, |store| store).await
+    }
+
+    /// Does the same over a line that `through` lays to the bucket.
+    pub async fn drive_through(
+        &self,
+        start: Start,
+        stop: CancellationToken,
+        through: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store> + Send,
+    ) -> Left {
         let store = tokio::select! {
             store = self.stores.open(&start.folder) => store,
             () = stop.cancelled() => return Left::Stopped,
         };
         match store {
-            Ok(store) => self.run(start, store, stop).await,
+            Ok(store) => self.run(start, store, stop, through).await,
             Err(error) => Left::NoStore(error),
         }
     }
 
-    async fn run(&self, start: Start, store: Arc<S3Store>, stop: CancellationToken) -> Left {
+    async fn run(
+        &self,
+        start: Start,
+        store: Arc<S3Store>,
+        stop: CancellationToken,
+        through: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store> + Send,
+    ) -> Left {
         let bucket = Bucket {
             endpoint: store.endpoint_url().to_owned(),
             name: start.folder.to.bucket.clone(),
@@ -177,7 +194,10 @@ impl Shared {
         }
         let config = start.folder.clone();
         let folder = match self.assemble(start, store).await {
-            Ok(folder) => folder,
+            Ok(folder) => agent::Folder {
+                store: through(folder.store),
+                ..folder
+            },
             Err(why) => return Left::Broken(why),
         };
         let first = (!folder.row.contacted).then(|| First {

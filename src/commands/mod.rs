@@ -27,6 +27,7 @@ pub mod pause;
 pub mod policy;
 pub mod reload;
 pub mod restore;
+pub mod selftest;
 pub mod service;
 pub mod settings;
 pub mod signals;

@@ -7,6 +7,7 @@ use tokio::sync::OnceCell;
 
 use crate::base::host;
 use crate::base::meter::Meter;
+use crate::base::price::Usage;
 use crate::base::terms::Terms;
 use crate::commands::settings;
 use crate::config::{self, S3};
@@ -57,6 +58,11 @@ impl Stores {
     /// Returns where all their requests are counted.
     pub fn meter(&self) -> &Arc<Meter> {
         &self.meter
+    }
+
+    /// Returns what they come to on a bill.
+    pub fn usage(&self) -> Usage {
+        Usage::of(&self.meter.read())
     }
 
     fn client(&self, folder: &config::Folder) -> Client {

@@ -123,7 +123,8 @@ impl Filter {
         let mut add = |line: &str, given: &str| {
             let bad = |why: String| BadRule {
                 rule: escaped(given.as_bytes()),
-                why,
+                // The reason quotes the rule once more.
+                why: escaped(why.as_bytes()),
             };
             builder
                 .add_line(None, line)
@@ -149,7 +150,7 @@ impl Filter {
         }
         let rules = builder.build().map_err(|error| BadRule {
             rule: "all together".to_string(),
-            why: error.to_string(),
+            why: escaped(error.to_string().as_bytes()),
         })?;
         Ok(Self {
             rules,
@@ -481,6 +482,8 @@ mod tests {
     fn a_bad_rule_is_named() {
         let bad = Filter::new(&["a{b".to_string()], &[], true).expect_err("an open brace");
         assert_eq!(bad.rule, "a{b");
+        let bad = Filter::new(&["a{\u{1b}[2J".to_string()], &[], true).expect_err("an open brace");
+        assert!(!bad.to_string().contains('\u{1b}'), "{bad}");
         let bad = Filter::new(&[], &["!x".to_string()], true).expect_err("a double negation");
         assert!(bad.to_string().contains("leave out the `!`"), "{bad}");
     }

@@ -16,6 +16,7 @@ mod catalog;
 #[cfg(feature = "demo")]
 mod check;
 mod config;
+mod corpus;
 #[cfg(feature = "demo")]
 mod crash;
 mod deletes;
@@ -26,6 +27,8 @@ mod faults;
 mod features;
 mod filter;
 mod lease;
+#[cfg(feature = "demo")]
+mod machine;
 mod manifest;
 mod matrix;
 mod page;

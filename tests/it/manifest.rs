@@ -5,6 +5,7 @@ pub mod faults;
 mod log;
 mod places;
 mod rows;
+mod threads;
 
 use tidewatch::base::digest::Sha256;
 use tidewatch::base::path::RelPath;

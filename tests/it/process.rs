@@ -25,6 +25,7 @@ mod output;
 mod policy;
 mod refused;
 mod reload;
+mod selftest;
 mod service;
 mod soak;
 mod staying;

@@ -46,6 +46,14 @@ impl Loud {
         }
     }
 
+    /// Returns the same for what tells by itself how it goes on: without `-v` only what is odd.
+    pub fn loudness_of_proofs(&self) -> Loudness {
+        match self.loudness() {
+            Loudness::Usual => Loudness::Quiet,
+            other => other,
+        }
+    }
+
     pub fn form(&self) -> Form {
         match self.log_format {
             LogFormat::Auto => Form::of_surroundings(),

@@ -352,6 +352,8 @@ impl Grounds {
                     ignore::Error::Glob { err, .. } => err,
                     other => other.to_string(),
                 };
+                // The reason quotes the rule once more.
+                let why = escaped(why.as_bytes());
                 let rule = escaped(rule.trim().as_bytes());
                 self.tell(
                     &path,

@@ -130,6 +130,17 @@ fn names_of_links_are_numbers_and_nothing_else_is_a_link() {
     }
 }
 
+#[test]
+fn what_a_fault_quotes_of_a_line_can_do_nothing_to_a_terminal() {
+    let line = "{\"op\":\"\\u001b[31mput\",\"path\":\"a\"}\n";
+    let Err(Fault::Broken(why)) = read(&packed(line)) else {
+        panic!("it is no record")
+    };
+    assert!(why.starts_with("line 2: unknown variant"), "{why}");
+    assert!(!why.chars().any(char::is_control), "{why:?}");
+    assert!(why.contains("u{1b}[31mput"), "{why}");
+}
+
 /// Packs lines behind a header.
 fn packed(lines: &str) -> Vec<u8> {
     let header = LINES.lines().next().unwrap();

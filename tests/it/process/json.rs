@@ -56,7 +56,7 @@ fn kinds(value: &Value, name: &str) -> Value {
 }
 
 /// Compares what a command printed with its golden file.
-fn holds(command: &str, runs: &[&Ended]) {
+pub fn holds(command: &str, runs: &[&Ended]) {
     let mut seen = BTreeSet::new();
     for run in runs {
         for line in run.out.lines() {
@@ -65,7 +65,9 @@ fn holds(command: &str, runs: &[&Ended]) {
             seen.insert(kinds(&value, "").to_string());
         }
     }
-    let text: String = seen.iter().map(|line| format!("{line}\n")).collect();
+    let text = seen
+        .iter()
+        .fold(String::new(), |text, line| text + line + "\n");
     if std::env::var("TIDEWATCH_GOLDEN").is_ok_and(|what| what == "write") {
         fs::write(golden(command), &text).unwrap();
     }
