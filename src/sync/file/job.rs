@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::base::buffers::Pool;
@@ -298,6 +299,8 @@ pub struct Done {
     pub key: String,
     /// What the queue had said.
     pub job: queue::Job,
+    /// When it began.
+    pub started: Instant,
     /// How it ended.
     pub outcome: Outcome,
     /// What to commit.

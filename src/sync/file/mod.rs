@@ -101,6 +101,7 @@ pub async fn sync(ctx: Arc<Ctx>, task: Task) -> Done {
         path: way.task.job.path.clone(),
         key: way.task.key,
         job: way.task.job,
+        started: way.started.mono,
         outcome,
         changes: way.changes,
         sources: way.sources,

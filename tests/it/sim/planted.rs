@@ -12,8 +12,8 @@ use tidewatch::base::path::RelPath;
 use tidewatch::base::stat::Stat;
 use tidewatch::store::features::Features;
 use tidewatch::store::{
-    Body, Effect, ErrorKind, Meta, Object, Page, Part, PartPage, Removed, Result, Store, Stored,
-    UploadPage, UploadToken, When, Which,
+    Body, Effect, Error, ErrorKind, Meta, Object, Page, Part, PartPage, Removed, Result, Store,
+    Stored, UploadPage, UploadToken, When, Which,
 };
 use tidewatch::tree::{Found, Identity, OpenFile, ReadError, Tree};
 
@@ -56,9 +56,30 @@ pub enum Bug {
     LinkIsNotKept,
     /// A link is not what was sent.
     LinkIsTorn,
+    /// An object that is there is now and then not found.
+    HeadIsBlind,
+    /// Parts are joined into an object, and it is not kept.
+    CompleteIsNotKept,
+    /// An upload is said to be given up that is not.
+    AbortIsNotDone,
+    /// What an object may be stored under is not minded.
+    ConditionsAreIgnored,
 }
 
-pub const ALL: [Bug; 16] = [
+impl Bug {
+    /// Returns the seeds of which one is to catch it: what shows with large files only, or with a second agent, has worlds
+    /// of its own.
+    pub fn seeds(self) -> impl Iterator<Item = u64> {
+        let (first, step) = match self {
+            Self::CompleteIsNotKept | Self::AbortIsNotDone => (7, 10),
+            Self::ConditionsAreIgnored => (6, 12),
+            _ => (1, 1),
+        };
+        (first..).step_by(step)
+    }
+}
+
+pub const ALL: [Bug; 20] = [
     Bug::AnyRootIsRight,
     Bug::UnreadableIsEmpty,
     Bug::UnreadableIsGone,
@@ -75,6 +96,10 @@ pub const ALL: [Bug; 16] = [
     Bug::SilenceIsNoEffect,
     Bug::LinkIsNotKept,
     Bug::LinkIsTorn,
+    Bug::HeadIsBlind,
+    Bug::CompleteIsNotKept,
+    Bug::AbortIsNotDone,
+    Bug::ConditionsAreIgnored,
 ];
 
 /// A bug in its world, or none.
@@ -283,6 +308,11 @@ impl Store for Lying {
     }
 
     async fn put_if(&self, key: &str, body: Body, meta: &Meta, when: &When) -> Result<Stored> {
+        let when = if self.bug == Bug::ConditionsAreIgnored {
+            &When::Always
+        } else {
+            when
+        };
         let elsewhere = MemStore::default();
         let stored = elsewhere.put(key, body.clone(), meta).await;
         // What is wrong with files must show by the files.
@@ -326,6 +356,10 @@ impl Store for Lying {
     }
 
     async fn head(&self, key: &str) -> Result<Object> {
+        if self.lies(Bug::HeadIsBlind) {
+            let (kind, effect) = (ErrorKind::NotFound, Effect::None);
+            return Err(Error::new(kind, "HeadObject", key, effect, "NoSuchKey"));
+        }
         self.inner.head(key).await
     }
 
@@ -404,6 +438,14 @@ impl Store for Lying {
         crc64: Option<Crc64>,
         when: &When,
     ) -> Result<Stored> {
+        if self.bug == Bug::CompleteIsNotKept {
+            let stored = self
+                .inner
+                .complete_if(key, upload, parts, crc64, when)
+                .await;
+            self.inner.inner().uproot(key);
+            return stored;
+        }
         self.inner
             .complete_if(key, upload, parts, crc64, when)
             .await
@@ -418,6 +460,9 @@ impl Store for Lying {
     }
 
     async fn abort(&self, key: &str, upload: &str) -> Result<()> {
+        if self.bug == Bug::AbortIsNotDone {
+            return Ok(());
+        }
         self.inner.abort(key, upload).await
     }
 }
