@@ -49,6 +49,7 @@ impl Loop {
             count_held,
             knows_names: self.had_rows || self.scans.is_done_once(),
             now,
+            set: self.set,
         };
         let turner = self.turner.clone();
         let work = self.ctx.offload.run(move || turner.run(work));

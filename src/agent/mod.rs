@@ -54,7 +54,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::base::clock::Now;
+use crate::base::clock::{Now, Setting};
 use crate::base::offload::joined;
 use crate::base::path::RelPath;
 use crate::base::snapshot::Tally;
@@ -88,7 +88,6 @@ use pulse::Pulses;
 use rest::Rest;
 use said::LastWord;
 use scans::Scans;
-use setting::Wall;
 use tell::Teller;
 use trash::Trash;
 use turn::{Turn, Turned};
@@ -146,7 +145,8 @@ struct Loop {
     audit: Audit,
     catalog: Catalog,
     lease: Lease,
-    wall: Wall,
+    /// How the machine's clock is set, as far as the rows know.
+    set: Setting,
     said: LastWord,
     /// The folder that the root was when it was last trusted.
     root: Option<Identity>,
@@ -247,7 +247,7 @@ impl Loop {
             audit: Audit::new(settings.audit, mode),
             catalog: Catalog::new(),
             lease,
-            wall: Wall::new(clock),
+            set: clock.setting(),
             said,
             root: row.root,
             mounts: row.mounts.into_iter().collect(),
@@ -315,7 +315,7 @@ impl Loop {
 
     /// Starts what can be started; returns why the loop ends, if it does.
     fn advance(&mut self, now: Now) -> Option<Reason> {
-        self.watch_clock(now);
+        self.watch_clock();
         // Silence counts only while something is wanted of the store.
         let moved = self.ctx.moved.load(Ordering::Relaxed) + self.ctx.limits.held_back();
         if moved != self.moved_before || !self.wants_the_store(now) {

@@ -52,6 +52,9 @@ pub enum Clock {
     },
 }
 
+/// A clock that is off by no more is slewed, not set; nanoseconds.
+pub const SLEWED_NS: i64 = 1_000_000_000;
+
 /// How the machine's wall clock is set: as long as nobody sets it both stay as they are, also while the machine sleeps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Setting {
@@ -84,6 +87,18 @@ impl Clock {
             } => passed(mono, since, wall_ns).saturating_add(ahead_ns.load(Ordering::Relaxed)),
         };
         Now { mono, wall_ns }
+    }
+
+    /// Reads both clocks, the one on the wall as it would show the time if nobody had set it since it was set so.
+    pub fn now_as_set(self, set: Setting) -> Now {
+        let now = self.now();
+        let since_ns = self.setting().offset_ns.saturating_sub(set.offset_ns);
+        let wall_ns = if since_ns.saturating_abs() <= SLEWED_NS {
+            now.wall_ns
+        } else {
+            now.wall_ns.saturating_sub(since_ns)
+        };
+        Now { wall_ns, ..now }
     }
 
     /// Returns how the wall clock is set now.
