@@ -4,12 +4,12 @@
 #
 # A patch has a line that says what it breaks and one that says which test has to fail: `Test: it FILTER` for one of
 # tests/it, `Test: lib FILTER` for a unit test. A patch that does not apply, a copy that does not build, and a named test
-# that fails with no bug switched on are failures too. `PLANTED_SEEDS` (96) seeds for the simulator, `PLANTED_PROFILE` (sim).
+# that fails with no bug switched on are failures too. `PLANTED_SEEDS` (96) seeds for the simulator, `PLANTED_PROFILE` (dev).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 seeds=${PLANTED_SEEDS:-96}
-profile=${PLANTED_PROFILE:-sim}
+profile=${PLANTED_PROFILE:-dev}
 # How long one run may take, seconds: a bug that makes a test hang is not caught by it.
 longest=600
 
