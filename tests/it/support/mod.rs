@@ -6,3 +6,4 @@ pub mod mapping;
 pub mod mem_store;
 pub mod mem_tree;
 pub mod raw_server;
+pub mod results;
