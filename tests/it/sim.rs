@@ -19,10 +19,13 @@ mod world;
 
 use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
 use planted::Bug;
 use tally::Tally;
 use world::World;
+
+use crate::support::results;
 
 /// Seeds after each of which a long run says how far it is.
 const STRETCH: u64 = 1000;
@@ -91,10 +94,13 @@ fn after_any_storm_tree_manifest_and_bucket_agree() {
             stretch = Tally::default();
         }
     }
-    log(&format!(
-        "from {first} on, {all}, {} violations",
-        failed.len()
-    ));
+    let result = format!("{all}, {} violations", failed.len());
+    log(&format!("from {first} on, {result}"));
+    results::note(
+        "Simulator",
+        &format!("seeds {first} to {}", first + seeds - 1),
+        &result,
+    );
     assert!(
         failed.is_empty(),
         "{failed:?} of {seeds} seeds from {first} on"
@@ -121,7 +127,41 @@ fn each_planted_bug_is_caught() {
         }
         caught_bugs += 1;
     }
-    eprintln!("caught {caught_bugs} of {}", planted::ALL.len());
+    let count = format!("caught {caught_bugs} of {}", planted::ALL.len());
+    eprintln!("{count}");
+    results::note("Planted bugs", "at the simulator's seams", &count);
+}
+
+/// The patches of `tests/planted.sh`, which has every one of them caught.
+#[test]
+fn every_bug_that_is_planted_in_a_copy_says_what_it_breaks_and_which_test_has_to_fail() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/planted");
+    let files = std::fs::read_dir(folder).expect("the folder of the patches");
+    let mut names: Vec<_> = files.map(|file| file.expect("readable").path()).collect();
+    names.sort();
+    let (switch, patches) = names.split_first().expect("the switch");
+    assert!(switch.ends_with("00-switch.patch"), "{switch:?}");
+    for (number, name) in (1..).zip(patches) {
+        let patch = std::fs::read_to_string(name).expect("readable");
+        let begins = |word: &str| patch.lines().take(2).any(|line| line.starts_with(word));
+        assert!(begins("Breaks "), "{name:?}");
+        assert!(begins("Test: it ") || begins("Test: lib "), "{name:?}");
+        let file = name.file_name().unwrap_or_default().to_string_lossy();
+        assert!(file.starts_with(&format!("{number:02}-")), "{name:?}");
+        let switched = format!("base::planted::is({number})");
+        let added = patch.lines().filter(|line| line.starts_with('+'));
+        assert!(
+            added.filter(|line| line.contains(&switched)).count() > 0,
+            "{name:?}"
+        );
+    }
+    // What the long form has counted, if it was just run.
+    if let Ok(count) = std::env::var("TIDEWATCH_PLANTED_COUNT") {
+        let expected = format!("caught {0} of {0}", patches.len());
+        assert_eq!(count, expected);
+        results::note("Planted bugs", "in a copy of the sources", &count);
+    }
+    assert!(patches.len() + planted::ALL.len() >= 40);
 }
 
 #[test]
