@@ -30,6 +30,11 @@ for patch in tests/planted/*.patch; do
     patch -d "$copy" -p1 --silent --no-backup-if-mismatch <"$patch" || die "$patch does not apply any more"
 done
 
+# Another version, or what is built here would be taken for what the sources themselves make.
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
+sed -i "0,/^version = \"$version\"\$/s//version = \"$version+planted\"/" "$copy/Cargo.toml"
+sed -i "/^name = \"tidewatch\"\$/{n;s/^version = \"$version\"\$/version = \"$version+planted\"/}" "$copy/Cargo.lock"
+
 # The target folder is shared, so that only our own code is built again.
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
 export RUST_BACKTRACE=0
