@@ -5,7 +5,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 /// Marks the file as ours: "Tide".
@@ -305,9 +304,6 @@ fn set_up(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(Duration::from_secs(10))?;
     // More than there are statements, so that each is prepared once.
     connection.set_prepared_statement_cache_capacity(112);
-    // Plans do not depend on what is bound. Without it a statement is prepared anew for each value that is compared with
-    // the condition of a partial index, which an eighth of all work was.
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.execute_batch(EVERY)
 }
 

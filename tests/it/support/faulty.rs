@@ -143,7 +143,10 @@ impl fmt::Debug for OnDelete {
 
 /// Called with operation and key when a change is asked for.
 #[derive(Clone)]
-struct OnChange(Arc<dyn Fn(&str, &str) + Send + Sync>);
+struct OnChange(Arc<See>);
+
+/// Sees an operation and a key.
+type See = dyn Fn(&str, &str) + Send + Sync;
 
 impl fmt::Debug for OnChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
