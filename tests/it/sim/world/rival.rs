@@ -148,5 +148,5 @@ pub async fn visit(visit: Option<Visit>) {
             assert!(matches!(reason, Reason::Stopped(_)), "{reason:?}");
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
