@@ -68,7 +68,8 @@ impl Loop {
     pub(super) fn message(&mut self, message: Message, now: Now) {
         match message {
             Message::Done(mut done) => {
-                let changes = std::mem::take(&mut done.changes);
+                let mut changes = std::mem::take(&mut done.changes);
+                self.with_time(&mut done, &mut changes);
                 self.trashed(&changes);
                 self.janitor.see(&changes);
                 self.pending.push_back(Pending {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::agent::setting::is_of_clock;
 use crate::agent::turn::{Turned, Work};
 use crate::agent::weigh::Weigh;
 use crate::agent::{JOBS_AHEAD, Loop, Pending, Said, Then};
@@ -20,12 +21,13 @@ impl Loop {
         }
         self.take_mends();
         let is_mending = |item: &Pending| matches!(item.then, Then::Mended(..));
-        let due = if self.pending.iter().any(is_mending) {
+        let is_first = |item: &Pending| is_mending(item) || is_of_clock(item);
+        let due = if self.pending.iter().any(is_first) {
             Vec::new()
         } else {
             self.take_due(now)
         };
-        let weigh = if self.stopping.is_some() {
+        let weigh = if self.stopping.is_some() || self.pending.iter().any(is_of_clock) {
             Weigh::default()
         } else {
             self.take_missing(now)
@@ -47,6 +49,7 @@ impl Loop {
             count_held,
             knows_names: self.had_rows || self.scans.is_done_once(),
             now,
+            set: self.set,
         };
         let turner = self.turner.clone();
         let work = self.ctx.offload.run(move || turner.run(work));

@@ -38,6 +38,7 @@ mod root;
 mod rows;
 mod said;
 mod scans;
+mod setting;
 mod tell;
 mod trash;
 mod turn;
@@ -53,7 +54,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::base::clock::Now;
+use crate::base::clock::{Now, Setting};
 use crate::base::offload::joined;
 use crate::base::path::RelPath;
 use crate::base::snapshot::Tally;
@@ -144,6 +145,8 @@ struct Loop {
     audit: Audit,
     catalog: Catalog,
     lease: Lease,
+    /// How the machine's clock is set, as far as the rows know.
+    set: Setting,
     said: LastWord,
     /// The folder that the root was when it was last trusted.
     root: Option<Identity>,
@@ -244,6 +247,7 @@ impl Loop {
             audit: Audit::new(settings.audit, mode),
             catalog: Catalog::new(),
             lease,
+            set: clock.setting(),
             said,
             root: row.root,
             mounts: row.mounts.into_iter().collect(),
@@ -285,10 +289,12 @@ impl Loop {
     }
 
     async fn run(mut self) -> Ended {
-        let recalled = match self.recall_parked().await {
-            Ok(()) => self.recall().await,
-            Err(error) => Err(error),
+        let recalled = async {
+            self.recall_clock().await?;
+            self.recall_parked().await?;
+            self.recall().await
         };
+        let recalled = recalled.await;
         if let Err(error) = recalled {
             return self.end(Reason::Manifest(error.to_string()));
         }
@@ -309,6 +315,7 @@ impl Loop {
 
     /// Starts what can be started; returns why the loop ends, if it does.
     fn advance(&mut self, now: Now) -> Option<Reason> {
+        self.watch_clock();
         // Silence counts only while something is wanted of the store.
         let moved = self.ctx.moved.load(Ordering::Relaxed) + self.ctx.limits.held_back();
         if moved != self.moved_before || !self.wants_the_store(now) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::agent::rest::Rest;
 use crate::agent::weigh::{self, Weigh, Weighed};
 use crate::agent::{Pending, Then};
-use crate::base::clock::Now;
+use crate::base::clock::{Now, Setting};
 use crate::base::failpoint;
 use crate::base::path::RelPath;
 use crate::base::policy::OnDelete;
@@ -42,6 +42,8 @@ pub(super) struct Work {
     /// False while the first scan of all goes on: what it finds had no other name before.
     pub knows_names: bool,
     pub now: Now,
+    /// How the machine's clock is set.
+    pub set: Setting,
 }
 
 /// How long a turn goes on reading small files after its commit: the next commit waits for it.
@@ -64,6 +66,7 @@ pub(super) struct Turned {
 /// What the looks of a turn share.
 pub(super) struct Notes {
     pub now: Now,
+    set: Setting,
     /// The folder that the root has to be, if it is there; `None` if nobody asked.
     pub root: Option<Identity>,
     /// Whether a file may be known under a name that it had before.
@@ -129,6 +132,7 @@ impl Turn {
             count_held,
             knows_names,
             now,
+            set,
         } = work;
         let paths: Vec<RelPath> = due.iter().map(|job| job.path.clone()).collect();
         let mut turned = Turned {
@@ -172,6 +176,7 @@ impl Turn {
                 .is_ok_and(|names| !names.is_empty());
         let mut notes = Notes {
             now,
+            set,
             has_remote,
             root: root.filter(|_| root_is_there),
             knows_names,
@@ -339,6 +344,7 @@ impl Turn {
             remote,
             ahead: None,
             patience: self.rest.patience(job, notes.now),
+            set: notes.set,
         }))
     }
 
@@ -435,6 +441,7 @@ impl Turn {
             remote,
             ahead: None,
             patience: Patience::Left,
+            set: notes.set,
         }))
     }
 }

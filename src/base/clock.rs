@@ -1,5 +1,7 @@
 //! The one place that reads a clock. Code that decides takes a [`Now`].
 
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
@@ -39,6 +41,27 @@ pub enum Clock {
         /// Nanoseconds since the epoch at that instant.
         wall_ns: i64,
     },
+    /// The same of a machine whose clock is set while it runs.
+    Set {
+        /// The monotonic instant at which the wall clock showed `wall_ns`.
+        since: Instant,
+        /// Nanoseconds since the epoch at that instant.
+        wall_ns: i64,
+        /// How far it has been set ahead by now, nanoseconds.
+        ahead_ns: &'static AtomicI64,
+    },
+}
+
+/// A clock that is off by no more is slewed, not set; nanoseconds.
+pub const SLEWED_NS: i64 = 1_000_000_000;
+
+/// How the machine's wall clock is set: as long as nobody sets it both stay as they are, also while the machine sleeps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Setting {
+    /// Which start of the machine this is; 0 if it does not say.
+    pub boot: i64,
+    /// What the wall clock shows more than the time since that start, nanoseconds.
+    pub offset_ns: i64,
 }
 
 impl Clock {
@@ -56,12 +79,71 @@ impl Clock {
                     .unwrap_or_default();
                 i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
             }
-            Self::Virtual { since, wall_ns } => {
-                let passed = mono.saturating_duration_since(since);
-                wall_ns.saturating_add(i64::try_from(passed.as_nanos()).unwrap_or(i64::MAX))
-            }
+            Self::Virtual { since, wall_ns } => passed(mono, since, wall_ns),
+            Self::Set {
+                since,
+                wall_ns,
+                ahead_ns,
+            } => passed(mono, since, wall_ns).saturating_add(ahead_ns.load(Ordering::Relaxed)),
         };
         Now { mono, wall_ns }
+    }
+
+    /// Reads both clocks, the one on the wall as it would show the time if nobody had set it since it was set so.
+    pub fn now_as_set(self, set: Setting) -> Now {
+        let now = self.now();
+        let since_ns = self.setting().offset_ns.saturating_sub(set.offset_ns);
+        let wall_ns = if since_ns.saturating_abs() <= SLEWED_NS {
+            now.wall_ns
+        } else {
+            now.wall_ns.saturating_sub(since_ns)
+        };
+        Now { wall_ns, ..now }
+    }
+
+    /// Returns how the wall clock is set now.
+    pub fn setting(self) -> Setting {
+        match self {
+            Self::Real => real_setting(),
+            Self::Virtual { .. } => Setting {
+                boot: 0,
+                offset_ns: 0,
+            },
+            Self::Set { ahead_ns, .. } => Setting {
+                boot: 0,
+                offset_ns: ahead_ns.load(Ordering::Relaxed),
+            },
+        }
+    }
+}
+
+/// What a clock shows that showed `wall_ns` at `since`.
+fn passed(mono: Instant, since: Instant, wall_ns: i64) -> i64 {
+    let passed = mono.saturating_duration_since(since);
+    wall_ns.saturating_add(i64::try_from(passed.as_nanos()).unwrap_or(i64::MAX))
+}
+
+fn real_setting() -> Setting {
+    static BOOT: OnceLock<i64> = OnceLock::new();
+    // The first 15 digits of the kernel's random name of this start.
+    let name = || {
+        let name = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        let digits: String = name.chars().filter(char::is_ascii_hexdigit).collect();
+        i64::from_str_radix(digits.get(..15)?, 16).ok()
+    };
+    let boot = *BOOT.get_or_init(|| name().unwrap_or(0));
+    let since_boot_ns = || {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        now.tv_sec * 1_000_000_000 + now.tv_nsec
+    };
+    loop {
+        let before_ns = since_boot_ns();
+        let wall_ns = Clock::Real.now().wall_ns;
+        // Who was stopped between the two knows nothing.
+        if since_boot_ns() - before_ns < 100_000_000 {
+            let offset_ns = wall_ns - before_ns;
+            return Setting { boot, offset_ns };
+        }
     }
 }
 

@@ -59,10 +59,14 @@ const UNPARK: &str = "UPDATE files SET parked_until_ns = NULL, parked_seen = NUL
 const CONFIG: &str = "UPDATE folders SET config = ?2 WHERE id = ?1";
 const LEASE_COUNT: &str = "INSERT INTO meta (k, v) VALUES ('lease_count:' || ?1, ?2)
     ON CONFLICT (k) DO UPDATE SET v = excluded.v";
+const CLOCK_SET: &str = "UPDATE files SET ambiguous_until_ns = max(ambiguous_until_ns + ?2, 1)
+    WHERE folder_id = ?1 AND ambiguous_until_ns <> 0";
+const HORIZONS: &str = "UPDATE files SET ambiguous_until_ns = ?2
+    WHERE folder_id = ?1 AND ambiguous_until_ns <> 0";
 const MOUNTS: &str = "UPDATE folders SET mounts = ?2 WHERE id = ?1";
 
 /// Every statement of this file.
-pub(super) const ALL: [&str; 21] = [
+pub(super) const ALL: [&str; 23] = [
     PUT,
     INTEND,
     FORGET,
@@ -84,6 +88,8 @@ pub(super) const ALL: [&str; 21] = [
     UNPARK,
     CONFIG,
     LEASE_COUNT,
+    CLOCK_SET,
+    HORIZONS,
 ];
 
 impl Manifest {
@@ -206,6 +212,8 @@ fn apply(connection: &Connection, folder: FolderId, change: &Change) -> rusqlite
             // The same bits, signed.
             run(LEASE_COUNT, params![folder.0, count.cast_signed()]).map(drop)
         }
+        Change::ClockSet(by_ns) => run(CLOCK_SET, params![folder.0, by_ns]).map(drop),
+        Change::Horizons(until_ns) => run(HORIZONS, params![folder.0, until_ns]).map(drop),
         Change::Scanned(began_ns) => run(SCANNED, params![folder.0, began_ns]).and_then(the_folder),
     }
 }

@@ -122,12 +122,39 @@ impl Manifest {
     /// Returns an empty manifest in memory, for simulations. It lives as long as a clone of it does, whatever becomes
     /// of the runtime that used it; its agent's id is always the same.
     pub fn in_memory() -> Result<Self, OpenError> {
+        Self::in_memory_of(&"0".repeat(32))
+    }
+
+    /// Returns the same for another agent, with this id.
+    pub fn in_memory_of(agent_id: &str) -> Result<Self, OpenError> {
         let path = Path::new(":memory:");
-        let agent_id = "0".repeat(32);
+        let agent_id = agent_id.to_owned();
         let connection =
             schema::connect_memory().map_err(OpenError::sql("make a database", path))?;
         Ok(Self::assemble(
             Place::Memory,
+            agent_id,
+            Some(connection),
+            None,
+            None,
+        ))
+    }
+
+    /// Returns a copy in memory of what it has now, as a backup would be, for simulations of one that is put back.
+    pub fn copy_in_memory(&self) -> Result<Self, OpenError> {
+        let path = Path::new(":memory:");
+        let failed = OpenError::sql("copy a database", path);
+        let copied = schema::connect_memory().and_then(|to| {
+            let mut from = guard(&self.inner.writer);
+            if let Slot::Open(from) = &mut *from {
+                copy(from, &to)?;
+            }
+            Ok(to)
+        });
+        let (place, agent_id) = (Place::Memory, self.inner.agent_id.clone());
+        let connection = copied.map_err(failed)?;
+        Ok(Self::assemble(
+            place,
             agent_id,
             Some(connection),
             None,
@@ -292,6 +319,29 @@ fn transact<T>(
     Ok(result)
 }
 
+/// Takes every row of one database into another with the same tables, in place of its own.
+fn copy(from: &Connection, to: &Connection) -> rusqlite::Result<()> {
+    // Tables come in any order.
+    to.execute_batch("PRAGMA foreign_keys = OFF")?;
+    let mut tables = from.prepare("SELECT name FROM sqlite_schema WHERE type = 'table'")?;
+    let names = tables.query_map([], |row| row.get::<_, String>(0))?;
+    for name in names {
+        let name = name?;
+        to.execute(&format!("DELETE FROM {name}"), [])?;
+        let mut rows = from.prepare(&format!("SELECT * FROM {name}"))?;
+        let columns = rows.column_count();
+        let marks = vec!["?"; columns].join(", ");
+        let mut insert = to.prepare(&format!("INSERT INTO {name} VALUES ({marks})"))?;
+        let mut rows = rows.query([])?;
+        while let Some(row) = rows.next()? {
+            let values = (0..columns).map(|at| row.get::<_, rusqlite::types::Value>(at));
+            let values = values.collect::<rusqlite::Result<Vec<_>>>()?;
+            insert.execute(rusqlite::params_from_iter(values))?;
+        }
+    }
+    to.execute_batch("PRAGMA foreign_keys = ON")
+}
+
 /// Locks a mutex. A panic while it was held has rolled its transaction back, so that nothing is left half-done.
 fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -306,6 +356,30 @@ mod tests {
     #[test]
     fn a_manifest_can_be_shared_between_threads() {
         assert_shared::<Manifest>();
+    }
+
+    #[test]
+    fn a_copy_of_a_memory_manifest_has_its_rows_and_goes_its_own_way()
+    -> Result<(), Box<dyn std::error::Error>> {
+        let manifest = Manifest::in_memory()?;
+        let set = |manifest: &Manifest, value: i64| {
+            manifest.write(|connection| {
+                let sql = "INSERT OR REPLACE INTO meta (k, v) VALUES ('test', ?1)";
+                connection.execute(sql, [value]).map(drop)
+            })
+        };
+        let value = |manifest: &Manifest| {
+            manifest.read(|connection| {
+                let sql = "SELECT v FROM meta WHERE k = 'test'";
+                connection.query_row(sql, [], |row| row.get::<_, i64>(0))
+            })
+        };
+        set(&manifest, 1)?;
+        let copy = manifest.copy_in_memory()?;
+        set(&manifest, 2)?;
+        assert_eq!((value(&copy)?, value(&manifest)?), (1, 2));
+        assert_eq!(copy.agent_id(), manifest.agent_id());
+        Ok(())
     }
 
     #[test]

@@ -3,13 +3,15 @@
 
 use rusqlite::{Connection, params};
 
+use crate::base::clock::Setting;
 use crate::base::snapshot::Tried;
 use crate::manifest::connections::Manifest;
 use crate::manifest::error::Error;
 use crate::manifest::{FolderId, Mark};
 
 const MARKS: &str = "SELECT substr(k, 1, instr(k, ':') - 1), v FROM meta
-    WHERE k IN ('audited:' || ?1, 'audits_from:' || ?1, 'verified:' || ?1, 'drilled:' || ?1, 'paused:' || ?1)";
+    WHERE k IN ('audited:' || ?1, 'audits_from:' || ?1, 'verified:' || ?1, 'drilled:' || ?1, 'paused:' || ?1,
+      'boot:' || ?1, 'clock:' || ?1)";
 const MARK: &str = "INSERT INTO meta (k, v) VALUES (?2 || ':' || ?1, ?3)
     ON CONFLICT (k) DO UPDATE SET v = excluded.v";
 const UNMARK: &str = "DELETE FROM meta WHERE k = ?2 || ':' || ?1";
@@ -30,6 +32,8 @@ pub struct Marks {
     pub drilled: Option<Tried>,
     /// Since when nothing new is to be started.
     pub paused_ns: Option<i64>,
+    /// How the machine's clock was set when the rows' horizons were written.
+    pub clock: Option<Setting>,
 }
 
 impl Manifest {
@@ -39,6 +43,7 @@ impl Manifest {
             let mut statement = connection.prepare_cached(MARKS)?;
             let mut rows = statement.query(params![folder.0])?;
             let mut marks = Marks::default();
+            let (mut boot, mut clock) = (None, None);
             while let Some(row) = rows.next()? {
                 let (name, value): (String, i64) = (row.get(0)?, row.get(1)?);
                 // What did not go well has a negative time.
@@ -51,9 +56,14 @@ impl Manifest {
                     "audits_from" => marks.audits_from_ns = Some(value),
                     "verified" => marks.verified = Some(tried),
                     "drilled" => marks.drilled = Some(tried),
+                    "boot" => boot = Some(value),
+                    "clock" => clock = Some(value),
                     _ => marks.paused_ns = Some(value),
                 }
             }
+            marks.clock = boot
+                .zip(clock)
+                .map(|(boot, offset_ns)| Setting { boot, offset_ns });
             Ok(marks)
         })
     }
@@ -67,6 +77,11 @@ pub(super) fn set(connection: &Connection, folder: FolderId, mark: Mark) -> rusq
         Mark::AuditsFrom(at_ns) => ("audits_from", at_ns),
         Mark::Verified(last) => ("verified", tried(last)),
         Mark::Drilled(last) => ("drilled", tried(last)),
+        Mark::Clock(Setting { boot, offset_ns }) => {
+            let mut statement = connection.prepare_cached(MARK)?;
+            statement.execute(params![folder.0, "boot", boot])?;
+            ("clock", offset_ns)
+        }
         Mark::Paused(Some(since_ns)) => ("paused", since_ns),
         Mark::Paused(None) => {
             let mut statement = connection.prepare_cached(UNMARK)?;
@@ -95,6 +110,11 @@ mod tests {
         set(Mark::AuditsFrom(3))?;
         set(Mark::Verified(wrong))?;
         set(Mark::Drilled(right))?;
+        let clock = Setting {
+            boot: 4,
+            offset_ns: -3,
+        };
+        set(Mark::Clock(clock))?;
         set(Mark::Paused(Some(5)))?;
         set(Mark::Paused(Some(6)))?;
         let mut expected = Marks {
@@ -102,6 +122,7 @@ mod tests {
             verified: Some(wrong),
             drilled: Some(right),
             paused_ns: Some(6),
+            clock: Some(clock),
             ..Marks::default()
         };
         assert_eq!(manifest.marks(one)?, expected);

@@ -80,6 +80,7 @@ pub use moves::Holdings;
 pub use open::{Opened, held_since, holder, is_locked};
 pub use rows::LARGE_BYTES;
 
+use crate::base::clock::Setting;
 use crate::base::digest::{Crc64, Sha256};
 use crate::base::drill::Drill;
 use crate::base::path::RelPath;
@@ -402,6 +403,10 @@ pub enum Change {
     Mark(Mark),
     /// What the config says of the folder, as one word: when it changes, what failed for good may work.
     Config(String),
+    /// The machine's clock was set ahead by so many nanoseconds: all horizons go with it.
+    ClockSet(i64),
+    /// Nobody knows how much time has passed: all horizons end then, wall clock, nanoseconds.
+    Horizons(i64),
 }
 
 /// What is kept of a folder besides its rows; times are wall clock, nanoseconds since the epoch.
@@ -417,6 +422,8 @@ pub enum Mark {
     Drilled(Tried),
     /// Nothing new is to be started, since then; `None`: any more.
     Paused(Option<i64>),
+    /// How the machine's clock is set, which horizons are told by.
+    Clock(Setting),
 }
 
 /// How many rows a brake holds.

@@ -2,7 +2,7 @@
 
 mod scenes;
 mod storm;
-mod witness;
+pub mod witness;
 
 use std::time::Duration;
 

@@ -15,6 +15,7 @@ mod bandwidth;
 mod catalog;
 #[cfg(feature = "demo")]
 mod check;
+mod clocks;
 mod config;
 mod corpus;
 #[cfg(feature = "demo")]

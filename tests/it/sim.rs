@@ -1,24 +1,36 @@
 //! The whole agent against a tree and a store in memory: one thread, a paused clock, everything drawn from one seed.
 //!
 //! A crash is the runtime dropped at a random instant: every task dies where it waits. What survives is the tree, the
-//! bucket and the manifest's database. Every removal is judged when it is asked for; after each crash, and at the end,
-//! what the manifest claims is held against the bucket; when the storm is over everything must agree.
+//! bucket and the manifest's database, in some worlds not even that. Every change of the bucket is judged when it is asked
+//! for; what the manifest claims is held against the bucket again and again; when the storm is over everything must agree,
+//! and what is restored must be the tree.
 //!
 //! A failing seed prints how to replay it: `TIDEWATCH_SIM_SEED=n cargo test --test it sim::`. `TIDEWATCH_SIM_SEEDS=n` runs
-//! that many from `TIDEWATCH_SIM_FIRST` on, `TIDEWATCH_SIM_PLANTED=n` that many with each planted bug.
+//! that many from `TIDEWATCH_SIM_FIRST` on, `TIDEWATCH_SIM_PLANTED=n` that many with each planted bug. Long runs are built
+//! with `cargo test --profile sim --test it sim::`, and two processes can have a range each; `TIDEWATCH_SIM_LOG` names a
+//! file that gets a line for each thousand seeds, `TIDEWATCH_SIM_ALL=1` goes on after a seed that failed.
 
 #![expect(clippy::print_stderr, reason = "a failing seed says how to replay it")]
 
 mod oracle;
 mod planted;
+mod tally;
 mod world;
 
+use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
 use planted::Bug;
+use tally::Tally;
 use world::World;
 
-fn run_seed(seed: u64, trace: bool, bug: Option<Bug>) {
+use crate::support::results;
+
+/// Seeds after each of which a long run says how far it is.
+const STRETCH: u64 = 1000;
+
+fn run_seed(seed: u64, trace: bool, bug: Option<Bug>) -> Tally {
     let mut world = World::new(seed, trace, bug);
     world.stir();
     world.some_changes(12);
@@ -26,10 +38,23 @@ fn run_seed(seed: u64, trace: bool, bug: Option<Bug>) {
     world.epochs();
     world.calm_down();
     world.oracle.everything_agrees();
+    world.comes_back(8);
+    world.tally()
 }
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
+}
+
+/// Adds a line to the log of a long run, if it has one.
+fn log(line: &str) {
+    eprintln!("{line}");
+    if let Some(path) = std::env::var_os("TIDEWATCH_SIM_LOG") {
+        let mut options = std::fs::OpenOptions::new();
+        let file = options.create(true).append(true).open(path);
+        let written = file.and_then(|mut file| writeln!(file, "{line}"));
+        written.expect("the log can be written");
+    }
 }
 
 #[test]
@@ -41,23 +66,41 @@ fn after_any_storm_tree_manifest_and_bucket_agree() {
             .without_time()
             .with_writer(std::io::stderr)
             .init();
-        return run_seed(seed, true, None);
+        return log(&run_seed(seed, true, None).to_string());
     }
     let first = number("TIDEWATCH_SIM_FIRST").unwrap_or(1);
-    let seeds = number("TIDEWATCH_SIM_SEEDS").unwrap_or(300);
+    let seeds = number("TIDEWATCH_SIM_SEEDS").unwrap_or(60);
     let goes_on = std::env::var_os("TIDEWATCH_SIM_ALL").is_some();
+    let (mut all, mut stretch) = (Tally::default(), Tally::default());
     let mut failed: Vec<u64> = Vec::new();
     for seed in first..first + seeds {
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run_seed(seed, false, None))) {
-            eprintln!(
-                "seed {seed} failed; replay it with TIDEWATCH_SIM_SEED={seed} cargo test --test it sim::"
-            );
-            if !goes_on {
-                std::panic::resume_unwind(panic);
+        match catch_unwind(AssertUnwindSafe(|| run_seed(seed, false, None))) {
+            Ok(tally) => {
+                all += tally;
+                stretch += tally;
             }
-            failed.push(seed);
+            Err(panic) => {
+                log(&format!(
+                    "seed {seed} failed; replay it with TIDEWATCH_SIM_SEED={seed} cargo test --test it sim::"
+                ));
+                if !goes_on {
+                    std::panic::resume_unwind(panic);
+                }
+                failed.push(seed);
+            }
+        }
+        if stretch.seeds == STRETCH {
+            log(&format!("up to {seed}: {stretch}"));
+            stretch = Tally::default();
         }
     }
+    let result = format!("{all}, {} violations", failed.len());
+    log(&format!("from {first} on, {result}"));
+    results::note(
+        "Simulator",
+        &format!("seeds {first} to {}", first + seeds - 1),
+        &result,
+    );
     assert!(
         failed.is_empty(),
         "{failed:?} of {seeds} seeds from {first} on"
@@ -67,21 +110,63 @@ fn after_any_storm_tree_manifest_and_bucket_agree() {
 #[test]
 fn each_planted_bug_is_caught() {
     let all = number("TIDEWATCH_SIM_PLANTED");
-    for bug in planted::ALL {
+    let mut caught_bugs = 0;
+    let bugs = if all.is_some() {
+        &planted::ALL[..]
+    } else {
+        &planted::ALL[..planted::OFTEN]
+    };
+    for bug in bugs.iter().copied() {
         let caught = |seed: &u64| {
             let run = || run_seed(*seed, false, Some(bug));
             catch_unwind(AssertUnwindSafe(run)).is_err()
         };
         if let Some(seeds) = all {
-            let count = (1..=seeds).filter(caught).count();
+            let count = bug.seeds().take(seeds as usize).filter(caught).count();
             eprintln!("{bug:?} is caught in {count} of {seeds} seeds");
             assert!(count > 0, "{bug:?} is not caught");
         } else {
-            let first = (1..=60).find(caught);
+            let first = bug.seeds().take(150).find(caught);
             eprintln!("{bug:?} is caught by seed {first:?}");
-            assert!(first.is_some(), "{bug:?} is not caught in 60 seeds");
+            assert!(first.is_some(), "{bug:?} is not caught in 150 seeds");
         }
+        caught_bugs += 1;
     }
+    let count = format!("caught {caught_bugs} of {}", bugs.len());
+    eprintln!("{count}");
+    results::note("Planted bugs", "at the simulator's seams", &count);
+}
+
+/// The patches of `tests/planted.sh`, which has every one of them caught.
+#[test]
+fn every_bug_that_is_planted_in_a_copy_says_what_it_breaks_and_which_test_has_to_fail() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/planted");
+    let files = std::fs::read_dir(folder).expect("the folder of the patches");
+    let mut names: Vec<_> = files.map(|file| file.expect("readable").path()).collect();
+    names.sort();
+    let (switch, patches) = names.split_first().expect("the switch");
+    assert!(switch.ends_with("00-switch.patch"), "{switch:?}");
+    for (number, name) in (1..).zip(patches) {
+        let patch = std::fs::read_to_string(name).expect("readable");
+        let begins = |word: &str| patch.lines().take(2).any(|line| line.starts_with(word));
+        assert!(begins("Breaks "), "{name:?}");
+        assert!(begins("Test: it ") || begins("Test: lib "), "{name:?}");
+        let file = name.file_name().unwrap_or_default().to_string_lossy();
+        assert!(file.starts_with(&format!("{number:02}-")), "{name:?}");
+        let switched = format!("base::planted::is({number})");
+        let added = patch.lines().filter(|line| line.starts_with('+'));
+        assert!(
+            added.filter(|line| line.contains(&switched)).count() > 0,
+            "{name:?}"
+        );
+    }
+    // What the long form has counted, if it was just run.
+    if let Ok(count) = std::env::var("TIDEWATCH_PLANTED_COUNT") {
+        let expected = format!("caught {0} of {0}", patches.len());
+        assert_eq!(count, expected);
+        results::note("Planted bugs", "in a copy of the sources", &count);
+    }
+    assert!(patches.len() + planted::ALL.len() >= 40);
 }
 
 #[test]
@@ -94,7 +179,7 @@ fn the_same_seed_is_the_same_run() {
         world.epochs();
         world.digest()
     };
-    for seed in 900..910 {
+    for seed in 900..906 {
         assert_eq!(digest(seed), digest(seed), "seed {seed}");
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::base::buffers::Pool;
-use crate::base::clock::{Clock, Now};
+use crate::base::clock::{Clock, Now, Setting};
 use crate::base::offload::Offload;
 use crate::base::path::RelPath;
 use crate::base::policy::{Guarding, History, OnDelete};
@@ -142,6 +142,8 @@ pub struct Task {
     pub ahead: Option<Ahead>,
     /// Whether it may still come to rest.
     pub patience: Patience,
+    /// How the machine's clock was set when its row was read.
+    pub set: Setting,
 }
 
 /// Whether a file that is being written to is waited for.
@@ -298,6 +300,8 @@ pub struct Done {
     pub key: String,
     /// What the queue had said.
     pub job: queue::Job,
+    /// How the machine's clock was set that it went by.
+    pub set: Setting,
     /// How it ended.
     pub outcome: Outcome,
     /// What to commit.

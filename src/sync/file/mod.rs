@@ -77,7 +77,7 @@ impl From<ReadError> for Stop {
 
 /// Brings the bucket to what the disk has, for one path.
 pub async fn sync(ctx: Arc<Ctx>, task: Task) -> Done {
-    let now = ctx.clock.now();
+    let now = ctx.clock.now_as_set(task.set);
     let mut way = Way {
         ctx,
         known: task.known.clone(),
@@ -102,6 +102,7 @@ pub async fn sync(ctx: Arc<Ctx>, task: Task) -> Done {
         path: way.task.job.path.clone(),
         key: way.task.key,
         job: way.task.job,
+        set: way.task.set,
         outcome,
         changes: way.changes,
         sources: way.sources,
@@ -143,6 +144,11 @@ struct Way {
 }
 
 impl Way {
+    /// Reads the clock by which this job's row tells its horizons.
+    fn now(&self) -> Now {
+        self.ctx.clock.now_as_set(self.task.set)
+    }
+
     async fn run(&mut self) -> Result<Outcome, Stop> {
         if let Aim::Remove { root } = self.task.aim {
             return self.remove(root).await;

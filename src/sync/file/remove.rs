@@ -92,7 +92,7 @@ impl Way {
 
     /// Until nothing can land on the key any more, the row stays as a tombstone.
     fn deleted(&mut self) -> Outcome {
-        let now = self.ctx.clock.now();
+        let now = self.now();
         let own = if self.doubt == Doubt::None {
             0
         } else {

@@ -41,7 +41,7 @@ impl Way {
         sha256: Sha256,
         read: Read,
     ) -> Outcome {
-        let now = self.ctx.clock.now();
+        let now = self.now();
         if let Some(there) = self.there.take() {
             self.changes.push(Change::RemoteTaken(there.key));
         }
@@ -104,7 +104,7 @@ impl Way {
                 };
             }
             Stop::Read(error @ (ReadError::Gone | ReadError::Kind(_))) => {
-                let now = self.ctx.clock.now();
+                let now = self.now();
                 let (change, ambiguous_until_ns) = gone(self.row_now(), &path, now);
                 self.changes.push(change);
                 let kind = if let ReadError::Kind(kind) = error {
@@ -217,7 +217,7 @@ impl Way {
             .known
             .clone()
             .unwrap_or_else(|| self.blank(State::Unsent));
-        let now = self.ctx.clock.now();
+        let now = self.now();
         Some(plan::row_after_doubt(
             self.task.known.as_ref(),
             row,

@@ -540,3 +540,25 @@ fn the_parts_of_an_upload_are_remembered_until_it_is_over() {
     assert!(manifest.commit(folder, &impossible).is_err());
     assert_eq!(uploads(), []);
 }
+
+#[test]
+fn horizons_go_with_the_clock_and_rows_without_one_get_none() {
+    let (manifest, folder) = fresh();
+    let until = |until_ns| Entry {
+        ambiguous_until_ns: until_ns,
+        ..row(format!("{until_ns}").into_bytes(), State::Synced, "x")
+    };
+    let rows = [until(0), until(5), until(NOW_NS)];
+    manifest.commit(folder, &puts(&rows)).expect("a commit");
+    let horizons = |change| {
+        manifest.commit(folder, &[change]).expect("a commit");
+        let asked = rows.each_ref().map(|row| row.path.clone());
+        let found = manifest.entries(folder, &asked).expect("entries");
+        let found = found.into_iter().map(|row| row.expect("it is there"));
+        found.map(|row| row.ambiguous_until_ns).collect::<Vec<_>>()
+    };
+    assert_eq!(horizons(Change::ClockSet(10)), [0, 15, NOW_NS + 10]);
+    // One that would end before the epoch is over, and still to be looked at.
+    assert_eq!(horizons(Change::ClockSet(-20)), [0, 1, NOW_NS - 10]);
+    assert_eq!(horizons(Change::Horizons(NOW_NS)), [0, NOW_NS, NOW_NS]);
+}

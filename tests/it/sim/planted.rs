@@ -12,8 +12,8 @@ use tidewatch::base::path::RelPath;
 use tidewatch::base::stat::Stat;
 use tidewatch::store::features::Features;
 use tidewatch::store::{
-    Body, Effect, ErrorKind, Meta, Object, Page, Part, PartPage, Removed, Result, Store, Stored,
-    UploadPage, UploadToken, When, Which,
+    Body, Effect, Error, ErrorKind, Meta, Object, Page, Part, PartPage, Removed, Result, Store,
+    Stored, UploadPage, UploadToken, When, Which,
 };
 use tidewatch::tree::{Found, Identity, OpenFile, ReadError, Tree};
 
@@ -56,16 +56,30 @@ pub enum Bug {
     LinkIsNotKept,
     /// A link is not what was sent.
     LinkIsTorn,
+    /// An object that is there is now and then not found.
+    HeadIsBlind,
+    /// Parts are joined into an object, and it is not kept.
+    CompleteIsNotKept,
 }
 
-pub const ALL: [Bug; 16] = [
+impl Bug {
+    /// Returns the seeds of which one is to catch it: what shows with large files only has worlds of its own.
+    pub fn seeds(self) -> impl Iterator<Item = u64> {
+        let (first, step) = match self {
+            Self::CompleteIsNotKept => (7, 10),
+            _ => (1, 1),
+        };
+        (first..).step_by(step)
+    }
+}
+
+pub const ALL: [Bug; 18] = [
     Bug::AnyRootIsRight,
     Bug::UnreadableIsEmpty,
     Bug::UnreadableIsGone,
     Bug::OverlooksNames,
     Bug::NoRescan,
     Bug::NoStartScan,
-    Bug::NoCtime,
     Bug::PutIsNotKept,
     Bug::CopyIsNotKept,
     Bug::PutIsTorn,
@@ -75,7 +89,13 @@ pub const ALL: [Bug; 16] = [
     Bug::SilenceIsNoEffect,
     Bug::LinkIsNotKept,
     Bug::LinkIsTorn,
+    Bug::HeadIsBlind,
+    Bug::CompleteIsNotKept,
+    Bug::NoCtime,
 ];
+
+/// Those before show in few seeds; what follows is for long runs.
+pub const OFTEN: usize = 17;
 
 /// A bug in its world, or none.
 pub struct Plant {
@@ -326,6 +346,10 @@ impl Store for Lying {
     }
 
     async fn head(&self, key: &str) -> Result<Object> {
+        if self.lies(Bug::HeadIsBlind) {
+            let (kind, effect) = (ErrorKind::NotFound, Effect::None);
+            return Err(Error::new(kind, "HeadObject", key, effect, "NoSuchKey"));
+        }
         self.inner.head(key).await
     }
 
@@ -404,6 +428,14 @@ impl Store for Lying {
         crc64: Option<Crc64>,
         when: &When,
     ) -> Result<Stored> {
+        if self.bug == Bug::CompleteIsNotKept {
+            let stored = self
+                .inner
+                .complete_if(key, upload, parts, crc64, when)
+                .await;
+            self.inner.inner().uproot(key);
+            return stored;
+        }
         self.inner
             .complete_if(key, upload, parts, crc64, when)
             .await

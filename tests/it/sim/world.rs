@@ -1,17 +1,21 @@
-//! The world around the agent: what happens to the tree, when the agent runs, how it dies.
+//! The world around the agent: when it runs, how it dies, who else comes, what becomes of its state.
+
+mod changes;
+mod rival;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tidewatch::agent::{self, Control, Folder, Mode, Reason, Request, Settings};
 use tidewatch::base::buffers::Pool;
 use tidewatch::base::clock::Clock;
 use tidewatch::base::offload::Offload;
-use tidewatch::base::path::RelPath;
 use tidewatch::base::policy::{Brake, Guarding, History, OnDelete};
 use tidewatch::base::snapshot::FolderSnapshot;
 use tidewatch::manifest::{FolderKey, Manifest};
+use tidewatch::store::Store;
 use tidewatch::store::key::KeyMap;
 use tidewatch::sync::lease::{Manners, Owner};
 use tidewatch::sync::limits::Limits;
@@ -20,11 +24,14 @@ use tidewatch::tree::hints;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::lease::witness::{Found, Witness};
 use crate::sim::oracle::Oracle;
 use crate::sim::planted::{Bug, Plant};
+use crate::sim::tally::Tally;
+use crate::sim::world::rival::Rival;
 use crate::support::faulty::{Faulty, Odds};
 use crate::support::mem_store::{Habits, MemStore};
-use crate::support::mem_tree::{MemTree, Mount};
+use crate::support::mem_tree::MemTree;
 
 const START_NS: i64 = 1_790_000_000_000_000_000;
 const SECOND_NS: i64 = 1_000_000_000;
@@ -33,17 +40,59 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// waited for 15 minutes; what failed is tried again within 5.
 const HORIZON_MINUTES: u32 = 40;
 
+/// What is special about a world: each has its seeds, so that a few of them in a row have all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "a list of what can be")]
+struct Kind {
+    /// The prefix is owned by a lease.
+    has_owner: bool,
+    /// Another agent, with a state of its own, wants the same prefix.
+    has_rival: bool,
+    /// The state is lost, or put back from an old copy.
+    forgets: bool,
+    /// Some files go up by parts.
+    has_large: bool,
+    /// The machine's clock is set, while the agent runs and while it is down.
+    jumps: bool,
+    /// Objects are only changed while they are the ones that are known.
+    is_strict: bool,
+}
+
+impl Kind {
+    fn of(seed: u64) -> Self {
+        let has_rival = seed % 12 == 6;
+        let forgets = seed % 8 == 5;
+        Self {
+            has_owner: seed.is_multiple_of(3) || seed % 16 == 5,
+            has_rival,
+            forgets,
+            has_large: seed % 10 == 7,
+            jumps: seed % 8 == 3,
+            // Nobody else writes there after the first contact: no object is ever taken for somebody else's.
+            is_strict: seed % 4 == 1 && !forgets,
+        }
+    }
+}
+
 pub struct World {
     seed: u64,
+    kind: Kind,
     random: fastrand::Rng,
     tree: MemTree,
     bucket: MemStore,
     store: Faulty<MemStore>,
     manifest: Manifest,
+    /// A copy of the state as it was once.
+    backup: Option<Manifest>,
+    rival: Option<Rival>,
+    /// Changes that were sent by an agent that did not own the prefix.
+    trespasses: Found,
     settings: Settings,
     pub oracle: Oracle,
     plant: Plant,
     wall_ns: i64,
+    /// What the machine's clock is ahead of the time, nanoseconds.
+    ahead_ns: &'static AtomicI64,
     /// How often the agent was started.
     starts: u32,
     trace: bool,
@@ -53,17 +102,48 @@ pub struct World {
     trouble: (f64, f64),
     /// Until when something else is mounted.
     mounted_until_ns: Option<i64>,
+    tally: Tally,
 }
 
 impl Drop for World {
     fn drop(&mut self) {
-        // The hook knows the store that it hangs on.
-        self.store.on_delete(|_| {});
+        // The hooks know the stores that they hang on.
+        let lines = [Some(&self.store), self.rival.as_ref().map(Rival::line)];
+        for line in lines.into_iter().flatten() {
+            line.on_delete(|_| {});
+            line.on_change(|_, _| {});
+        }
     }
+}
+
+/// Draws how bad a line is.
+fn odds(random: &mut fastrand::Rng) -> Odds {
+    Odds {
+        refused: random.f64() * 0.2,
+        lost: random.f64() * 0.1,
+        late: random.f64() * 0.1,
+        latest: Duration::from_secs(random.u64(1..=14 * 60)),
+        latency: Duration::from_millis(1)..Duration::from_millis(random.u64(2..400)),
+        ..Odds::default()
+    }
+}
+
+/// Makes an empty state, of the agent with that number.
+fn state(agent: u64) -> Manifest {
+    let manifest = Manifest::in_memory_of(&format!("{agent:032}")).expect("a database in memory");
+    let key = FolderKey {
+        path: b"/sim".to_vec(),
+        endpoint: String::new(),
+        bucket: "bucket".into(),
+        prefix: "p/".into(),
+    };
+    manifest.folder(&key, "sim").expect("a row");
+    manifest
 }
 
 impl World {
     pub fn new(seed: u64, trace: bool, bug: Option<Bug>) -> Self {
+        let kind = Kind::of(seed);
         let mut random = fastrand::Rng::with_seed(seed);
         let habits = Habits {
             ignores_copy_conditions: random.bool(),
@@ -72,58 +152,57 @@ impl World {
             ..Habits::default()
         };
         let bucket = MemStore::with_habits(habits);
-        let odds = Odds {
-            refused: random.f64() * 0.2,
-            lost: random.f64() * 0.1,
-            late: random.f64() * 0.1,
-            latest: Duration::from_secs(random.u64(1..800)),
-            latency: Duration::from_millis(1)..Duration::from_millis(random.u64(2..400)),
-            ..Odds::default()
-        };
-        let store = Faulty::new(bucket.clone(), random.u64(..), odds);
-        let manifest = Manifest::in_memory().expect("a database in memory");
-        let key = FolderKey {
-            path: b"/sim".to_vec(),
-            endpoint: String::new(),
-            bucket: "bucket".into(),
-            prefix: "p/".into(),
-        };
-        let folder = manifest.folder(&key, "sim").expect("a row").id;
+        let store = Faulty::new(bucket.clone(), random.u64(..), odds(&mut random));
+        let manifest = state(0);
         let tree = MemTree::new(random.u64(..), Clock::Real);
         let watched = random.u8(..5) > 0;
         let mut settings = policies(&mut random);
-        if seed % 4 == 1 {
-            // Nobody else writes here after the first contact: no object is ever taken for somebody else's.
+        if kind.is_strict {
             settings.guard = Guarding::Strict;
+            // Under `keep` nobody looks at the key of a file that is gone, and what lands there late is somebody else's to
+            // the next file of that name: it is named, and nothing is overwritten.
+            if settings.on_delete == OnDelete::Keep {
+                settings.on_delete = OnDelete::Trash;
+            }
         }
         let oracle = Oracle {
             tree: tree.clone(),
             bucket: bucket.clone(),
             store: store.clone(),
+            folder: manifest.folders().expect("readable").remove(0).id,
             manifest: manifest.clone(),
-            folder,
             on_delete: settings.on_delete,
             planted: Arc::default(),
+            judged: Arc::default(),
+            is_alone: !kind.has_rival && !kind.forgets,
         };
+        let rival = kind.has_rival.then(|| Rival::new(&bucket, &mut random));
         let mut world = World {
             seed,
+            kind,
             plant: Plant::new(bug, seed),
             random,
             tree,
             bucket,
             store,
             manifest,
+            backup: None,
+            rival,
+            trespasses: Found::default(),
             settings,
             oracle,
             wall_ns: START_NS,
+            // Clocks are copied everywhere: the few bytes stay until the end.
+            ahead_ns: Box::leak(Box::default()),
             starts: 0,
             trace,
             watched,
             trouble: (0.0, 0.0),
             mounted_until_ns: None,
+            tally: Tally::default(),
         };
         world.sleep(0);
-        world.say(&format!("{:?}", world.settings));
+        world.say(&format!("{:?} {:?}", world.kind, world.settings));
         world
     }
 
@@ -155,8 +234,15 @@ impl World {
             }
         }
         self.oracle.planted = Arc::new(planted);
-        let oracle = self.oracle.clone();
-        self.store.on_delete(move |key| oracle.removal(key));
+        self.watch_requests();
+    }
+
+    /// Has everything judged that is asked for.
+    fn watch_requests(&self) {
+        self.oracle.watch(&self.store);
+        if let Some(rival) = &self.rival {
+            rival.watch(&self.oracle);
+        }
     }
 
     /// Lets the agent run and die a few times.
@@ -165,6 +251,8 @@ impl World {
             self.epoch();
             let nap = self.random.u32(1..2_000);
             self.sleep(nap);
+            self.forget();
+            self.set_clock();
             self.some_changes(4);
         }
     }
@@ -174,6 +262,21 @@ impl World {
         let objects = self.bucket.objects().into_iter();
         let objects: Vec<_> = objects.map(|(key, object)| (key, object.etag)).collect();
         (objects, self.bucket.counts().requests, self.wall_ns)
+    }
+
+    /// Returns what happened, in numbers.
+    pub fn tally(&self) -> Tally {
+        let lines = [Some(&self.store), self.rival.as_ref().map(Rival::line)];
+        let lines = || lines.iter().copied().flatten();
+        let asked = |what: &str| lines().map(|line| line.asked(what, "")).sum::<u64>();
+        Tally {
+            seeds: 1,
+            requests: asked("*"),
+            puts: asked("PutObject") + asked("CopyObject") + asked("CompleteMultipartUpload"),
+            faults: lines().map(Faulty::faults).sum(),
+            deletes: self.oracle.judged.load(Ordering::Relaxed),
+            ..self.tally
+        }
     }
 
     /// The agent is down; time stands still until it is moved.
@@ -188,6 +291,45 @@ impl World {
         self.tree.watch(None, clock);
     }
 
+    /// Now and then the state is lost, or put back as it once was.
+    fn forget(&mut self) {
+        if !self.kind.forgets {
+            return;
+        }
+        match self.random.u8(..6) {
+            0 => {
+                self.say("the state is lost");
+                self.manifest = state(self.tally.losses + 1);
+                self.backup = None;
+            }
+            // Without a lease nobody can tell.
+            1 | 2 if self.kind.has_owner && self.backup.is_some() => {
+                self.say("the state is put back as it was");
+                let backup = self.backup.as_ref().expect("it is there");
+                self.manifest = backup.copy_in_memory().expect("a copy");
+            }
+            3 | 4 => {
+                self.backup = Some(self.manifest.copy_in_memory().expect("a copy"));
+                return;
+            }
+            _ => return,
+        }
+        self.tally.losses += 1;
+        self.oracle.manifest = self.manifest.clone();
+        self.watch_requests();
+    }
+
+    /// Now and then somebody sets the machine's clock, forwards or back.
+    fn set_clock(&mut self) {
+        if self.kind.jumps && self.random.bool() {
+            let ahead = self.random.i64(-7200..7200);
+            self.say(&format!("the clock is set {ahead} s ahead"));
+            self.ahead_ns.store(ahead * SECOND_NS, Ordering::Relaxed);
+            self.tree.set_ahead(ahead * SECOND_NS);
+            self.tally.jumps += 1;
+        }
+    }
+
     fn say(&self, what: &str) {
         if self.trace {
             eprintln!(
@@ -198,174 +340,15 @@ impl World {
         }
     }
 
-    fn path(&mut self) -> RelPath {
-        let names = ["a", "b", "a.txt", "c d", "e"];
-        let depth = self.random.usize(1..4);
-        let mut path = RelPath::root();
-        for _ in 0..depth {
-            path = path.join(names[self.random.usize(..names.len())].as_bytes());
-        }
-        path
-    }
-
-    /// Returns a file that is there, or any path.
-    fn file(&mut self) -> RelPath {
-        let files: Vec<RelPath> = self.tree.files().into_keys().collect();
-        self.one_of(files)
-    }
-
-    fn one_of(&mut self, paths: Vec<RelPath>) -> RelPath {
-        match paths.len() {
-            0 => self.path(),
-            len => paths.into_iter().nth(self.random.usize(..len)).expect("in"),
-        }
-    }
-
-    fn content(&mut self) -> Vec<u8> {
-        // Few contents, so that many files are equal; now and then a large one.
-        match self.random.u16(..1000) {
-            0..4 => vec![b"LM"[self.random.usize(..2)]; (16 << 20) + 5],
-            4..60 => Vec::new(),
-            _ => {
-                let letter = b"xyz"[self.random.usize(..3)];
-                vec![letter; self.random.usize(1..7)]
-            }
-        }
-    }
-
-    fn change(&mut self) {
-        self.change_mount();
-        // Seldom the whole folder goes away, until the next change.
-        self.tree.away(self.random.u8(..40) == 0);
-        match self.random.u8(..32) {
-            0..=9 => {
-                let (path, content) = (self.path(), self.content());
-                self.write(&path, &content);
-            }
-            10 | 11 => {
-                let (path, content) = (self.file(), self.content());
-                self.say(&format!("write {path} secretly ({})", content.len()));
-                // Only its ctime tells, and a rename on top of it would hide even that: its event is not lost silently.
-                self.tree.trouble(0.0, self.trouble.1);
-                self.tree.write_secretly(&path, &content);
-                self.tree.trouble(self.trouble.0, self.trouble.1);
-            }
-            12 | 13 => {
-                let path = self.path();
-                self.say(&format!("remove {path}"));
-                self.tree.remove(&path);
-            }
-            14 => {
-                let path = self.file();
-                self.say(&format!("remove {path}"));
-                self.tree.remove(&path);
-            }
-            15 => {
-                let folders = self.tree.folders();
-                let path = self.one_of(folders);
-                self.say(&format!("remove {path} with all that is in it"));
-                self.tree.remove(&path);
-            }
-            16..=18 => {
-                let (from, to) = (self.path(), self.path());
-                self.rename(&from, &to);
-            }
-            19 | 20 => {
-                let (from, to) = (self.file(), self.path());
-                self.rename(&from, &to);
-            }
-            21 => {
-                let folders = self.tree.folders();
-                let (from, to) = (self.one_of(folders), self.path());
-                self.rename(&from, &to);
-            }
-            22 => {
-                // Two files change their names.
-                let (a, b) = (self.file(), self.file());
-                let aside = RelPath::root().join(b"aside");
-                self.rename(&a, &aside);
-                self.rename(&b, &a);
-                self.rename(&aside, &b);
-            }
-            23 => {
-                let path = self.path();
-                self.say(&format!("make the folder {path}"));
-                self.tree.mkdir(&path);
-            }
-            24 | 25 => {
-                let (path, mode) = (self.file(), 0o600 + u32::from(self.random.u8(..64)));
-                self.tree.chmod(&path, mode);
-                // Of a folder's own mode no event tells.
-                if let Some(folder) = path.parent() {
-                    self.tree.chmod_unheard(&folder, mode | 0o100);
-                }
-            }
-            26 => {
-                let folders = self.tree.folders();
-                let path = self.one_of(folders);
-                self.say(&format!("close {path}"));
-                self.tree.close(&path, true);
-            }
-            27 | 28 => self.tree.open_all(),
-            29 => self.run_over(),
-            _ => {
-                // A tree at once: its inner folders are blind until they are armed.
-                let (mut below, content) = (self.path(), self.content());
-                for name in ["n1", "n2", "n3"] {
-                    below = below.join(name.as_bytes());
-                }
-                self.write(&below, &content);
-            }
-        }
-    }
-
-    fn write(&mut self, path: &RelPath, content: &[u8]) {
-        self.say(&format!("write {path} ({})", content.len()));
-        self.tree.write(path, content);
-    }
-
-    fn rename(&mut self, from: &RelPath, to: &RelPath) {
-        self.say(&format!("rename {from} to {to}"));
-        self.tree.rename(from, to);
-    }
-
-    /// The kernel's queue runs over: some events are gone, and that is said.
-    fn run_over(&mut self) {
-        self.say("events are lost");
-        self.tree.trouble(1.0, self.trouble.1);
-        for _ in 0..self.random.usize(1..4) {
-            let (path, content) = (self.path(), self.content());
-            self.write(&path, &content);
-        }
-        self.tree.trouble(self.trouble.0, self.trouble.1);
-        if self.plant.tells_losses() {
-            self.tree.overflow();
-        }
-    }
-
-    /// Something else is mounted over the root, from seconds to many minutes.
-    fn change_mount(&mut self) {
-        if let Some(until_ns) = self.mounted_until_ns {
-            if until_ns <= self.wall_ns {
-                self.mount_back();
-            }
-        } else if self.random.u8(..50) == 0 {
-            let mount = [Mount::Gone, Mount::Other, Mount::Emptied][self.random.usize(..3)];
-            let lasts = if self.random.bool() {
-                self.random.i64(1..30)
-            } else {
-                self.random.i64(30..1200)
-            };
-            self.say(&format!("{mount:?} for {lasts} s"));
-            self.tree.mount(mount);
-            self.mounted_until_ns = Some(self.wall_ns + lasts * SECOND_NS);
-        }
-    }
-
-    fn mount_back(&mut self) {
-        if self.mounted_until_ns.take().is_some() {
-            self.say("mounted again");
-            self.tree.mount(Mount::Here);
+    /// What the agent's machine shows as the time.
+    fn machine(&self, clock: Clock) -> Clock {
+        match clock {
+            Clock::Virtual { since, wall_ns } if self.kind.jumps => Clock::Set {
+                since,
+                wall_ns,
+                ahead_ns: self.ahead_ns,
+            },
+            _ => clock,
         }
     }
 
@@ -376,24 +359,20 @@ impl World {
     ) -> (Folder, mpsc::Sender<Control>) {
         let (sender, receiver) = hints(64);
         self.tree.watch(self.watched.then_some(sender), clock);
-        self.store.set_clock(clock);
-        self.bucket.set_clock(clock);
-        let bucket = self.bucket.clone();
-        self.store.on_land(move |due_ns| {
-            bucket.set_clock(due_ns.map_or(clock, |wall_ns| Clock::Virtual {
-                since: Clock::Real.now().mono,
-                wall_ns,
-            }));
-        });
+        set_time(&self.store, &self.bucket, clock);
         self.starts += 1;
-        // Of every third folder the prefix is owned: each start takes it over from the one before.
-        let owner = self.seed.is_multiple_of(3).then(|| Owner {
+        // Each start takes the prefix over from the one before.
+        let owner = (self.kind.has_owner).then(|| Owner {
             agent: self.manifest.agent_id().to_owned(),
             epoch: self.starts.to_string(),
             host: "sim".to_owned(),
             pid: self.starts,
             manners: Manners::Wait,
         });
+        let mut store = self.plant.store(&self.store);
+        if let (Some(owner), true) = (&owner, self.kind.has_rival) {
+            store = witnessed(store, owner, &self.bucket, &self.trespasses);
+        }
         let row = self.manifest.folders().expect("readable").remove(0);
         let (asks, control) = mpsc::channel(4);
         let folder = Folder {
@@ -402,7 +381,7 @@ impl World {
             to: "s3://bucket/p/".into(),
             row,
             tree: self.plant.tree(&self.tree),
-            store: self.plant.store(&self.store),
+            store,
             manifest: self.manifest.clone(),
             filter: Arc::new(Filter::new(&[], &[], true).expect("no rules")),
             owner,
@@ -410,7 +389,7 @@ impl World {
             labels: Arc::default(),
             limits: Arc::new(Limits::new(Some(self.random.usize(1..9)), 128 << 20)),
             buffers: Pool::new(1 << 20),
-            clock,
+            clock: self.machine(clock),
             offload: Offload::Inline,
             random: fastrand::Rng::with_seed(self.random.u64(..)),
             hints: receiver,
@@ -434,6 +413,12 @@ impl World {
                 return;
             }
             self.wall_ns = clock.now().wall_ns;
+            if self.oracle.is_alone {
+                self.oracle.claims_are_true();
+            }
+            if self.random.u8(..30) == 0 {
+                self.set_clock();
+            }
             self.change();
         }
     }
@@ -464,12 +449,16 @@ impl World {
             "the agent runs for {lasts:?}, then is {}",
             if is_kill { "killed" } else { "stopped" }
         ));
+        self.tally.crashes += u64::from(is_kill);
+        let visit = self.visit(clock, lasts);
         runtime.block_on(async {
             let agent = agent::run(folder, stop.clone());
-            tokio::pin!(agent);
+            let visit = rival::visit(visit);
+            tokio::pin!(agent, visit);
             tokio::select! {
                 biased;
                 ended = &mut agent => panic!("the agent ended by itself: {:?}", ended.reason),
+                () = &mut visit => unreachable!("it never ends"),
                 () = self.storm(clock, lasts) => {}
             }
             if !is_kill {
@@ -483,6 +472,9 @@ impl World {
             }
         });
         runtime.block_on(self.store.tick());
+        if let Some(rival) = &self.rival {
+            runtime.block_on(rival.line().tick());
+        }
         self.wall_ns = {
             let _enter = runtime.enter();
             clock.now().wall_ns
@@ -490,8 +482,23 @@ impl World {
         drop(runtime);
         self.sleep(0);
         self.say("the agent is down");
-        self.oracle.claims_are_true();
+        self.nobody_trespassed();
+        if self.oracle.is_alone {
+            self.oracle.claims_are_true();
+        }
         drop(runtime_of(self.oracle.chain_holds()));
+    }
+
+    fn nobody_trespassed(&self) {
+        let found = self
+            .trespasses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        assert_eq!(
+            *found,
+            Vec::<String>::new(),
+            "changes by an agent that does not own the prefix"
+        );
     }
 
     /// The storm ends, often while the agent runs: everything has to become level, and to stay so past every horizon.
@@ -526,8 +533,17 @@ impl World {
             stop.cancel();
             assert_eq!(agent.await.reason, Reason::Stopped(true));
         });
+        self.nobody_trespassed();
         self.oracle.no_upload_is_left();
         runtime_of(self.oracle.catalog_agrees());
+    }
+
+    /// What is in the bucket is brought back, in every so many worlds, and is the tree.
+    pub fn comes_back(&mut self, every: u64) {
+        if self.seed.is_multiple_of(every) {
+            self.tally.restores += 1;
+            self.oracle.comes_back();
+        }
     }
 
     async fn until_level(
@@ -544,6 +560,9 @@ impl World {
         self.wall_ns = clock.now().wall_ns;
         self.say("calm");
         self.store.calm();
+        if let Some(rival) = &self.rival {
+            rival.line().calm();
+        }
         self.tree.trouble(0.0, 0.0);
         self.tree.away(false);
         self.mount_back();
@@ -560,6 +579,35 @@ impl World {
             }
         }
     }
+}
+
+/// Gives a line and the bucket behind it the time.
+fn set_time(line: &Faulty<MemStore>, bucket: &MemStore, clock: Clock) {
+    line.set_clock(clock);
+    bucket.set_clock(clock);
+    let bucket = bucket.clone();
+    line.on_land(move |due_ns| {
+        bucket.set_clock(due_ns.map_or(clock, |wall_ns| Clock::Virtual {
+            since: Clock::Real.now().mono,
+            wall_ns,
+        }));
+    });
+}
+
+/// Has somebody look at each change that this owner sends.
+fn witnessed(
+    store: Arc<dyn Store>,
+    owner: &Owner,
+    bucket: &MemStore,
+    found: &Found,
+) -> Arc<dyn Store> {
+    Arc::new(Witness {
+        inner: store,
+        bucket: bucket.clone(),
+        epoch: owner.epoch.clone(),
+        found: found.clone(),
+        changes: Arc::new(Mutex::default()),
+    })
 }
 
 /// Draws what the folder's owner wants.

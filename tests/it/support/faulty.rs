@@ -93,6 +93,7 @@ struct Line {
     faults: u64,
     clock: Option<Clock>,
     on_delete: Option<OnDelete>,
+    on_change: Option<OnChange>,
     rule: Option<Rule>,
     /// What every refusal asks for.
     retry_after: Option<Duration>,
@@ -137,6 +138,19 @@ struct OnDelete(Arc<dyn Fn(&str) + Send + Sync>);
 impl fmt::Debug for OnDelete {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("OnDelete")
+    }
+}
+
+/// Called with operation and key when a change is asked for.
+#[derive(Clone)]
+struct OnChange(Arc<See>);
+
+/// Sees an operation and a key.
+type See = dyn Fn(&str, &str) + Send + Sync;
+
+impl fmt::Debug for OnChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnChange")
     }
 }
 
@@ -193,6 +207,7 @@ impl<S: Store> Faulty<S> {
                 faults: 0,
                 clock: None,
                 on_delete: None,
+                on_change: None,
                 rule: None,
                 retry_after: None,
                 asked: BTreeMap::new(),
@@ -241,6 +256,12 @@ impl<S: Store> Faulty<S> {
     /// Has `hook` called with its key whenever an object's removal is asked for, before anything else happens.
     pub fn on_delete(&self, hook: impl Fn(&str) + Send + Sync + 'static) {
         self.lock().on_delete = Some(OnDelete(Arc::new(hook)));
+    }
+
+    /// Has `hook` called with operation and key whenever something that changes the bucket is asked for, before anything
+    /// else happens; the key of several removals at once is empty.
+    pub fn on_change(&self, hook: impl Fn(&str, &str) + Send + Sync + 'static) {
+        self.lock().on_change = Some(OnChange(Arc::new(hook)));
     }
 
     /// Has `hook` called before each late request lands, with the time of that (wall clock, nanoseconds), and after it
@@ -375,6 +396,10 @@ impl<S: Store> Faulty<S> {
         late: Option<Request>,
         call: impl Future<Output = Result<T>> + Send,
     ) -> Result<T> {
+        let hook = self.lock().on_change.clone().filter(|_| late.is_some());
+        if let Some(OnChange(hook)) = hook {
+            hook(operation, key);
+        }
         let (mut latency, mut fault) = self.lock().draw(operation, key);
         let _way = {
             let mut line = self.lock();

@@ -24,6 +24,8 @@ pub struct MemTree(Arc<Mutex<World>>);
 
 struct World {
     clock: Clock,
+    /// What the clock that stamps files is ahead of that one, nanoseconds.
+    ahead_ns: i64,
     random: fastrand::Rng,
     nodes: BTreeMap<RelPath, Node>,
     armed: BTreeSet<RelPath>,
@@ -95,6 +97,7 @@ impl MemTree {
     pub fn new(seed: u64, clock: Clock) -> Self {
         let mut world = World {
             clock,
+            ahead_ns: 0,
             random: fastrand::Rng::with_seed(seed),
             nodes: BTreeMap::new(),
             armed: BTreeSet::new(),
@@ -127,6 +130,11 @@ impl MemTree {
         let mut world = self.lock();
         world.armed.clear();
         (world.hints, world.clock) = (hints, clock);
+    }
+
+    /// Somebody has set the machine's clock: files get stamps that are so far ahead of the time, nanoseconds.
+    pub fn set_ahead(&self, ahead_ns: i64) {
+        self.lock().ahead_ns = ahead_ns;
     }
 
     /// Sets how likely events are lost, and how likely files change under a reader.
@@ -388,7 +396,7 @@ impl World {
     }
 
     fn stamp(&self) -> i64 {
-        let now = self.clock.now().wall_ns;
+        let now = self.clock.now().wall_ns + self.ahead_ns;
         // Never whole seconds: a filesystem whose stamps have a fraction.
         now - now.rem_euclid(GRAIN_NS) + 1
     }
