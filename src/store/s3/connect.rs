@@ -23,7 +23,9 @@ use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_http_client::{Builder, Connector};
-use aws_smithy_runtime_api::client::http::HttpConnectorSettings;
+use aws_smithy_runtime_api::client::http::{
+    HttpConnectorSettings, SharedHttpConnector, http_client_fn,
+};
 use aws_types::service_config::ServiceConfigKey;
 
 use crate::base::meter::Meter;
@@ -235,15 +237,17 @@ pub(super) async fn client(settings: &Settings, bucket: &str) -> Result<Connecte
         );
     line.set_sleep_impl(sdk.sleep_impl());
     // No TLS is set up where there is none: it loads every root certificate, and some small machines have none.
-    let (http, line) = if endpoint_url.starts_with("http://") {
-        (plain_client(proxy), line.build_http())
+    let line = if endpoint_url.starts_with("http://") {
+        line.build_http()
     } else {
-        let line = line
-            .tls_provider(Provider::Rustls(CryptoMode::Ring))
+        line.tls_provider(Provider::Rustls(CryptoMode::Ring))
             .tls_context(tls_context(trust))
-            .build_with_resolver(Spread);
-        (tls.clone(), line)
+            .build_with_resolver(Spread)
     };
+    // One pool of connections, whoever asks.
+    let line = SharedHttpConnector::new(line);
+    let of_all = line.clone();
+    let http = http_client_fn(move |_, _| of_all.clone());
     let mut config = aws_sdk_s3::config::Builder::from(&sdk)
         .http_client(http)
         .region(region.clone())
@@ -468,17 +472,6 @@ fn tls_context(trust: TrustStore) -> TlsContext {
         .with_trust_store(trust)
         .build()
         .expect("a context of a trust store alone is always complete")
-}
-
-fn plain_client(proxy: ProxyConfig) -> SharedHttpClient {
-    Builder::new().build_with_connector_fn(move |settings, components| {
-        let mut builder = Connector::builder()
-            .proxy_config(proxy.clone())
-            .pool_idle_timeout(IDLE);
-        builder.set_connector_settings(settings.cloned());
-        builder.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
-        builder.build_http()
-    })
 }
 
 #[cfg(test)]

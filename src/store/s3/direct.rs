@@ -19,9 +19,8 @@ use aws_sigv4::http_request::{
     UriPathNormalizationMode, sign,
 };
 use aws_sigv4::sign::v4;
-use aws_smithy_http_client::Connector;
 use aws_smithy_runtime_api::client::connection::CaptureSmithyConnection;
-use aws_smithy_runtime_api::client::http::HttpConnector as _;
+use aws_smithy_runtime_api::client::http::{HttpConnector as _, SharedHttpConnector};
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::http::Headers;
 use aws_smithy_types::body::SdkBody;
@@ -122,7 +121,7 @@ impl Rules {
 
 /// The short way to one bucket.
 pub(super) struct Direct {
-    line: Connector,
+    line: SharedHttpConnector,
     rules: Rules,
     place: RwLock<Option<Arc<Place>>>,
     /// How far the store's clock is ahead of ours, where that is too far for a signature, nanoseconds.
@@ -139,7 +138,7 @@ impl fmt::Debug for Direct {
 
 impl Direct {
     /// Makes one that knows no place yet.
-    pub fn new(line: Connector, rules: Rules) -> Self {
+    pub fn new(line: SharedHttpConnector, rules: Rules) -> Self {
         Self {
             line,
             rules,
