@@ -23,6 +23,7 @@ use aws_smithy_runtime_api::client::interceptors::context::{
     BeforeTransmitInterceptorContextMut,
 };
 use aws_smithy_runtime_api::client::interceptors::{Intercept, dyn_dispatch_hint};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::DateTime;
 use aws_smithy_types::body::SdkBody;
@@ -232,6 +233,69 @@ pub(super) struct Watch {
     elsewhere: Option<String>,
 }
 
+/// What a signature says of the bytes.
+pub(super) enum Payload {
+    /// Nothing.
+    Unsigned,
+    /// Their hash, which is known.
+    Known(Sha256),
+    /// Their hash, which is yet to be taken.
+    Unknown,
+}
+
+impl Watch {
+    /// Returns whether the request goes where it was first meant to go.
+    pub fn is_at_home(&self) -> bool {
+        self.elsewhere.is_none()
+    }
+
+    /// TLS guards the bytes, and the checksum header is signed; hashing them again would be the most expensive part of a
+    /// request. Over plain HTTP the hash is the only guard; where it is not known, the signer takes it.
+    pub fn payload(&self, uri: &str) -> Payload {
+        if uri.starts_with("https://") {
+            return Payload::Unsigned;
+        }
+        let known = self.body.as_ref().and_then(|body| body.sha256);
+        known.map_or(Payload::Unknown, Payload::Known)
+    }
+
+    /// Notes that the request is handed to the HTTP client: on which line it goes, once that is known, and the access key and
+    /// session token of its signature. Returns its body, if there is one that is not empty.
+    pub fn departs(
+        &self,
+        line: Option<CaptureSmithyConnection>,
+        signed_with: Option<(String, Option<String>)>,
+    ) -> Option<SdkBody> {
+        if let Some(line) = line {
+            let _ = self.flight.line.set(line);
+        }
+        if let Some(signed_with) = signed_with {
+            let _ = self.flight.signed_with.set(signed_with);
+        }
+        self.flight.handed_over.store(true, Ordering::Relaxed);
+        let body = self.body.as_ref().filter(|body| !body.bytes.is_empty())?;
+        Some(SdkBody::from_body_1_x(Pieces {
+            rest: body.bytes.clone(),
+            flight: Arc::clone(&self.flight),
+            flow: body.tap.as_ref().map(|tap| tap.open()),
+        }))
+    }
+
+    /// Notes that the head of the answer has come.
+    pub fn arrives(&self, response: &HttpResponse) {
+        self.flight.has_answer.store(true, Ordering::Relaxed);
+        let status = response.status().as_u16();
+        self.flight.status.store(status, Ordering::Relaxed);
+        let date = response.headers().get("date");
+        let date_ns = date
+            .and_then(|date| DateTime::from_str(date, Format::HttpDate).ok())
+            .and_then(|date| i64::try_from(date.as_nanos()).ok());
+        if let Some(date_ns) = date_ns {
+            self.flight.date_ns.store(date_ns, Ordering::Relaxed);
+        }
+    }
+}
+
 #[dyn_dispatch_hint]
 impl Intercept for Watch {
     fn name(&self) -> &'static str {
@@ -250,20 +314,15 @@ impl Intercept for Watch {
         {
             context.request_mut().set_uri(url.as_str())?;
         }
-        let Some(body) = &self.body else {
+        if self.body.is_none() {
             return Ok(());
-        };
-        // TLS guards the bytes, and the checksum header is signed; hashing them again would be the most expensive part of
-        // a request. Over plain HTTP the hash is the only guard; where it is not known, the signer takes it.
-        if context.request().uri().starts_with("https://") {
-            config
-                .interceptor_state()
-                .store_put(PayloadSigningOverride::UnsignedPayload);
-        } else if let Some(sha256) = body.sha256 {
-            config
-                .interceptor_state()
-                .store_put(PayloadSigningOverride::Precomputed(Sha256::to_hex(sha256)));
         }
+        let payload = match self.payload(context.request().uri()) {
+            Payload::Unsigned => PayloadSigningOverride::UnsignedPayload,
+            Payload::Known(sha256) => PayloadSigningOverride::Precomputed(sha256.to_hex()),
+            Payload::Unknown => return Ok(()),
+        };
+        config.interceptor_state().store_put(payload);
         Ok(())
     }
 
@@ -273,28 +332,21 @@ impl Intercept for Watch {
         _: &RuntimeComponents,
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        // The SDK's own interceptor, which comes before, has put it there.
-        if let Some(line) = config.load::<CaptureSmithyConnection>() {
-            let _ = self.flight.line.set(line.clone());
-        }
         let headers = context.request().headers();
         let key = headers
             .get("authorization")
             .and_then(|text| text.split_once("Credential="))
             .and_then(|(_, rest)| rest.split_once('/'));
-        if let Some((key, _)) = key {
+        let signed_with = key.map(|(key, _)| {
             let token = headers.get("x-amz-security-token").map(str::to_owned);
-            let _ = self.flight.signed_with.set((key.to_owned(), token));
-        }
-        if let Some(body) = self.body.as_ref().filter(|body| !body.bytes.is_empty()) {
+            (key.to_owned(), token)
+        });
+        // The SDK's own interceptor, which comes before, has put it there.
+        let line = config.load::<CaptureSmithyConnection>().cloned();
+        if let Some(body) = self.departs(line, signed_with) {
             // The length is in a header already, and signed: this only changes who hands the bytes out.
-            *context.request_mut().body_mut() = SdkBody::from_body_1_x(Pieces {
-                rest: body.bytes.clone(),
-                flight: Arc::clone(&self.flight),
-                flow: body.tap.as_ref().map(|tap| tap.open()),
-            });
+            *context.request_mut().body_mut() = body;
         }
-        self.flight.handed_over.store(true, Ordering::Relaxed);
         Ok(())
     }
 
@@ -304,18 +356,7 @@ impl Intercept for Watch {
         _: &RuntimeComponents,
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        self.flight.has_answer.store(true, Ordering::Relaxed);
-        let status = context.response().status().as_u16();
-        self.flight.status.store(status, Ordering::Relaxed);
-        let date = context
-            .response()
-            .headers()
-            .get("date")
-            .and_then(|date| DateTime::from_str(date, Format::HttpDate).ok())
-            .and_then(|date| i64::try_from(date.as_nanos()).ok());
-        if let Some(date_ns) = date {
-            self.flight.date_ns.store(date_ns, Ordering::Relaxed);
-        }
+        self.arrives(context.response());
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_runtime_api::http::Headers;
 use aws_smithy_types::DateTime;
 use aws_smithy_types::date_time::Format;
 
@@ -122,15 +123,21 @@ where
     match error {
         SdkError::ServiceError(context) => {
             let (error, response) = (context.err(), context.raw());
-            let answer = answer(response, error.code(), error.message());
+            let answer = answer(
+                response.status().as_u16(),
+                response.headers(),
+                error.code(),
+                error.message(),
+            );
             if answer.code.is_empty() && response.status().is_success() {
                 return Trouble::Garbled(innermost(error));
             }
             Trouble::Answer(answer)
         }
         SdkError::ResponseError(context) => {
-            let answer = answer(context.raw(), None, None);
-            if !context.raw().status().is_success() {
+            let raw = context.raw();
+            let answer = answer(raw.status().as_u16(), raw.headers(), None, None);
+            if !raw.status().is_success() {
                 return Trouble::Answer(answer);
             }
             let source = SdkError::<E, _>::ResponseError(context).into_source();
@@ -150,10 +157,16 @@ where
     }
 }
 
-fn answer(response: &HttpResponse, code: Option<&str>, message: Option<&str>) -> Answer {
-    let header = |name| response.headers().get(name).map(str::to_owned);
+/// Puts together what an answer says of its error.
+pub(super) fn answer(
+    status: u16,
+    headers: &Headers,
+    code: Option<&str>,
+    message: Option<&str>,
+) -> Answer {
+    let header = |name| headers.get(name).map(str::to_owned);
     Answer {
-        status: response.status().as_u16(),
+        status,
         code: code.unwrap_or_default().to_owned(),
         message: message.unwrap_or_default().to_owned(),
         region: header("x-amz-bucket-region"),
@@ -174,7 +187,7 @@ fn later(text: &str, date: Option<&str>) -> Option<Duration> {
 }
 
 /// Judges an error of the connection, or of what comes before it.
-fn line(error: &ConnectorError) -> Trouble {
+pub(super) fn line(error: &ConnectorError) -> Trouble {
     let text = innermost(error);
     if let Some(error) = find::<CredentialsError>(error) {
         return match error {

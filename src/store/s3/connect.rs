@@ -23,11 +23,15 @@ use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_http_client::{Builder, Connector};
+use aws_smithy_runtime_api::client::http::{
+    HttpConnectorSettings, SharedHttpConnector, http_client_fn,
+};
 use aws_types::service_config::ServiceConfigKey;
 
 use crate::base::meter::Meter;
 use crate::base::offload::Offload;
 use crate::base::terms::Terms;
+use crate::store::s3::direct::{Direct, Rules};
 use crate::store::s3::spread::Spread;
 
 /// The file of `$CREDENTIALS_DIRECTORY` that holds keys, in the form of `~/.aws/credentials`.
@@ -173,6 +177,8 @@ pub(super) struct Connected {
     /// Reaches the services that credentials come from.
     pub http: SharedHttpClient,
     pub credentials: Option<SharedCredentialsProvider>,
+    /// The short way of bodies.
+    pub direct: Direct,
 }
 
 /// The SDK's defaults, by their date: the one place that decides which.
@@ -187,7 +193,8 @@ pub(super) async fn client(settings: &Settings, bucket: &str) -> Result<Connecte
     } else {
         ProxyConfig::from_env()
     };
-    let tls = tls_client(trust(settings).await?, proxy.clone());
+    let trust = trust(settings).await?;
+    let tls = tls_client(trust.clone(), proxy.clone());
     let sdk = load(settings, tls.clone()).await;
     let endpoint_url = endpoint(settings, &sdk)?;
     let region = match sdk.region() {
@@ -212,12 +219,35 @@ pub(super) async fn client(settings: &Settings, bucket: &str) -> Result<Connecte
             return Err(SetupError::AwsOnly(name, endpoint_url));
         }
     }
-    // No TLS is set up where there is none: it loads every root certificate, and some small machines have none.
-    let http = if endpoint_url.starts_with("http://") {
-        plain_client(proxy)
-    } else {
-        tls.clone()
+    let rules = Rules {
+        bucket: bucket.to_owned(),
+        endpoint_url: endpoint_url.clone(),
+        path_style: path,
+        accelerate: settings.accelerate,
+        fips: sdk.use_fips().unwrap_or_default(),
+        dualstack: sdk.use_dual_stack().unwrap_or_default(),
     };
+    let mut line = Connector::builder()
+        .proxy_config(proxy.clone())
+        .pool_idle_timeout(IDLE)
+        .connector_settings(
+            HttpConnectorSettings::builder()
+                .connect_timeout(settings.patience.connect)
+                .build(),
+        );
+    line.set_sleep_impl(sdk.sleep_impl());
+    // No TLS is set up where there is none: it loads every root certificate, and some small machines have none.
+    let line = if endpoint_url.starts_with("http://") {
+        line.build_http()
+    } else {
+        line.tls_provider(Provider::Rustls(CryptoMode::Ring))
+            .tls_context(tls_context(trust))
+            .build_with_resolver(Spread)
+    };
+    // One pool of connections, whoever asks.
+    let line = SharedHttpConnector::new(line);
+    let of_all = line.clone();
+    let http = http_client_fn(move |_, _| of_all.clone());
     let mut config = aws_sdk_s3::config::Builder::from(&sdk)
         .http_client(http)
         .region(region.clone())
@@ -246,6 +276,7 @@ pub(super) async fn client(settings: &Settings, bucket: &str) -> Result<Connecte
         region: region.to_string(),
         http: tls,
         credentials: sdk.credentials_provider(),
+        direct: Direct::new(line, rules),
     })
 }
 
@@ -441,17 +472,6 @@ fn tls_context(trust: TrustStore) -> TlsContext {
         .with_trust_store(trust)
         .build()
         .expect("a context of a trust store alone is always complete")
-}
-
-fn plain_client(proxy: ProxyConfig) -> SharedHttpClient {
-    Builder::new().build_with_connector_fn(move |settings, components| {
-        let mut builder = Connector::builder()
-            .proxy_config(proxy.clone())
-            .pool_idle_timeout(IDLE);
-        builder.set_connector_settings(settings.cloned());
-        builder.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
-        builder.build_http()
-    })
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::fmt;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use aws_sdk_s3::primitives::DateTime;
+use aws_sdk_s3::primitives::{DateTime, DateTimeFormat as Format};
 use aws_sdk_s3::types::{
     ObjectCannedAcl, ObjectLockMode, RequestPayer, ServerSideEncryption, StorageClass,
     TaggingDirective,
@@ -22,6 +22,7 @@ use crate::base::offload::Offload;
 use crate::base::terms::{Encryption, LockMode, Terms};
 use crate::store::Meta;
 use crate::store::s3::connect::{Settings, SetupError};
+use crate::store::s3::direct::Said;
 
 /// The access list that other accounts' buckets ask for.
 const FOR_THE_OWNER: &str = "bucket-owner-full-control";
@@ -115,6 +116,72 @@ impl Given {
 
     pub fn terms(&self) -> &Terms {
         &self.terms
+    }
+
+    /// Says in headers what [`stored_with`] sets.
+    pub fn say_stored(&self, meta: &Meta, said: &mut Said) {
+        let mut say = |name: &'static str, value: Option<String>| {
+            said.extend(value.map(|value| (name.into(), value)));
+        };
+        let class = self.storage_class(meta);
+        say(
+            "x-amz-storage-class",
+            class.map(|class| class.as_str().to_owned()),
+        );
+        let encryption = self.encryption();
+        say(
+            "x-amz-server-side-encryption",
+            encryption.map(|how| how.as_str().to_owned()),
+        );
+        say(
+            "x-amz-server-side-encryption-aws-kms-key-id",
+            self.kms_key(),
+        );
+        say(
+            "x-amz-acl",
+            self.acl(meta).map(|acl| acl.as_str().to_owned()),
+        );
+        say("x-amz-tagging", self.tagging(meta));
+        let mode = self.lock_mode(meta);
+        say(
+            "x-amz-object-lock-mode",
+            mode.map(|mode| mode.as_str().to_owned()),
+        );
+        let until = self.locked_until(meta);
+        say(
+            "x-amz-object-lock-retain-until-date",
+            until.and_then(|until| until.fmt(Format::DateTime).ok()),
+        );
+        // What the SDK takes for bytes of no kind.
+        let kind = meta
+            .content_type
+            .as_deref()
+            .unwrap_or("application/octet-stream");
+        say("content-type", Some(kind.to_owned()));
+        say("cache-control", meta.cache_control.clone());
+        let user = meta.user.iter();
+        said.extend(user.map(|(name, value)| (format!("x-amz-meta-{name}").into(), value.clone())));
+    }
+
+    /// Says in headers what [`asked_with`] sets.
+    pub fn say_asked(&self, said: &mut Said) {
+        let mut say = |name: &'static str, value: Option<String>| {
+            said.extend(value.map(|value| (name.into(), value)));
+        };
+        say(
+            "x-amz-server-side-encryption-customer-algorithm",
+            self.key_algorithm(),
+        );
+        say("x-amz-server-side-encryption-customer-key", self.key());
+        say(
+            "x-amz-server-side-encryption-customer-key-md5",
+            self.key_md5(),
+        );
+        let payer = self.payer();
+        say(
+            "x-amz-request-payer",
+            payer.map(|payer| payer.as_str().to_owned()),
+        );
     }
 
     pub fn storage_class(&self, meta: &Meta) -> Option<StorageClass> {

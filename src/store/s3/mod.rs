@@ -24,6 +24,7 @@ mod attempt;
 mod bucket;
 mod classify;
 mod connect;
+mod direct;
 mod objects;
 mod pages;
 mod reach;
@@ -82,7 +83,7 @@ impl S3Store {
         Ok(Self {
             bucket: bucket.to_owned(),
             endpoint_url: connected.endpoint_url.clone(),
-            reach: Arc::new(Reach::new(connected, settings.clone())),
+            reach: Arc::new(Reach::new(connected, settings.clone()).await),
             patience: settings.patience,
             given: Arc::new(given),
             uploads: Uploads::default(),

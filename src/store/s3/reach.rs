@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use aws_credential_types::provider::{self, ProvideCredentials, future};
 use aws_sdk_s3::Client;
@@ -21,6 +21,7 @@ use crate::base::meter::Meter;
 use crate::store::s3::attempt::flight::Flight;
 use crate::store::s3::classify::Cure;
 use crate::store::s3::connect::{self, Connected, Settings};
+use crate::store::s3::direct::Direct;
 
 /// The clocks may be this far apart before a refused signature is put down to them. The SDK signs by the store's clock,
 /// which each answer tells, from the same bound on.
@@ -65,6 +66,11 @@ pub(super) struct Reach {
     /// For the services that credentials come from.
     http: SharedHttpClient,
     last: Last,
+    /// Where they come from.
+    provider: RwLock<Option<SharedCredentialsProvider>>,
+    /// Held while somebody asks there.
+    loading: tokio::sync::Mutex<()>,
+    direct: Direct,
     /// When credentials were last loaded again.
     renewed: tokio::sync::Mutex<Option<Instant>>,
     lines: Lines,
@@ -72,7 +78,8 @@ pub(super) struct Reach {
 }
 
 impl Reach {
-    pub fn new(connected: Connected, settings: Settings) -> Self {
+    pub async fn new(connected: Connected, settings: Settings) -> Self {
+        connected.direct.find(&connected.region).await;
         let reach = Self {
             client: RwLock::new(connected.client),
             region: RwLock::new(connected.region),
@@ -81,6 +88,9 @@ impl Reach {
             endpoint_url: connected.endpoint_url,
             http: connected.http,
             last: Last::default(),
+            provider: RwLock::default(),
+            loading: tokio::sync::Mutex::default(),
+            direct: connected.direct,
             renewed: tokio::sync::Mutex::default(),
             lines: Lines::default(),
             is_skew_told: AtomicBool::new(false),
@@ -129,6 +139,29 @@ impl Reach {
         })
     }
 
+    /// Returns the short way of bodies.
+    pub fn direct(&self) -> &Direct {
+        &self.direct
+    }
+
+    /// Returns credentials to sign with; `None` if there are none, or if they cannot be had.
+    pub async fn signer(&self) -> Option<Credentials> {
+        if let Some(known) = self.last.if_fresh(KEPT) {
+            return Some(known);
+        }
+        let _one = self.loading.lock().await;
+        // Whoever waited for somebody else has what that one was given.
+        if let Some(known) = self.last.if_fresh(KEPT) {
+            return Some(known);
+        }
+        let provider = self
+            .provider
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        provider?.provide_credentials().await.ok()
+    }
+
     pub fn lines(&self) -> &Lines {
         &self.lines
     }
@@ -152,7 +185,7 @@ impl Reach {
         match cure {
             Cure::Clock => self.is_skewed(flight),
             Cure::Credentials => Box::pin(self.renew(flight)).await,
-            Cure::Region(region) => self.move_to(region, flight),
+            Cure::Region(region) => self.move_to(region, flight).await,
             // The next attempt goes there.
             Cure::Follow(url) => is_of(&self.endpoint_url, url),
         }
@@ -163,10 +196,13 @@ impl Reach {
         let Some(theirs_ns) = flight.date_ns() else {
             return false;
         };
-        let apart = Duration::from_nanos(theirs_ns.abs_diff(Clock::Real.now().wall_ns));
+        let ahead_ns = theirs_ns - Clock::Real.now().wall_ns;
+        let apart = Duration::from_nanos(ahead_ns.unsigned_abs());
         if apart <= SKEW {
-            return false;
+            // Somebody may have set our clock since.
+            return self.direct.set_skew(0);
         }
+        self.direct.set_skew(ahead_ns);
         if !self.is_skew_told.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 "this machine's clock and the store's are {} min apart; requests are signed by the store's from now on, but let NTP set the clock",
@@ -176,10 +212,14 @@ impl Reach {
         true
     }
 
-    fn move_to(&self, region: &str, flight: &Flight) -> bool {
+    async fn move_to(&self, region: &str, flight: &Flight) -> bool {
+        if self.region() == region {
+            return flight.generation != self.generation();
+        }
+        self.direct.find(region).await;
         let mut now = self.region.write().unwrap_or_else(PoisonError::into_inner);
         if *now == region {
-            return flight.generation != self.generation();
+            return true;
         }
         tracing::warn!(
             "the bucket is in region {region}, not in {now}: set `region` to that; until then the first request of each start goes astray"
@@ -229,11 +269,18 @@ impl Reach {
     }
 
     fn use_credentials(&self, inner: SharedCredentialsProvider, first: Option<Credentials>) {
-        let provider = Remembering {
+        if let Some(first) = &first {
+            self.last.set(first.clone());
+        }
+        let provider = SharedCredentialsProvider::new(Remembering {
             inner,
             first: Mutex::new(first),
             last: self.last.clone(),
-        };
+        });
+        *self
+            .provider
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Some(provider.clone());
         // A provider of its own has a partition of its own in the SDK's cache of identities.
         let config = self.client().config().to_builder();
         let config = config.credentials_provider(provider);
@@ -241,18 +288,41 @@ impl Reach {
     }
 }
 
-/// The credentials that were last handed to the signer.
+/// How long credentials that do not say when they end are used before their source is asked again: it may be a file that
+/// somebody changes. The SDK's own cache keeps them for 15 minutes.
+const KEPT: Duration = Duration::from_secs(10 * 60);
+
+/// What was loaded so lately is not loaded again: the SDK and the short way ask for themselves.
+const LATELY: Duration = Duration::from_secs(60);
+
+/// How long before their end credentials are not used any more, for new ones.
+const BEFORE_THE_END: Duration = Duration::from_secs(60);
+
+/// The credentials that were last handed to the signer, and since when they are.
 #[derive(Clone, Default, Debug)]
-struct Last(Arc<Mutex<Option<Credentials>>>);
+struct Last(Arc<Mutex<Option<(Credentials, Instant)>>>);
 
 impl Last {
     fn set(&self, credentials: Credentials) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(credentials);
+        let known = (credentials, Clock::Real.now().mono);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
+    }
+
+    /// Returns them if they do not end soon and are not older than this.
+    fn if_fresh(&self, oldest: Duration) -> Option<Credentials> {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (credentials, since) = last.as_ref()?;
+        let now = Clock::Real.now();
+        let soon_ns = now.wall_ns + BEFORE_THE_END.as_nanos() as i64;
+        let soon = UNIX_EPOCH + Duration::from_nanos(soon_ns.unsigned_abs());
+        let is_young = now.mono.duration_since(*since) < oldest;
+        let is_good = credentials.expiry().is_none_or(|end| end > soon);
+        (is_young && is_good).then(|| credentials.clone())
     }
 
     fn with<T>(&self, look: impl FnOnce(&Credentials) -> T) -> Option<T> {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        last.as_ref().map(look)
+        last.as_ref().map(|(credentials, _)| look(credentials))
     }
 
     fn is(&self, other: &Credentials) -> bool {
@@ -292,10 +362,10 @@ impl Remembering {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let credentials = match first {
-            Some(credentials) => credentials,
-            None => self.inner.provide_credentials().await?,
-        };
+        if let Some(known) = first.or_else(|| self.last.if_fresh(LATELY)) {
+            return Ok(known);
+        }
+        let credentials = self.inner.provide_credentials().await?;
         self.last.set(credentials.clone());
         Ok(credentials)
     }

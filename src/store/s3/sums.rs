@@ -15,6 +15,7 @@ use md5::Digest as _;
 use crate::base::digest::{Crc32, Crc32c, Crc64, Sha256, hex};
 use crate::store::features::Checksum;
 use crate::store::s3::classify::Trouble;
+use crate::store::s3::direct::Said;
 use crate::store::{self, Body, Part};
 
 /// The most uploads whose kind is remembered; one that was forgotten is taken for one of the usual kind.
@@ -39,6 +40,19 @@ impl Sum {
             Checksum::None => {}
         }
         sum
+    }
+}
+
+impl Sum {
+    /// Says it in a header.
+    pub fn say(&self, said: &mut Said) {
+        let sums = [
+            ("x-amz-checksum-crc64nvme", &self.crc64),
+            ("x-amz-checksum-crc32", &self.crc32),
+            ("content-md5", &self.md5),
+        ];
+        let sums = sums.into_iter();
+        said.extend(sums.filter_map(|(name, sum)| Some((name.into(), sum.clone()?))));
     }
 }
 

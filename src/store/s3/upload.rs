@@ -4,12 +4,14 @@ use std::ops::Range;
 
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumType, CompletedMultipartUpload, CompletedPart};
+use aws_smithy_runtime_api::http::Headers;
 
 use crate::base::digest::{Crc32, Crc64};
 use crate::store::features::Checksum;
 use crate::store::s3::S3Store;
 use crate::store::s3::attempt::{Call, Nature, Pace};
 use crate::store::s3::classify::{Failure, Trouble, trouble};
+use crate::store::s3::direct::{self, Said};
 use crate::store::s3::objects::unless_absent;
 use crate::store::s3::root::Root;
 use crate::store::s3::sums::{
@@ -35,8 +37,22 @@ impl S3Store {
             ..Call::write("PutObject", key)
         };
         let sum = &Sum::of(kind, body);
-        self.run(call, |watch| async {
+        let mut said = Said::new();
+        sum.say(&mut said);
+        said.extend(absent(when).map(|value| ("if-none-match".into(), value)));
+        said.extend(is(when).map(|value| ("if-match".into(), value)));
+        self.given.say_stored(meta, &mut said);
+        self.given.say_asked(&mut said);
+        let said = &said;
+        self.run(call, |watch| async move {
             let is_outstanding = watch.is_outstanding;
+            if let Some(answer) = direct::put(&self.reach, &watch, key, "", said, body).await {
+                let stored = self.put_answer(&answer?, body, sum)?;
+                return Ok(Stored {
+                    is_outstanding,
+                    ..stored
+                });
+            }
             let request = asked_with!(self.client().put_object(), self.given);
             let answer = stored_with!(request, self.given, meta)
                 .bucket(&self.bucket)
@@ -69,6 +85,33 @@ impl S3Store {
             })
         })
         .await
+    }
+
+    /// Checks the headers of an answer to a put.
+    fn put_answer(
+        &self,
+        headers: &Headers,
+        body: &Body,
+        sum: &Sum,
+    ) -> std::result::Result<Stored, Trouble> {
+        same(
+            body,
+            headers.get("x-amz-checksum-crc64nvme"),
+            headers.get("x-amz-checksum-crc32"),
+        )?;
+        let stored = stored(headers.get("etag"), headers.get("x-amz-version-id"))?;
+        // A bucket may encrypt by itself.
+        let is_plain = self.given.has_plain_etags()
+            && headers
+                .get("x-amz-server-side-encryption-aws-kms-key-id")
+                .is_none()
+            && headers
+                .get("x-amz-server-side-encryption")
+                .is_none_or(|how| how == "AES256");
+        if is_plain {
+            etag_of(sum.md5.as_deref(), &stored.etag)?;
+        }
+        Ok(stored)
     }
 
     pub(super) async fn create_once(
@@ -119,7 +162,26 @@ impl S3Store {
             ..Call::write("UploadPart", key)
         };
         let sum = &Sum::of(kind, body);
-        self.run(call, |watch| async {
+        let mut said = Said::new();
+        sum.say(&mut said);
+        // What the SDK takes for bytes of no kind.
+        said.push(("content-type".into(), "application/octet-stream".to_owned()));
+        self.given.say_asked(&mut said);
+        let (query, said) = (&direct::part_query(upload, number), &said);
+        self.run(call, |watch| async move {
+            if let Some(answer) = direct::put(&self.reach, &watch, key, query, said, body).await {
+                let headers = answer?;
+                same(
+                    body,
+                    headers.get("x-amz-checksum-crc64nvme"),
+                    headers.get("x-amz-checksum-crc32"),
+                )?;
+                return Ok(Part {
+                    number,
+                    etag: tag(headers.get("etag"))?,
+                    crc64: Some(body.crc64),
+                });
+            }
             let answer = asked_with!(self.client().upload_part(), self.given)
                 .bucket(&self.bucket)
                 .key(key)

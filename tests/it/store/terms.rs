@@ -12,7 +12,7 @@ use tidewatch::base::clock::Clock;
 use tidewatch::base::terms::{Encryption, Lock, LockMode, Terms};
 use tidewatch::store::features::Features;
 use tidewatch::store::s3::{S3Store, Settings, SetupError};
-use tidewatch::store::{Meta, Store};
+use tidewatch::store::{Meta, Store, When};
 
 use crate::store::faults::{OK, body, part, xml};
 use crate::support::raw_server::{RawServer, Reply, Seen};
@@ -312,4 +312,100 @@ async fn what_only_aws_has_is_not_asked_of_another_store() {
         let error = S3Store::new(&settings, "b").await.expect_err("refused");
         assert!(error.to_string().contains(name), "{error}");
     }
+}
+
+/// Returns what a request says in its headers but for what is its own: where to, when, by whom, how often.
+fn said(seen: &Seen) -> Vec<String> {
+    const OF_EACH: [&str; 7] = [
+        "amz-sdk-invocation-id",
+        "amz-sdk-request",
+        "authorization",
+        "host",
+        "user-agent",
+        "x-amz-date",
+        "x-amz-user-agent",
+    ];
+    let lines = seen.head.lines().skip(1).filter(|line| !line.is_empty());
+    let is_own = |line: &&str| {
+        let name = line.split_once(':').map_or(*line, |(name, _)| name);
+        !OF_EACH.contains(&name)
+    };
+    let mut lines: Vec<String> = lines.filter(is_own).map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+#[tokio::test]
+async fn a_body_that_goes_the_short_way_says_what_it_says_by_the_sdk() {
+    let there = RawServer::start([OK]).await;
+    let location = format!("location: {}/bucket/k\r\n", there.url()).leak();
+    // What is sent on goes by the SDK.
+    let here = RawServer::start([Reply::Answer(307, location, "")]).await;
+    let all = Terms {
+        storage_class: Some("STANDARD_IA".to_owned()),
+        encryption: Encryption::Kms(Some("arn:aws:kms:eu-central-1:1:key/a".to_owned())),
+        acl: Some("bucket-owner-full-control".to_owned()),
+        tags: vec![("team".to_owned(), "a b&c".to_owned())],
+        lock: Some(Lock {
+            mode: LockMode::Governance,
+            keep: Duration::from_secs(86_400),
+        }),
+        ..Terms::default()
+    };
+    let meta = Meta {
+        user: vec![
+            ("mtime".into(), "1764000000.5".to_owned()),
+            ("sha256".into(), "ab".repeat(32)),
+        ],
+        content_type: Some("text/plain; charset=utf-8".to_owned()),
+        cache_control: Some("no-store".to_owned()),
+        is_own: false,
+    };
+    for (terms, meta) in [(Terms::default(), Meta::default()), (all, meta)] {
+        let mut settings = settings(&here, terms);
+        settings.requester_pays = meta.cache_control.is_some();
+        let store = S3Store::new(&settings, "bucket").await.expect("a client");
+        for when in [When::Always, When::Absent, When::Is("e".to_owned())] {
+            let put = store.put_if("k", body(b"the tide"), &meta, &when).await;
+            put.expect("it is followed");
+        }
+        store
+            .put("k", body(b""), &meta)
+            .await
+            .expect("it is followed");
+        let part = store.put_part("k", "an id/+", 3, body(b"a part")).await;
+        part.expect("it is followed");
+    }
+    let (short, long) = (here.seen(), there.seen());
+    assert_eq!((short.len(), long.len()), (10, 10));
+    for (short, long) in short.iter().zip(&long) {
+        assert!(
+            short
+                .header("user-agent")
+                .expect("one")
+                .starts_with("tidewatch/")
+        );
+        assert!(
+            long.header("user-agent")
+                .expect("one")
+                .starts_with("aws-sdk-rust/")
+        );
+        // The time of a lock is of its second.
+        let masked = |lines: Vec<String>| {
+            let lines = lines.into_iter();
+            lines
+                .map(|line| {
+                    line.split_once("retain-until-date:")
+                        .map_or(line.clone(), |(name, _)| name.to_owned())
+                })
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(masked(said(short)), masked(said(long)), "{}", long.head);
+        assert_eq!(short.body, long.body);
+    }
+    assert!(
+        short[4]
+            .head
+            .starts_with("PUT /bucket/k?partNumber=3&uploadId=an%20id%2F%2B ")
+    );
 }
