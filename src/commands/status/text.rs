@@ -46,7 +46,7 @@ fn bill(cost: &Cost) -> String {
     let show = |amount| price::show(amount, &cost.currency);
     let (today, month) = (&cost.today, &cost.month);
     let mut text = format!(
-        "requests cost {} today, {} this month ({} writes, {} reads, {} sent, {} read back), {} at this pace",
+        "requests cost {} today, {} this month ({} writes, {} reads, {} up, {} back), {} at this pace",
         show(today.cost),
         show(month.cost),
         month.usage.puts,
@@ -478,7 +478,7 @@ photos  level
         cost.month.usage.sent_bytes = 3 << 20;
         state.cost = Some(cost.clone());
         let shown = page(&state);
-        let part = "\nrequests cost 0.0000 USD today, 0.2500 USD this month (50000 writes, 0 reads,\n3.0 MiB sent, 0 B read back), 1.50 USD at this pace: within the budget of 2.00 USD\n";
+        let part = "\nrequests cost 0.0000 USD today, 0.2500 USD this month (50000 writes, 0 reads,\n3.0 MiB up, 0 B back), 1.50 USD at this pace: within the budget of 2.00 USD\n";
         assert!(shown.ends_with(part), "{shown}");
         cost.month_at_this_pace = 2_000_001;
         state.cost = Some(cost);

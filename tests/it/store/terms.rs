@@ -350,7 +350,6 @@ async fn a_body_that_goes_the_short_way_says_what_it_says_by_the_sdk() {
             mode: LockMode::Governance,
             keep: Duration::from_secs(86_400),
         }),
-        ..Terms::default()
     };
     let meta = Meta {
         user: vec![
