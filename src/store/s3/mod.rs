@@ -3,7 +3,8 @@
 //! Overview: `connect` resolves how the bucket is reached, `reach` keeps that way and mends it, `attempt` sends one request,
 //! watches it while it stands still and repeats it when it stumbled, `classify` turns what went wrong into kinds, effects
 //! and words by `table`; `objects`, `upload` and `pages` say what is asked and check every answer, with checksums from
-//! `sums` and what users set from `given`. No SDK type leaves this module.
+//! `sums` and what users set from `given`. Puts and parts go by `direct`, past the SDK, wherever it can sign them, over the
+//! same connections; everything else goes by the SDK. No SDK type leaves this module.
 //!
 //! What an upload looks like: the body whole, with its length, its CRC64NVME as a plain header, and a signature over
 //! either nothing (TLS guards the bytes) or their SHA-256 (plain HTTP). Never in signed chunks, never with trailers: many
