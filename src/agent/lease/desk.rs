@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::base::clock::{Clock, Now};
 use crate::base::failpoint;
 use crate::base::offload::Offload;
-use crate::manifest::{Change, FolderId, Manifest};
+use crate::manifest::{self, Change, FolderId, Manifest};
 use crate::store::fence::Fence;
 use crate::store::{Body, Effect, Error, ErrorKind, Meta, Store, When};
 use crate::sync::lease::{Claim, Holder, Note, Seen, Trust, Verdict};
@@ -56,14 +56,27 @@ pub(in crate::agent) struct Rows {
 }
 
 impl Rows {
-    /// Takes into the claim what is on record of the notes that were written.
-    async fn remember(&self, claim: &mut Claim) {
+    /// Takes into the claim what is on record of the notes that were written; returns the ETag of the last one, if with that
+    /// the lease was given back.
+    async fn remember(&self, claim: &mut Claim) -> Option<String> {
         let (manifest, folder) = (self.manifest.clone(), self.folder);
-        let read = self.offload.run(move || manifest.lease_count(folder));
+        let read = self.offload.run(move || {
+            let count = manifest.lease_count(folder)?;
+            Ok::<_, manifest::Error>((count, manifest.lease_left(folder)?))
+        });
         // A manifest that cannot be read lets nothing be sent either.
-        if let Ok(count) = read.await {
-            claim.remembers(count);
-        }
+        let (count, left) = read.await.ok()?;
+        claim.remembers(count);
+        left
+    }
+
+    /// Puts on record with which note the lease was given back. Where that cannot be done the next process looks at it.
+    async fn left(&self, etag: String) {
+        let (manifest, folder) = (self.manifest.clone(), self.folder);
+        let noted = self
+            .offload
+            .run(move || manifest.commit(folder, &[Change::LeaseLeft(etag)]));
+        noted.await.ok();
     }
 
     /// Puts on record that one more note is written, before it is. Where that cannot be done the note has the count of the
@@ -126,13 +139,16 @@ impl Desk {
         lasts: Duration,
         settles: Duration,
     ) -> Outcome {
-        if claim.next_count().is_none() {
-            self.rows.remember(claim).await;
-        }
+        let left = match claim.next_count() {
+            None => self.rows.remember(claim).await,
+            Some(_) => None,
+        };
         let mut trust = Trust::of(&self.store.features());
         let is_renewal = held.is_some();
-        // Where conditions hold, a renewal needs no look before it.
-        let mut known = held.filter(|_| trust == Trust::Known).map(|held| held.etag);
+        // Where conditions hold, a renewal needs no look before it; nor does a lease that nobody has had since our own state
+        // folder gave it back.
+        let known = held.map(|held| held.etag).or(left);
+        let mut known = known.filter(|_| trust == Trust::Known);
         let mut sent = None;
         let mut refused = None;
         for _ in 0..ROUNDS {
@@ -231,7 +247,9 @@ impl Desk {
             released: true,
             ..claim.next_note(held.lasts)
         };
-        self.write(&note, &when).await.map(drop)
+        let etag = self.write(&note, &when).await?;
+        self.rows.left(etag).await;
+        Ok(())
     }
 }
 
