@@ -66,10 +66,12 @@ const CLOCK_SET: &str = "UPDATE files SET ambiguous_until_ns = max(ambiguous_unt
     WHERE folder_id = ?1 AND ambiguous_until_ns <> 0";
 const HORIZONS: &str = "UPDATE files SET ambiguous_until_ns = ?2
     WHERE folder_id = ?1 AND ambiguous_until_ns <> 0";
+const CLOCK_SET_RECONTACT: &str = "UPDATE meta SET v = v + ?2 WHERE k = 'recontact:' || ?1";
+const HORIZON_RECONTACT: &str = "UPDATE meta SET v = ?2 WHERE k = 'recontact:' || ?1";
 const MOUNTS: &str = "UPDATE folders SET mounts = ?2 WHERE id = ?1";
 
 /// Every statement of this file.
-pub(super) const ALL: [&str; 25] = [
+pub(super) const ALL: [&str; 27] = [
     PUT,
     INTEND,
     FORGET,
@@ -94,7 +96,9 @@ pub(super) const ALL: [&str; 25] = [
     LEASE_LEFT,
     LEASE_TAKEN,
     CLOCK_SET,
+    CLOCK_SET_RECONTACT,
     HORIZONS,
+    HORIZON_RECONTACT,
 ];
 
 impl Manifest {
@@ -219,8 +223,14 @@ fn apply(connection: &Connection, folder: FolderId, change: &Change) -> rusqlite
             run(LEASE_COUNT, params![folder.0, count.cast_signed()]).map(drop)
         }
         Change::LeaseLeft(etag) => run(LEASE_LEFT, params![folder.0, etag]).map(drop),
-        Change::ClockSet(by_ns) => run(CLOCK_SET, params![folder.0, by_ns]).map(drop),
-        Change::Horizons(until_ns) => run(HORIZONS, params![folder.0, until_ns]).map(drop),
+        Change::ClockSet(by_ns) => {
+            run(CLOCK_SET_RECONTACT, params![folder.0, by_ns])?;
+            run(CLOCK_SET, params![folder.0, by_ns]).map(drop)
+        }
+        Change::Horizons(until_ns) => {
+            run(HORIZON_RECONTACT, params![folder.0, until_ns])?;
+            run(HORIZONS, params![folder.0, until_ns]).map(drop)
+        }
         Change::Scanned(began_ns) => run(SCANNED, params![folder.0, began_ns]).and_then(the_folder),
     }
 }

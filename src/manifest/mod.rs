@@ -426,6 +426,9 @@ pub enum Mark {
     Paused(Option<i64>),
     /// How the machine's clock is set, which horizons are told by.
     Clock(Setting),
+    /// From when on the bucket is listed once more, since requests of another agent may change it until then; `None`: it
+    /// is not.
+    Recontact(Option<i64>),
 }
 
 /// How many rows a brake holds.

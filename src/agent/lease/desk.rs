@@ -10,10 +10,11 @@ use bytes::Bytes;
 use crate::base::clock::{Clock, Now};
 use crate::base::failpoint;
 use crate::base::offload::Offload;
-use crate::manifest::{self, Change, FolderId, Manifest};
+use crate::manifest::{self, Change, FolderId, Manifest, Mark};
 use crate::store::fence::Fence;
 use crate::store::{Body, Effect, Error, ErrorKind, Meta, Store, When};
 use crate::sync::lease::{Claim, Holder, Note, Seen, Trust, Verdict};
+use crate::sync::plan::HORIZON_NS;
 
 /// How often the object may change under our eyes in one attempt.
 const ROUNDS: u32 = 4;
@@ -94,11 +95,15 @@ impl Rows {
         }
     }
 
-    async fn doubt(&self, key: &str) -> Result<(), Error> {
+    /// The bucket is to be listed now, and once more when nothing that another has sent can land any more.
+    async fn doubt(&self, key: &str, now: Now) -> Result<(), Error> {
         let (manifest, folder) = (self.manifest.clone(), self.folder);
-        let noted = self
-            .offload
-            .run(move || manifest.commit(folder, &[Change::Recontact]));
+        let over_ns = now.wall_ns.saturating_add(HORIZON_NS);
+        let changes = [
+            Change::Recontact,
+            Change::Mark(Mark::Recontact(Some(over_ns))),
+        ];
+        let noted = self.offload.run(move || manifest.commit(folder, &changes));
         noted.await.map_err(|error| {
             let why =
                 format!("could not note that what is in the bucket may have changed: {error}");
@@ -172,7 +177,7 @@ impl Desk {
             };
             // Before our own note is there: the next process would see nothing but that.
             if claim.follows()
-                && let Err(error) = self.rows.doubt(&self.key).await
+                && let Err(error) = self.rows.doubt(&self.key, self.clock.now()).await
             {
                 return Outcome::Failed(error);
             }
