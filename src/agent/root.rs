@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::agent::{Loop, Pending, Then};
 use crate::base::path::RelPath;
 use crate::base::stat::{Identity, Kind};
-use crate::manifest::{Change, Entry, FolderId, FolderRow, Manifest};
+use crate::manifest::{Change, Entry, FolderId, FolderRow, Manifest, State};
 use crate::tree::Tree;
 
 /// Rows that are compared with the tree when its root is not the one on record.
@@ -85,6 +85,9 @@ impl RootCheck {
     /// Returns true if four of five files that a sample of rows is about are there.
     fn is_familiar(&self) -> Result<bool, crate::manifest::Error> {
         let rows = self.manifest.sample(self.folder, SAMPLE)?;
+        if rows.is_empty() {
+            return self.has_begun();
+        }
         let is_there = |row: &&Entry| {
             let Some(content) = &row.stored else {
                 return false;
@@ -94,7 +97,21 @@ impl RootCheck {
                     && (stat.size, stat.mtime_ns) == (content.stat.size, content.stat.mtime_ns)
             })
         };
-        // With no synced row there is nothing to lose.
+        Ok(rows.iter().filter(is_there).count() * 5 >= rows.len() * 4)
+    }
+
+    /// Returns true if four of five files are there that were being sent when a run ended: with no synced row they are all
+    /// that there is to lose.
+    fn has_begun(&self) -> Result<bool, crate::manifest::Error> {
+        let limit = SAMPLE as usize;
+        let mut rows = self
+            .manifest
+            .open_rows(self.folder, &RelPath::root(), limit)?;
+        rows.retain(|row| row.state == State::Open);
+        let is_there = |row: &&Entry| {
+            let seen = self.tree.peek(&row.path);
+            seen.is_ok_and(|stat| stat.kind == Kind::File)
+        };
         Ok(rows.iter().filter(is_there).count() * 5 >= rows.len() * 4)
     }
 }

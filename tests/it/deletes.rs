@@ -175,6 +175,33 @@ async fn an_unmounted_or_emptied_root_removes_nothing_and_resumes_by_itself() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn another_root_is_not_believed_about_a_file_whose_first_answer_was_lost() {
+    let bench = bench(OnDelete::Delete);
+    bench.tree.write(&path("only"), b"content");
+    bench
+        .store
+        .rule(|operation, _| (operation == "PutObject").then_some(Fault::Lost));
+    let agent = bench.start(Mode::Forever);
+    while bench.object("only").is_none() {
+        sleep(Duration::from_millis(10)).await;
+    }
+    agent.task.abort();
+    assert!(agent.task.await.unwrap_err().is_cancelled());
+    bench.store.calm();
+    // No row says yet what is in the bucket, so no row can tell whether this is the folder.
+    bench.tree.mount(Mount::Other);
+    let mut agent = bench.start(Mode::Forever);
+    sleep(30 * MINUTE).await;
+    assert!(bench.object("only").is_some());
+    assert_eq!(bench.bucket.counts().of("DeleteObject"), 0);
+    bench.tree.mount(Mount::Here);
+    sleep(15 * MINUTE).await;
+    agent.level().await;
+    assert!(bench.object("only").is_some());
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_below_a_folder_that_cannot_be_read_is_removed() {
     let bench = bench(OnDelete::Delete);
     let mut agent = level(&bench, 9).await;
