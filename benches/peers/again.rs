@@ -26,7 +26,11 @@ pub fn second(bench: &mut Bench<'_>) -> anyhow::Result<()> {
         }
         stays || bench.options.names(client)
     });
-    let mut endpoint = Endpoint::start(Way::default())?;
+    // With what was stored beside the files: some look at nothing else.
+    let mut endpoint = Endpoint::start(Way {
+        keeps: true,
+        tls: false,
+    })?;
     let url = endpoint.url.clone();
     // Tidewatch's own is known; what the others leave there is removed with it.
     let state = bench.scratch.temporary()?;
@@ -68,7 +72,7 @@ pub fn second(bench: &mut Bench<'_>) -> anyhow::Result<()> {
         }
     }
     for (client, runs) in clients.iter().zip(&runs) {
-        let row = Row::of(client.name, runs, tree.files, tree.bytes);
+        let row = Row::of_client(client, runs, &tree);
         bench.results.note(&name, row);
     }
     bench.results.print(&name);
@@ -123,7 +127,7 @@ pub fn rename(bench: &mut Bench<'_>) -> anyhow::Result<()> {
     }
     moved(&names[0], &tree.folder)?;
     for (client, runs) in clients.iter().zip(&runs) {
-        let row = Row::of(client.name, runs, tree.files, tree.bytes);
+        let row = Row::of_client(client, runs, &tree);
         bench.results.note(&name, row);
     }
     bench.results.print(&name);

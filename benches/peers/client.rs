@@ -195,7 +195,11 @@ fn s5cmd(deed: Deed, place: &Place<'_>) -> Vec<OsString> {
 }
 
 fn rclone(is_tuned: bool, deed: Deed, place: &Place<'_>) -> Vec<OsString> {
-    let deed_word = if deed == Deed::Renamed { "sync" } else { "copy" };
+    let deed_word = if deed == Deed::Renamed {
+        "sync"
+    } else {
+        "copy"
+    };
     let mut line = words(&[deed_word, "--config", "/dev/null"]);
     if is_tuned {
         line.extend(words(&TUNED));

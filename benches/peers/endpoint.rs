@@ -50,10 +50,7 @@ use objects::{Body, Object};
 use parts::Upload;
 
 /// What a client of the endpoint with TLS has to trust.
-pub const AUTHORITY: &str = concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/tests/it/faults/tls/ca.pem"
-);
+pub const AUTHORITY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/faults/tls/ca.pem");
 
 /// How an endpoint is run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -25,7 +25,11 @@ pub fn bench(bench: &mut Bench<'_>) -> anyhow::Result<()> {
         None => vec![10_000, 100_000, 1_000_000],
     };
     for files in sizes {
-        let rounds = if files > 100_000 { 1 } else { bench.options.rounds };
+        let rounds = if files > 100_000 {
+            1
+        } else {
+            bench.options.rounds
+        };
         let tree = bench.scratch.tiny(files)?;
         data::warm(&tree)?;
         let mut runs = Vec::new();

@@ -50,12 +50,18 @@ pub fn until_there(
 pub fn bench(bench: &mut Bench<'_>) -> anyhow::Result<()> {
     let latency = bench.options.latency.unwrap_or(Duration::from_millis(30));
     let (idle, during) = (idle(bench, latency)?, during(bench, latency)?);
-    println!("\nfrom a save to its object at {} ms\n", latency.as_millis());
+    println!(
+        "\nfrom a save to its object at {} ms\n",
+        latency.as_millis()
+    );
     println!("| while             | saves | p50 ms | p99 ms | most ms |");
     println!("| ----------------- | ----: | -----: | -----: | ------: |");
     for (name, waits) in [("idle", idle), ("the first sync", during)] {
         let [p50, p99, most] = [0.5, 0.99, 1.0].map(|share| quantile(waits.clone(), share));
-        println!("| {name:<17} | {:>5} | {p50:>6.0} | {p99:>6.0} | {most:>7.0} |", waits.len());
+        println!(
+            "| {name:<17} | {:>5} | {p50:>6.0} | {p99:>6.0} | {most:>7.0} |",
+            waits.len()
+        );
         let figures = &mut bench.results.figures;
         let name = format!("save to object at {} ms, {name}", latency.as_millis());
         figures.insert(format!("{name}: saves"), waits.len() as f64);
@@ -125,7 +131,10 @@ fn during(bench: &Bench<'_>, latency: Duration) -> anyhow::Result<Vec<f64>> {
         }
         // What comes when nearly all are there would not be beside them.
         if puts > 0 && puts < tree.files as u64 * 9 / 10 {
-            written.insert(format!("/bucket/live/{number}"), save(&tree.folder, number)?);
+            written.insert(
+                format!("/bucket/live/{number}"),
+                save(&tree.folder, number)?,
+            );
             number += 1;
         }
     }

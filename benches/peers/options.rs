@@ -110,7 +110,8 @@ impl Options {
         while let Some(option) = words.next() {
             if !option.starts_with('-') {
                 let known = CASES.iter().find(|(name, ..)| *name == option);
-                let (_, case, _) = known.with_context(|| format!("{option} is unknown; {USAGE}"))?;
+                let (_, case, _) =
+                    known.with_context(|| format!("{option} is unknown; {USAGE}"))?;
                 options.cases.push(*case);
                 continue;
             }

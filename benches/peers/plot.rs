@@ -16,8 +16,14 @@ const SHOWN: [(&str, &str); 6] = [
     ("5000 x 4 KiB at 30 ms", "5,000 × 4 KiB, 30 ms"),
     ("300 x 1 MiB at 30 ms", "300 × 1 MiB, 30 ms"),
     ("one of 4 GiB at 30 ms", "one file of 4 GiB, 30 ms"),
-    ("nothing to do, 100000 files at 30 ms", "second run, 100,000 files"),
-    ("a folder of 10000 renamed at 30 ms", "folder of 10,000 renamed"),
+    (
+        "nothing to do, 100000 files at 30 ms",
+        "second run, 100,000 files",
+    ),
+    (
+        "a folder of 10000 renamed at 30 ms",
+        "folder of 10,000 renamed",
+    ),
 ];
 
 /// Who is shown: the others are slower by so much that nothing else could be seen.
@@ -60,11 +66,17 @@ fn speed(results: &Results) -> anyhow::Result<String> {
     let mut body = String::new();
     let mut y = 34.0;
     for (work, title) in SHOWN {
-        let rows = results.works.get(work).map(Vec::as_slice).unwrap_or_default();
+        let rows = results
+            .works
+            .get(work)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
         let shown: Vec<(&str, &Row)> = WHO
             .iter()
             .filter_map(|(name, told)| {
-                let row = rows.iter().find(|row| row.client == *name && row.rounds > 0);
+                let row = rows
+                    .iter()
+                    .find(|row| row.client == *name && row.rounds > 0);
                 row.map(|row| (*told, row))
             })
             .collect();
@@ -73,10 +85,17 @@ fn speed(results: &Results) -> anyhow::Result<String> {
         }
         let most = |of: fn(&Row) -> f64| shown.iter().map(|(_, row)| of(row)).fold(0.001, f64::max);
         let (wall, cpu) = (most(|row| row.wall), most(|row| row.cpu));
-        let _ = writeln!(body, "<text class=\"head\" x=\"12\" y=\"{y}\">{title}</text>");
+        let _ = writeln!(
+            body,
+            "<text class=\"head\" x=\"12\" y=\"{y}\">{title}</text>"
+        );
         y += 10.0;
         for (who, row) in shown {
-            let class = if who.starts_with("tidewatch") { "own" } else { "peer" };
+            let class = if who.starts_with("tidewatch") {
+                "own"
+            } else {
+                "peer"
+            };
             let text_y = y + 13.0;
             let _ = writeln!(
                 body,
@@ -124,7 +143,9 @@ fn growth(results: &Results) -> anyhow::Result<String> {
     let (first, last) = (decades(rows[0].files), decades(rows[rows.len() - 1].files));
     let most = rows.iter().map(Row::cpu_a_file).fold(0.0, f64::max);
     let top_value = (most * 1.2 / 50.0).ceil() * 50.0;
-    let x = |row: &Row| left + 40.0 + (decades(row.files) - first) / (last - first) * (right - left - 80.0);
+    let x = |row: &Row| {
+        left + 40.0 + (decades(row.files) - first) / (last - first) * (right - left - 80.0)
+    };
     let y = |value: f64| bottom - value / top_value * (bottom - top);
     let mut body = String::from(
         "<text class=\"head\" x=\"12\" y=\"26\">CPU of each file in a first sync, microseconds, over the number of files</text>\n",
@@ -144,7 +165,11 @@ fn growth(results: &Results) -> anyhow::Result<String> {
         .iter()
         .map(|row| format!("{:.1},{:.1}", x(row), y(row.cpu_a_file())))
         .collect();
-    let _ = writeln!(body, "<polyline class=\"line\" points=\"{}\"/>", points.join(" "));
+    let _ = writeln!(
+        body,
+        "<polyline class=\"line\" points=\"{}\"/>",
+        points.join(" ")
+    );
     for row in &rows {
         let (x, y) = (x(row), y(row.cpu_a_file()));
         let _ = writeln!(

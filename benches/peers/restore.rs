@@ -72,7 +72,7 @@ pub fn bench(bench: &mut Bench<'_>, files: usize, size: usize) -> anyhow::Result
         }
     }
     for (client, runs) in clients.iter().zip(&runs) {
-        let row = Row::of(client.name, runs, files, tree.bytes);
+        let row = Row::of_client(client, runs, &tree);
         bench.results.note(&name, row);
     }
     bench.results.print(&name);

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
 use crate::client::{Client, Cost};
+use crate::data::Tree;
 use crate::endpoint::Counts;
 
 /// One run of one client.
@@ -25,8 +26,11 @@ pub struct Run {
 pub struct Row {
     /// Who.
     pub client: String,
-    /// Of how many runs; none: it is not installed.
+    /// Of how many runs.
     pub rounds: usize,
+    /// Why there is none.
+    #[serde(default)]
+    pub without: String,
     /// Files of the work.
     pub files: usize,
     /// Their bytes.
@@ -63,6 +67,7 @@ impl Row {
         Self {
             client: client.to_owned(),
             rounds: runs.len(),
+            without: "failed".to_owned(),
             files,
             bytes,
             wall: median(|run| run.cost.wall_seconds),
@@ -75,6 +80,15 @@ impl Row {
         }
     }
 
+    /// Takes the medians of a client's runs.
+    pub fn of_client(client: &Client, runs: &[Run], tree: &Tree) -> Self {
+        let mut row = Self::of(client.name, runs, tree.files, tree.bytes);
+        if client.program.is_none() {
+            row.without = "not installed".to_owned();
+        }
+        row
+    }
+
     /// CPU for each file, microseconds.
     pub fn cpu_a_file(&self) -> f64 {
         self.cpu * 1e6 / self.files as f64
@@ -82,7 +96,7 @@ impl Row {
 
     fn print(&self) {
         if self.rounds == 0 {
-            println!("| {:<15} | not installed |", self.client);
+            println!("| {:<15} | {} |", self.client, self.without);
             return;
         }
         println!(
@@ -165,7 +179,9 @@ pub fn print_machine(clients: &[Client]) {
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpus.lines().find_map(|line| line.strip_prefix("model name"));
+    let model = cpus
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"));
     let model = model.unwrap_or_default().trim_matches([' ', '\t', ':']);
     let mut versions: Vec<String> = clients.iter().filter_map(Client::version).collect();
     versions.dedup();

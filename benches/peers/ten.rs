@@ -61,7 +61,10 @@ fn running(bench: &mut Bench<'_>, work: &Work) -> anyhow::Result<()> {
         let cpu = agent.cpu()?;
         for number in 0..FILES {
             let content = vec![(round * FILES + number) as u8; 4096];
-            data::write(&folder.path().join(format!("live/{round}-{number}")), &content)?;
+            data::write(
+                &folder.path().join(format!("live/{round}-{number}")),
+                &content,
+            )?;
         }
         let written = now_micros();
         let counts = until_there(&mut endpoint, work.latency, FILES)?;
@@ -88,7 +91,9 @@ fn boto3(bench: &mut Bench<'_>, work: &Work) -> anyhow::Result<()> {
     ];
     let Some(python) = python() else {
         for (_, name) in ways {
-            bench.results.note(&work.name, Row::of(name, &[], FILES, work.tree.bytes));
+            let mut row = Row::of(name, &[], FILES, work.tree.bytes);
+            row.without = "not installed".to_owned();
+            bench.results.note(&work.name, row);
         }
         return Ok(());
     };
@@ -117,7 +122,9 @@ fn boto3(bench: &mut Bench<'_>, work: &Work) -> anyhow::Result<()> {
         }
     }
     for ((_, name), runs) in ways.iter().zip(&runs) {
-        bench.results.note(&work.name, Row::of(name, runs, FILES, work.tree.bytes));
+        bench
+            .results
+            .note(&work.name, Row::of(name, runs, FILES, work.tree.bytes));
     }
     Ok(())
 }
@@ -126,5 +133,6 @@ fn boto3(bench: &mut Bench<'_>, work: &Work) -> anyhow::Result<()> {
 fn python() -> Option<PathBuf> {
     let python = client::find("python3")?;
     let said = Command::new(&python).args(["-c", "import boto3"]).output();
-    said.is_ok_and(|said| said.status.success()).then_some(python)
+    said.is_ok_and(|said| said.status.success())
+        .then_some(python)
 }

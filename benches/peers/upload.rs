@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::client::{Client, Deed, Place};
+use crate::client::{Client, Deed, Kind, Place};
 use crate::data::{self, Tree};
 use crate::endpoint::Way;
 use crate::table::{Row, Run};
@@ -29,7 +29,15 @@ pub fn small(bench: &mut Bench<'_>, files: usize) -> anyhow::Result<()> {
     for latency in latencies {
         let tree = bench.scratch.even(files, 4096)?;
         let name = format!("{files} x 4 KiB at {} ms", latency.as_millis());
-        run(bench, &Work { name, tree, latency, tls: false })?;
+        run(
+            bench,
+            &Work {
+                name,
+                tree,
+                latency,
+                tls: false,
+            },
+        )?;
     }
     Ok(())
 }
@@ -61,20 +69,30 @@ fn at_30(bench: &mut Bench<'_>, name: &str, tree: Tree, tls: bool) -> anyhow::Re
     let latency = bench.options.latency.unwrap_or(Duration::from_millis(30));
     let over = if tls { " over TLS" } else { "" };
     let name = format!("{name} at {} ms{over}", latency.as_millis());
-    run(bench, &Work { name, tree, latency, tls })
+    run(
+        bench,
+        &Work {
+            name,
+            tree,
+            latency,
+            tls,
+        },
+    )
 }
 
 /// Measures one work with every client that is chosen.
 pub fn run(bench: &mut Bench<'_>, work: &Work) -> anyhow::Result<()> {
     let Work { name, tree, .. } = work;
     let mut clients = bench.options.chosen(Deed::Up)?;
-    let is_long = tree.files > 10_000 || work.latency * tree.files as u32 > Duration::from_secs(300);
+    let is_long =
+        tree.files > 10_000 || work.latency * tree.files as u32 > Duration::from_secs(300);
     clients.retain(|client| {
         let stays = !(client.is_slow && is_long) || bench.options.names(client);
         if !stays {
             eprintln!("{name}: without {}, which takes minutes", client.name);
         }
-        stays
+        // It takes an address with a port for plain HTTP.
+        stays && !(work.tls && client.kind == Kind::Juicefs)
     });
     data::warm(tree)?;
     let mut runs: Vec<Vec<Run>> = clients.iter().map(|_| Vec::new()).collect();
@@ -96,7 +114,7 @@ pub fn run(bench: &mut Bench<'_>, work: &Work) -> anyhow::Result<()> {
         }
     }
     for (client, runs) in clients.iter().zip(&runs) {
-        let row = Row::of(client.name, runs, tree.files, tree.bytes);
+        let row = Row::of_client(client, runs, tree);
         bench.results.note(name, row);
     }
     bench.results.print(name);

@@ -56,17 +56,13 @@ pub struct Object {
 
 impl Body {
     /// Reads it to its end; keeps it if `keeps`, and if it is not a file's.
-    pub async fn read(
-        head: &Parts,
-        mut body: Incoming,
-        keeps: bool,
-    ) -> Result<Self, hyper::Error> {
+    pub async fn read(head: &Parts, mut body: Incoming, keeps: bool) -> Result<Self, hyper::Error> {
         let is_kept = keeps || is_own(head.uri.path()) || head.method == Method::POST;
         let said = head.headers.get(CONTENT_LENGTH);
         let said = said.and_then(|len| len.to_str().ok()?.parse().ok());
         let said: usize = said.unwrap_or(0);
-        let mut md5 = (said <= MD5_MOST && !head.headers.contains_key("content-md5"))
-            .then(md5::Md5::new);
+        let mut md5 =
+            (said <= MD5_MOST && !head.headers.contains_key("content-md5")).then(md5::Md5::new);
         let (mut crc, mut len) = (Crc::new(CrcAlgorithm::Crc64Nvme), 0);
         let mut whole = BytesMut::with_capacity(if is_kept { said } else { 0 });
         while let Some(frame) = body.frame().await {
@@ -100,8 +96,8 @@ impl Body {
 
     /// Returns false if the client says that it has sent something else.
     pub fn is_as_said(&self, head: &Parts) -> bool {
-        let said = head.headers.get(CRC64);
-        said.is_none_or(|said| said.as_bytes() == STANDARD.encode(self.crc.to_be_bytes()).as_bytes())
+        // With a completion comes the sum of the whole, which is looked at there.
+        head.method != Method::PUT || is_sum(head, self.crc)
     }
 
     /// Returns what it is known by: MD5 if it is known, else something that cannot be taken for one.
@@ -112,6 +108,12 @@ impl Body {
         };
         HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static("\"\""))
     }
+}
+
+/// Returns false if a header says another CRC64NVME.
+pub fn is_sum(head: &Parts, crc: u64) -> bool {
+    let said = head.headers.get(CRC64);
+    said.is_none_or(|said| said.as_bytes() == STANDARD.encode(crc.to_be_bytes()).as_bytes())
 }
 
 /// Takes what is stored with an object.

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
-use crc_fast::{CrcAlgorithm, Digest as Crc};
+use crc_fast::{CrcAlgorithm, checksum_combine};
 use http_body_util::Full;
 use hyper::header::ETAG;
 use hyper::http::request::Parts;
 use hyper::http::{HeaderMap, HeaderValue};
 use hyper::{Response, StatusCode};
 
-use super::objects::{Body, Object, kept, refused};
+use super::objects::{Body, Object, is_sum, kept, refused};
 use super::{Site, is_own, plain, query, said, xml};
 
 /// What has come of an object.
@@ -74,16 +74,20 @@ pub fn join(site: &Site, head: &Parts) -> Response<Full<Bytes>> {
         upload.parts.len(),
         upload.parts.values().map(|part| part.len).sum(),
     );
-    let mut crc = Crc::new(CrcAlgorithm::Crc64Nvme);
+    let crc = upload.parts.values().fold(0, |crc, part| {
+        checksum_combine(CrcAlgorithm::Crc64Nvme, crc, part.crc, part.len as u64)
+    });
+    if !is_sum(head, crc) {
+        return said(StatusCode::BAD_REQUEST, "BadDigest");
+    }
     let is_kept = upload.parts.values().all(|part| part.bytes.is_some());
     let mut whole = BytesMut::with_capacity(if is_kept { len } else { 0 });
     for part in upload.parts.values() {
-        crc.update(&part.crc.to_be_bytes());
         if is_kept {
             whole.extend_from_slice(part.bytes.as_deref().unwrap_or_default());
         }
     }
-    let tag = format!("crc64nvme-{:016x}-{count}", crc.finalize());
+    let tag = format!("crc64nvme-{crc:016x}-{count}");
     let object = Object {
         len,
         bytes: is_kept.then(|| whole.freeze()),
