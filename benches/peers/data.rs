@@ -171,3 +171,12 @@ pub fn warm(tree: &Tree) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+/// A folder that is removed when this is dropped: what a case has added to a tree that stays.
+pub struct Removed(pub PathBuf);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,7 +1,6 @@
 //! What a file costs among 10,000, among 100,000 and among a million; and an agent that starts with a million and then
 //! has nothing to do.
 
-use std::fs;
 use std::time::Duration;
 
 use crate::agent::Agent;
@@ -75,8 +74,8 @@ fn staying(
     endpoint: &mut Endpoint,
     files: usize,
 ) -> anyhow::Result<()> {
-    let live = place.folder.join("live");
-    data::write(&live.join("new"), b"written while nobody looked")?;
+    let live = data::Removed(place.folder.join("live"));
+    data::write(&live.0.join("new"), b"written while nobody looked")?;
     endpoint.count(Duration::ZERO)?;
     let began = now_micros();
     let mut agent = Agent::start(&bench.options.program, place)?;
@@ -91,7 +90,7 @@ fn staying(
     let share = (agent.cpu()? - cpu) / IDLE.as_secs_f64() * 100.0;
     let (own, most) = agent.memory()?;
     drop(agent);
-    fs::remove_dir_all(live)?;
+    drop(live);
     for (what, figure) in [
         ("restart to the first object, s", first),
         ("restart to level, s", level),

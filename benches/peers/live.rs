@@ -1,7 +1,6 @@
 //! From a save to its object: of a running agent that has nothing else to do, and of one in the middle of its first sync.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -102,7 +101,7 @@ fn during(bench: &Bench<'_>, latency: Duration) -> anyhow::Result<Vec<f64>> {
     eprintln!("saves during a first sync");
     let tree = bench.scratch.even(50_000, 4096)?;
     // The tree is there for others too.
-    let live = Removed(tree.folder.join("live"));
+    let live = data::Removed(tree.folder.join("live"));
     data::warm(&tree)?;
     let state = bench.scratch.temporary()?;
     let mut endpoint = Endpoint::start(Way::default())?;
@@ -153,13 +152,4 @@ fn save(folder: &Path, number: usize) -> anyhow::Result<u64> {
     fastrand::Rng::with_seed(number as u64 + 1).fill(&mut content);
     data::write(&folder.join(format!("live/{number}")), &content)?;
     Ok(now_micros())
-}
-
-/// A folder that is removed when this is dropped.
-struct Removed(std::path::PathBuf);
-
-impl Drop for Removed {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
