@@ -84,7 +84,7 @@ impl Row {
     pub fn of_client(client: &Client, runs: &[Run], tree: &Tree) -> Self {
         let mut row = Self::of(client.name, runs, tree.files, tree.bytes);
         if client.program.is_none() {
-            row.without = "not installed".to_owned();
+            "not installed".clone_into(&mut row.without);
         }
         row
     }

@@ -92,7 +92,7 @@ fn boto3(bench: &mut Bench<'_>, work: &Work) -> anyhow::Result<()> {
     let Some(python) = python() else {
         for (_, name) in ways {
             let mut row = Row::of(name, &[], FILES, work.tree.bytes);
-            row.without = "not installed".to_owned();
+            "not installed".clone_into(&mut row.without);
             bench.results.note(&work.name, row);
         }
         return Ok(());
