@@ -7,6 +7,8 @@ use crate::process::{World, ended};
 
 /// Requests of a first sync besides those of the files: what the store can do, the listing, the lease, the catalog.
 const ELSE_REQUESTS: usize = 64;
+/// Connections for the questions about the store.
+const ASKED_AT_ONCE: u64 = 16;
 /// What a request may have besides its file's bytes, bytes on average: its head, and bodies of the program's own.
 const HEAD: u64 = 2 << 10;
 /// What the program may allocate besides `upload.memory`, bytes.
@@ -23,6 +25,11 @@ async fn a_new_file_costs_one_request_and_its_bytes_and_connections_stay_below_t
         bytes += content.len() as u64;
         world.write(format!("{}/{number}", number % 10), content);
     }
+    // What the store can do is asked by the first sync, several questions at once, whatever is set for files.
+    peak_of(world.command("sync", &["--exclude", "*"])).await;
+    assert!(world.endpoint.connections() <= ASKED_AT_ONCE + 1);
+    let asked = world.endpoint.all_requests().len();
+    world.endpoint.reset_counts();
     peak_of(world.command("sync", &["--concurrency", "8"])).await;
     assert_eq!(world.objects().len(), count);
     let requests = world.endpoint.requests();
@@ -33,7 +40,10 @@ async fn a_new_file_costs_one_request_and_its_bytes_and_connections_stay_below_t
     assert_eq!(bodies.len(), count);
     assert_eq!(bodies.iter().sum::<u64>(), bytes, "each byte once");
     let all = world.endpoint.all_requests().len();
-    assert!(all <= count + ELSE_REQUESTS, "{all} requests");
+    assert!(
+        asked + all <= count + ELSE_REQUESTS,
+        "{asked} and {all} requests"
+    );
     let received = world.endpoint.received();
     let most = bytes + all as u64 * HEAD;
     assert!(received <= most, "{received} bytes instead of {most}");
