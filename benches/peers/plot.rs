@@ -62,7 +62,7 @@ pub fn draw(results: &Results, root: &Path) -> anyhow::Result<()> {
 /// Bars: each work has its own scale.
 fn speed(results: &Results) -> anyhow::Result<String> {
     // Left edges of the bars of both columns, and how long the longest is.
-    let (wall_x, cpu_x, longest) = (170.0, 540.0, 250.0);
+    let (wall_x, cpu_x, longest) = (180.0, 540.0, 240.0);
     let mut body = String::new();
     let mut y = 34.0;
     for (work, title) in SHOWN {
@@ -80,7 +80,8 @@ fn speed(results: &Results) -> anyhow::Result<String> {
                 row.map(|row| (*told, row))
             })
             .collect();
-        if shown.is_empty() {
+        // Alone it says nothing.
+        if shown.len() < 2 {
             continue;
         }
         let most = |of: fn(&Row) -> f64| shown.iter().map(|(_, row)| of(row)).fold(0.001, f64::max);
@@ -142,7 +143,7 @@ fn growth(results: &Results) -> anyhow::Result<String> {
     let decades = |files: usize| (files as f64).log10();
     let (first, last) = (decades(rows[0].files), decades(rows[rows.len() - 1].files));
     let most = rows.iter().map(Row::cpu_a_file).fold(0.0, f64::max);
-    let top_value = (most * 1.2 / 50.0).ceil() * 50.0;
+    let top_value = (most * 1.1 / 100.0).ceil() * 100.0;
     let x = |row: &Row| {
         left + 40.0 + (decades(row.files) - first) / (last - first) * (right - left - 80.0)
     };
