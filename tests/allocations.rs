@@ -139,11 +139,11 @@ async fn no_allocation_is_large_and_all_stay_within_what_is_set() {
     }
     let config = place.path().join("config.toml");
     let text = format!(
-        "[agent]\nstate_dir = {:?}\n[upload]\nmemory = \"32MiB\"\n[s3]\nendpoint_url = {:?}\n\
-         [[folder]]\npath = {:?}\nto = \"s3://tide/p\"\n",
-        place.path().join("state"),
+        "[agent]\nstate_dir = \"{}\"\n[upload]\nmemory = \"32MiB\"\n[s3]\nendpoint_url = {:?}\n\
+         [[folder]]\npath = \"{}\"\nto = \"s3://tide/p\"\n",
+        place.path().join("state").display(),
         endpoint.url(),
-        tree
+        tree.display()
     );
     fs::write(&config, text).unwrap();
     let sync = ["sync".into(), "--config".into(), config.into_os_string()];
