@@ -7,23 +7,46 @@ use crate::process::{World, ended};
 
 /// Requests of a first sync besides those of the files: what the store can do, the listing, the lease, the catalog.
 const ELSE_REQUESTS: usize = 64;
+/// Connections for the questions about the store.
+const ASKED_AT_ONCE: u64 = 16;
+/// What a request may have besides its file's bytes, bytes on average: its head, and bodies of the program's own.
+const HEAD: u64 = 2 << 10;
 /// What the program may allocate besides `upload.memory`, bytes.
 const ELSE_MEMORY: u64 = 40 << 20;
 /// The least that `upload.memory` can be, bytes.
 const MEMORY: u64 = 32 << 20;
 
 #[tokio::test]
-async fn a_new_file_costs_one_request_and_connections_stay_below_the_limit() {
+async fn a_new_file_costs_one_request_and_its_bytes_and_connections_stay_below_the_limit() {
     let world = World::new().await;
-    let count = 1_000;
+    let (count, mut bytes) = (1_000, 0);
     for number in 0..count {
-        world.write(format!("{}/{number}", number % 10), format!("{number}"));
+        let content = format!("{number}").repeat(number % 50 + 1);
+        bytes += content.len() as u64;
+        world.write(format!("{}/{number}", number % 10), content);
     }
+    // What the store can do is asked by the first sync, several questions at once, whatever is set for files.
+    peak_of(world.command("sync", &["--exclude", "*"])).await;
+    assert!(world.endpoint.connections() <= ASKED_AT_ONCE + 1);
+    let asked = world.endpoint.all_requests().len();
+    world.endpoint.reset_counts();
     peak_of(world.command("sync", &["--concurrency", "8"])).await;
     assert_eq!(world.objects().len(), count);
-    assert_eq!(world.endpoint.count("PutObject"), count);
+    let requests = world.endpoint.requests();
+    let puts = requests.iter().filter(|seen| seen.operation == "PutObject");
+    let bodies: Vec<u64> = puts
+        .map(|seen| seen.headers["content-length"].parse().unwrap())
+        .collect();
+    assert_eq!(bodies.len(), count);
+    assert_eq!(bodies.iter().sum::<u64>(), bytes, "each byte once");
     let all = world.endpoint.all_requests().len();
-    assert!(all <= count + ELSE_REQUESTS, "{all} requests");
+    assert!(
+        asked + all <= count + ELSE_REQUESTS,
+        "{asked} and {all} requests"
+    );
+    let received = world.endpoint.received();
+    let most = bytes + all as u64 * HEAD;
+    assert!(received <= most, "{received} bytes instead of {most}");
     // Eight for files, and one for the lease, which waits for nobody.
     let connections = world.endpoint.connections();
     assert!(connections <= 8 + 1, "{connections} connections");
