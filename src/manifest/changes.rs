@@ -60,9 +60,9 @@ const CONFIG: &str = "UPDATE folders SET config = ?2 WHERE id = ?1";
 const LEASE_COUNT: &str = "INSERT INTO meta (k, v) VALUES ('lease_count:' || ?1, ?2)
     ON CONFLICT (k) DO UPDATE SET v = excluded.v";
 const CLOCK_SET: &str = "UPDATE files SET ambiguous_until_ns = max(ambiguous_until_ns + ?2, 1)
-    WHERE folder_id = ?1 AND ambiguous_until_ns <> 0";
+    WHERE folder_id = ?1 AND ambiguous_until_ns <> 0 AND NOT (state = 'unsent' AND ambiguous_until_ns = 1)";
 const HORIZONS: &str = "UPDATE files SET ambiguous_until_ns = ?2
-    WHERE folder_id = ?1 AND ambiguous_until_ns <> 0";
+    WHERE folder_id = ?1 AND ambiguous_until_ns <> 0 AND NOT (state = 'unsent' AND ambiguous_until_ns = 1)";
 const MOUNTS: &str = "UPDATE folders SET mounts = ?2 WHERE id = ?1";
 
 /// Every statement of this file.

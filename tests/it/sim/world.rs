@@ -159,11 +159,6 @@ impl World {
         let mut settings = policies(&mut random);
         if kind.is_strict {
             settings.guard = Guarding::Strict;
-            // Under `keep` nobody looks at the key of a file that is gone, and what lands there late is somebody else's to
-            // the next file of that name: it is named, and nothing is overwritten.
-            if settings.on_delete == OnDelete::Keep {
-                settings.on_delete = OnDelete::Trash;
-            }
         }
         let oracle = Oracle {
             tree: tree.clone(),
