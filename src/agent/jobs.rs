@@ -7,11 +7,14 @@ use crate::agent::turn::{Turned, Work};
 use crate::agent::weigh::Weigh;
 use crate::agent::{JOBS_AHEAD, Loop, Pending, Said, Then};
 use crate::base::clock::Now;
-use crate::manifest::Change;
+use crate::manifest::{Change, ErrorKind};
 use crate::sync::Lane;
 use crate::sync::file::{self, Aim, Message};
 use crate::sync::queue::{self, End};
 use crate::tree::Touch;
+
+/// How often it is looked whether the manifest is still there, where nothing is written.
+const MANIFEST_LOOK: Duration = Duration::from_secs(30);
 
 impl Loop {
     /// Begins a turn, if none is under way and there is anything to commit or to start.
@@ -36,9 +39,11 @@ impl Loop {
             && self.pending.is_empty()
             && weigh.paths.is_empty()
             && !self.deletes.held_is_stale
+            && now.mono < self.manifest_look
         {
             return;
         }
+        self.manifest_look = now.mono + MANIFEST_LOOK;
         let pending: Vec<Pending> = self.pending.drain(..).collect();
         let count_held = std::mem::take(&mut self.deletes.held_is_stale);
         let work = Work {
@@ -123,6 +128,7 @@ impl Loop {
         if let Err(error) = result {
             self.deletes.turn_failed();
             self.manifest_failures += 1;
+            self.is_manifest_gone |= error.kind() == ErrorKind::Gone;
             let pause = Duration::from_secs(1 << self.manifest_failures.min(5));
             self.turn_not_before = Some(now.mono + pause);
             self.teller

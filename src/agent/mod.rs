@@ -133,6 +133,10 @@ struct Loop {
     /// No turn before that: the manifest could not be written.
     turn_not_before: Option<Instant>,
     manifest_failures: u32,
+    /// Its file is not there any more, which does not pass: the next start makes it anew.
+    is_manifest_gone: bool,
+    /// When it is looked at next, if nothing is written before.
+    manifest_look: Instant,
     scans: Scans,
     contact: Contact,
     outage: Outage,
@@ -272,6 +276,8 @@ impl Loop {
             askers: Vec::new(),
             turn_not_before: None,
             manifest_failures: 0,
+            is_manifest_gone: false,
+            manifest_look: now.mono,
             scans,
             ambiguous: BTreeMap::new(),
             failing: BTreeMap::new(),
@@ -345,6 +351,9 @@ impl Loop {
         if self.stopping.is_some() {
             let is_over = !self.has_work_in_hand() && !self.is_cataloguing(now);
             return is_over.then_some(Reason::Stopped(!self.dropped));
+        }
+        if self.is_manifest_gone {
+            return Some(Reason::Manifest(self.teller.manifest_trouble()));
         }
         let Mode::Once { timeout } = self.mode else {
             return None;

@@ -199,7 +199,9 @@ impl Turn {
             }
             let (folder, now_ns) = (self.ctx.folder, now.wall_ns);
             let manifest = &self.ctx.manifest;
-            manifest.commit_at(folder, &notes.changes, now_ns)
+            // A commit looks by itself; without one nobody would notice.
+            let is_there = manifest.check_identity();
+            is_there.and_then(|()| manifest.commit_at(folder, &notes.changes, now_ns))
         };
         if turned.result.is_ok() {
             if turned.has_outcomes() {

@@ -1,6 +1,7 @@
 //! Rows 42 and 43: what is no file, and what is too much of one.
 
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixListener;
 
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
@@ -43,6 +44,7 @@ fn r42_what_is_no_file_is_skipped_and_counted_and_hangs_nobody() {
 #[tokio::test]
 async fn r43_a_sparse_file_of_a_terabyte_is_left_out_by_the_limit_or_goes_up_in_parts_that_fit() {
     const TERABYTE: u64 = 1 << 40;
+    const SPARSE: u64 = (40 << 20) + 1;
     let mut row = row!();
     let world = World::new().await;
     world.write("small", "small");
@@ -72,5 +74,21 @@ async fn r43_a_sparse_file_of_a_terabyte_is_left_out_by_the_limit_or_goes_up_in_
         TERABYTE.div_ceil(part) <= 10_000 && part <= 5 << 30,
         "{part}"
     );
-    row.but_not("its way to the bucket from end to end");
+    // One that a test can wait for goes the whole way.
+    let (file, data) = (
+        fs::File::options()
+            .write(true)
+            .open(world.tree("sparse"))
+            .unwrap(),
+        b"not a hole",
+    );
+    file.set_len(0).unwrap();
+    file.set_len(SPARSE).unwrap();
+    file.write_all_at(data, SPARSE / 2).unwrap();
+    world.sync_level().await;
+    assert!(world.endpoint.count("UploadPart") > 1);
+    let object = world.object("sparse").unwrap();
+    assert_eq!(object.len() as u64, SPARSE);
+    assert!(object == fs::read(world.tree("sparse")).unwrap());
+    row.but_not("the whole way to the bucket with a terabyte");
 }

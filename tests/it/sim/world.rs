@@ -155,7 +155,8 @@ impl World {
         let store = Faulty::new(bucket.clone(), random.u64(..), odds(&mut random));
         let manifest = state(0);
         let tree = MemTree::new(random.u64(..), Clock::Real);
-        let watched = random.u8(..5) > 0;
+        let plant = Plant::new(bug, seed);
+        let watched = random.u8(..5) > 0 && !plant.is_of_ctime();
         let mut settings = policies(&mut random);
         if kind.is_strict {
             settings.guard = Guarding::Strict;
@@ -175,7 +176,7 @@ impl World {
         let mut world = World {
             seed,
             kind,
-            plant: Plant::new(bug, seed),
+            plant,
             random,
             tree,
             bucket,
