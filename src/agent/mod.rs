@@ -54,6 +54,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::agent::jobs::Writing;
 use crate::base::clock::{Now, Setting};
 use crate::base::offload::joined;
 use crate::base::path::RelPath;
@@ -132,11 +133,7 @@ struct Loop {
     askers: Vec<(RelPath, tokio::sync::oneshot::Sender<bool>)>,
     /// No turn before that: the manifest could not be written.
     turn_not_before: Option<Instant>,
-    manifest_failures: u32,
-    /// Its file is not there any more, which does not pass: the next start makes it anew.
-    is_manifest_gone: bool,
-    /// When it is looked at next, if nothing is written before.
-    manifest_look: Instant,
+    writing: Writing,
     scans: Scans,
     contact: Contact,
     outage: Outage,
@@ -275,9 +272,7 @@ impl Loop {
             pending: VecDeque::new(),
             askers: Vec::new(),
             turn_not_before: None,
-            manifest_failures: 0,
-            is_manifest_gone: false,
-            manifest_look: now.mono,
+            writing: Writing::new(now),
             scans,
             ambiguous: BTreeMap::new(),
             failing: BTreeMap::new(),
@@ -352,13 +347,13 @@ impl Loop {
             let is_over = !self.has_work_in_hand() && !self.is_cataloguing(now);
             return is_over.then_some(Reason::Stopped(!self.dropped));
         }
-        if self.is_manifest_gone {
+        if self.writing.is_gone {
             return Some(Reason::Manifest(self.teller.manifest_trouble()));
         }
         let Mode::Once { timeout } = self.mode else {
             return None;
         };
-        if self.manifest_failures >= PATIENCE {
+        if self.writing.failures >= PATIENCE {
             return Some(Reason::Manifest(self.teller.manifest_trouble()));
         }
         if let Some(why) = self.scans.is_hopeless() {
@@ -438,7 +433,7 @@ impl Loop {
                 self.catalog.give_up();
                 // What cannot be written now is found again at the next start.
                 self.stopping = Some(now.mono + self.settings.shutdown_grace);
-                if self.manifest_failures > 0 {
+                if self.writing.failures > 0 {
                     self.pending.clear();
                 }
             }

@@ -47,7 +47,8 @@ impl Loop {
                     .filter(|_| !self.pending.is_empty() && self.turns.is_empty()),
             );
             let look = self
-                .manifest_look
+                .writing
+                .look
                 .max(self.turn_not_before.unwrap_or(now.mono));
             sooner(Some(look).filter(|_| self.turns.is_empty()));
             sooner(self.scans.next_at());

@@ -67,12 +67,12 @@ async fn r04_kills_while_it_starts_again_and_again_let_it_get_through_in_the_end
     let mut rig = Rig::new(count("TIDEWATCH_SEED", 1)).await;
     let requests = Arc::new(AtomicU64::new(0));
     slow_down(&rig, &requests);
-    for _ in 0..12 {
-        rig.change();
-    }
     let mut tally = Tally::default();
     // Something is on its way, and has to be put right.
-    for when in [When::AtRequest(12), When::AtRequest(8)] {
+    for when in [When::AtRequest(4), When::AtRequest(3)] {
+        for _ in 0..8 {
+            rig.change();
+        }
         let before = tally.kills;
         kill_at(&mut rig, &requests, &mut tally, "sync", when).await;
         assert_eq!(tally.kills, before + 1, "it had ended before");

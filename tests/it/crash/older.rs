@@ -88,9 +88,9 @@ async fn r14_a_kill_while_a_manifest_is_led_on_leaves_the_old_one_or_the_new_one
     let mut found = Vec::new();
     for (kind, number) in [
         ("pwrite64", 1),
-        ("pwrite64", 9),
-        ("fdatasync", 1),
-        ("fdatasync", 2),
+        ("pwrite64", 12),
+        ("fsync", 1),
+        ("fsync", 5),
     ] {
         for fixture in [OLDER[0], OLDER[3]] {
             let older = Older::new(fixture).await;

@@ -75,16 +75,12 @@ async fn r43_a_sparse_file_of_a_terabyte_is_left_out_by_the_limit_or_goes_up_in_
         "{part}"
     );
     // One that a test can wait for goes the whole way.
-    let (file, data) = (
-        fs::File::options()
-            .write(true)
-            .open(world.tree("sparse"))
-            .unwrap(),
-        b"not a hole",
-    );
+    let file = fs::File::options().write(true).open(world.tree("sparse"));
+    let file = file.unwrap();
     file.set_len(0).unwrap();
     file.set_len(SPARSE).unwrap();
-    file.write_all_at(data, SPARSE / 2).unwrap();
+    file.write_all_at(b"not a hole", SPARSE / 2).unwrap();
+    drop(file);
     world.sync_level().await;
     assert!(world.endpoint.count("UploadPart") > 1);
     let object = world.object("sparse").unwrap();

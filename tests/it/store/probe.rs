@@ -145,7 +145,7 @@ async fn leave(store: &MemStore, id: &str) {
 async fn what_a_killed_probe_has_left_is_removed_by_the_next_and_others_after_a_day() {
     let store = MemStore::default();
     store.set_clock(Clock::Virtual {
-        since: tokio::time::Instant::now(),
+        since: Clock::Real.now().mono,
         wall_ns: 1_764_000_000_000_000_000,
     });
     leave(&store, "0000000000000007").await;
