@@ -2,7 +2,8 @@
 //! set aside, never overwritten unseen.
 //!
 //! It is made anew after another agent has had the prefix: then our own rows are compared with what was listed, and one
-//! whose object is another, or is missing, is believed no more.
+//! whose object is another, or is missing, is believed no more. And once more when the last that the other may have sent
+//! has landed: also a lost state folder's former life is such another.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use tokio::time::Instant;
 use crate::agent::{Loop, Pending, Then};
 use crate::base::clock::Now;
 use crate::base::path::RelPath;
-use crate::manifest::{self, Change, Entry, Remote, State};
+use crate::manifest::{self, Change, Entry, Mark, Remote, State};
 use crate::store::{self, Effect, ErrorKind};
 use crate::sync::Lane;
 use crate::sync::file::Ctx;
@@ -29,6 +30,8 @@ pub(super) struct Contact {
     failures: u32,
     /// Rows claim what another agent may have changed: it is made even if there is nothing to send.
     is_again: bool,
+    /// It is made once more then.
+    later: Option<Instant>,
 }
 
 enum Stage {
@@ -62,6 +65,7 @@ impl Contact {
             task: JoinSet::new(),
             failures: 0,
             is_again: false,
+            later: None,
         }
     }
 
@@ -84,6 +88,16 @@ impl Contact {
         } else {
             None
         }
+    }
+
+    /// It is to be made once more, after what is going on now, and not before that instant.
+    pub fn list_after(&mut self, at: Instant) {
+        self.later = Some(at);
+    }
+
+    /// Returns when it is to be made once more.
+    pub fn later_at(&self) -> Option<Instant> {
+        self.later.filter(|_| self.is_done())
     }
 
     /// There are rows that may be wrong.
@@ -131,6 +145,39 @@ impl Loop {
         let has_reason =
             !self.queue.is_empty() || self.contact.is_again || self.catalog.is_waiting();
         has_reason && !self.is_paused()
+    }
+
+    /// Has the bucket listed once more when the last that another agent may have sent has landed.
+    pub(super) fn list_again(&mut self, now: Now) {
+        if self.contact.later_at().is_none_or(|at| now.mono < at) || !self.lease.is_held(now) {
+            return;
+        }
+        self.contact.later = None;
+        self.contact.again();
+        self.pending.push_back(Pending {
+            changes: vec![Change::Recontact, Change::Mark(Mark::Recontact(None))],
+            then: Then::Nothing,
+        });
+    }
+
+    /// Takes from when on the bucket is to be listed once more. One that is due is made before a run that has to end ends.
+    pub(super) fn recall_contact(&mut self, recontact_ns: Option<i64>, now: Now) {
+        let Some(at_ns) = recontact_ns else {
+            return;
+        };
+        match u64::try_from(at_ns.saturating_sub(now.wall_ns)) {
+            Ok(left) if left > 0 => self
+                .contact
+                .list_after(now.mono + Duration::from_nanos(left)),
+            _ => {
+                self.contact.again();
+                self.contact.wants_rows();
+                self.pending.push_back(Pending {
+                    changes: vec![Change::Recontact, Change::Mark(Mark::Recontact(None))],
+                    then: Then::Nothing,
+                });
+            }
+        }
     }
 
     /// Begins the listing when there is something to send and it has not been done.

@@ -24,6 +24,7 @@ use crate::store::key::LEASE;
 use crate::store::{ErrorKind, Store};
 use crate::sync::Lane;
 use crate::sync::lease::{Claim, GRAIN, Holder, LONG, MARGIN, SHORT, Trust};
+use crate::sync::plan::HORIZON_NS;
 
 /// How soon a lease for [`SHORT`] is renewed: twice more before it is over.
 const RENEW_SHORT: Duration = Duration::from_secs(20);
@@ -42,6 +43,8 @@ const SETTLES: Duration = Duration::from_secs(1);
 /// How long after it was due a request may be without any answer, an error's included. One that is not answered takes some
 /// 50 s with all its repeats before it is an error; a second one may follow it.
 const UNANSWERED: Duration = Duration::from_secs(120);
+/// How long what another agent has sent may still land.
+const HORIZON: Duration = Duration::from_nanos(HORIZON_NS.unsigned_abs());
 /// How long giving it back may keep a process from ending.
 const GIVE_BACK: Duration = Duration::from_secs(5);
 
@@ -393,6 +396,9 @@ impl Loop {
         (on.held, on.failures, on.trouble) = (Some(held), 0, None);
         on.is_lost = false;
         on.not_before = now.mono;
+        if follows {
+            self.contact.list_after(now.mono + HORIZON);
+        }
         let looks_again = follows && self.contact.again();
         if is_behind {
             tracing::warn!(

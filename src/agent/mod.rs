@@ -326,6 +326,7 @@ impl Loop {
         self.start_leasing(now);
         if self.stopping.is_none() {
             self.start_scans(now);
+            self.list_again(now);
             self.start_contact();
             self.start_probe(now);
             self.start_confirming(now);

@@ -32,6 +32,7 @@ impl Loop {
         self.recall_audit(&marks, now);
         self.teller.proven(&marks);
         self.recall_pause(marks.paused_ns);
+        self.recall_contact(marks.recontact_ns, now);
         self.catalog.recall(waiting, now);
         // Without rows too: what happened to the last of them is still to be told, and that is not before contact.
         let is_wanted = has_rows || waiting.records > 0 || waiting.snapshot;

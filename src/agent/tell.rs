@@ -114,7 +114,7 @@ impl Teller {
             Mark::Audited(at_ns) => self.snapshot.last_audit_ns = Some(at_ns),
             Mark::Verified(last) => self.snapshot.last_verify = Some(last),
             Mark::Drilled(last) => self.snapshot.last_drill = Some(last),
-            Mark::AuditsFrom(_) | Mark::Paused(_) | Mark::Clock(_) => {}
+            Mark::AuditsFrom(_) | Mark::Paused(_) | Mark::Clock(_) | Mark::Recontact(_) => {}
         }
     }
 

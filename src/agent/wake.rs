@@ -68,6 +68,7 @@ impl Loop {
             sooner(self.audit_wake(now));
             let may_list = is_ours && (self.wants_contact() || self.contact.is_running());
             sooner(self.contact.next_at().filter(|_| may_list));
+            sooner(self.contact.later_at().filter(|_| is_ours));
             sooner(self.teller.next_at());
             if let Mode::Once { timeout } = self.mode {
                 sooner(self.wants_the_store(now).then(|| self.last_move + timeout));

@@ -1,5 +1,5 @@
 //! What the stores were found to do, by endpoint and bucket, as text that only its writer understands; how many notes
-//! were written into a folder's lease.
+//! were written into a folder's lease, and how it was left.
 
 use rusqlite::{OptionalExtension as _, params};
 
@@ -14,9 +14,10 @@ const PROBED: &str =
     ON CONFLICT (endpoint, bucket) DO UPDATE SET features = excluded.features, probed_at_ns = excluded.probed_at_ns";
 
 const LEASE_COUNT: &str = "SELECT v FROM meta WHERE k = 'lease_count:' || ?1";
+const LEASE_LEFT: &str = "SELECT v FROM meta WHERE k = 'lease_left:' || ?1";
 
 /// Every statement of this file.
-pub(super) const ALL: [&str; 3] = [BUCKET, PROBED, LEASE_COUNT];
+pub(super) const ALL: [&str; 4] = [BUCKET, PROBED, LEASE_COUNT, LEASE_LEFT];
 
 /// What a probe has found of a bucket.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,6 +36,15 @@ impl Manifest {
             let count = statement.query_row(params![folder.0], |row| row.get::<_, i64>(0));
             // The same bits, signed.
             Ok(count.optional()?.unwrap_or(0).cast_unsigned())
+        })
+    }
+
+    /// Returns the ETag with which the lease of a folder was given back, if nothing was written into it since.
+    pub fn lease_left(&self, folder: FolderId) -> Result<Option<String>, Error> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(LEASE_LEFT)?;
+            let etag = statement.query_row(params![folder.0], |row| row.get(0));
+            etag.optional()
         })
     }
 

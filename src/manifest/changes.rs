@@ -59,14 +59,19 @@ const UNPARK: &str = "UPDATE files SET parked_until_ns = NULL, parked_seen = NUL
 const CONFIG: &str = "UPDATE folders SET config = ?2 WHERE id = ?1";
 const LEASE_COUNT: &str = "INSERT INTO meta (k, v) VALUES ('lease_count:' || ?1, ?2)
     ON CONFLICT (k) DO UPDATE SET v = excluded.v";
+const LEASE_LEFT: &str = "INSERT INTO meta (k, v) VALUES ('lease_left:' || ?1, ?2)
+    ON CONFLICT (k) DO UPDATE SET v = excluded.v";
+const LEASE_TAKEN: &str = "DELETE FROM meta WHERE k = 'lease_left:' || ?1";
 const CLOCK_SET: &str = "UPDATE files SET ambiguous_until_ns = max(ambiguous_until_ns + ?2, 1)
     WHERE folder_id = ?1 AND ambiguous_until_ns <> 0 AND NOT (state = 'unsent' AND ambiguous_until_ns = 1)";
 const HORIZONS: &str = "UPDATE files SET ambiguous_until_ns = ?2
     WHERE folder_id = ?1 AND ambiguous_until_ns <> 0 AND NOT (state = 'unsent' AND ambiguous_until_ns = 1)";
+const CLOCK_SET_RECONTACT: &str = "UPDATE meta SET v = v + ?2 WHERE k = 'recontact:' || ?1";
+const HORIZON_RECONTACT: &str = "UPDATE meta SET v = ?2 WHERE k = 'recontact:' || ?1";
 const MOUNTS: &str = "UPDATE folders SET mounts = ?2 WHERE id = ?1";
 
 /// Every statement of this file.
-pub(super) const ALL: [&str; 23] = [
+pub(super) const ALL: [&str; 27] = [
     PUT,
     INTEND,
     FORGET,
@@ -88,8 +93,12 @@ pub(super) const ALL: [&str; 23] = [
     UNPARK,
     CONFIG,
     LEASE_COUNT,
+    LEASE_LEFT,
+    LEASE_TAKEN,
     CLOCK_SET,
+    CLOCK_SET_RECONTACT,
     HORIZONS,
+    HORIZON_RECONTACT,
 ];
 
 impl Manifest {
@@ -209,11 +218,19 @@ fn apply(connection: &Connection, folder: FolderId, change: &Change) -> rusqlite
         Change::Config(word) => run(CONFIG, params![folder.0, word]).and_then(the_folder),
         Change::Mark(mark) => marks::set(connection, folder, *mark),
         Change::LeaseCount(count) => {
+            run(LEASE_TAKEN, params![folder.0])?;
             // The same bits, signed.
             run(LEASE_COUNT, params![folder.0, count.cast_signed()]).map(drop)
         }
-        Change::ClockSet(by_ns) => run(CLOCK_SET, params![folder.0, by_ns]).map(drop),
-        Change::Horizons(until_ns) => run(HORIZONS, params![folder.0, until_ns]).map(drop),
+        Change::LeaseLeft(etag) => run(LEASE_LEFT, params![folder.0, etag]).map(drop),
+        Change::ClockSet(by_ns) => {
+            run(CLOCK_SET_RECONTACT, params![folder.0, by_ns])?;
+            run(CLOCK_SET, params![folder.0, by_ns]).map(drop)
+        }
+        Change::Horizons(until_ns) => {
+            run(HORIZON_RECONTACT, params![folder.0, until_ns])?;
+            run(HORIZONS, params![folder.0, until_ns]).map(drop)
+        }
         Change::Scanned(began_ns) => run(SCANNED, params![folder.0, began_ns]).and_then(the_folder),
     }
 }

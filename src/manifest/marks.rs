@@ -11,7 +11,7 @@ use crate::manifest::{FolderId, Mark};
 
 const MARKS: &str = "SELECT substr(k, 1, instr(k, ':') - 1), v FROM meta
     WHERE k IN ('audited:' || ?1, 'audits_from:' || ?1, 'verified:' || ?1, 'drilled:' || ?1, 'paused:' || ?1,
-      'boot:' || ?1, 'clock:' || ?1)";
+      'boot:' || ?1, 'clock:' || ?1, 'recontact:' || ?1)";
 const MARK: &str = "INSERT INTO meta (k, v) VALUES (?2 || ':' || ?1, ?3)
     ON CONFLICT (k) DO UPDATE SET v = excluded.v";
 const UNMARK: &str = "DELETE FROM meta WHERE k = ?2 || ':' || ?1";
@@ -34,6 +34,8 @@ pub struct Marks {
     pub paused_ns: Option<i64>,
     /// How the machine's clock was set when the rows' horizons were written.
     pub clock: Option<Setting>,
+    /// From when on the bucket is listed once more.
+    pub recontact_ns: Option<i64>,
 }
 
 impl Manifest {
@@ -58,6 +60,7 @@ impl Manifest {
                     "drilled" => marks.drilled = Some(tried),
                     "boot" => boot = Some(value),
                     "clock" => clock = Some(value),
+                    "recontact" => marks.recontact_ns = Some(value),
                     _ => marks.paused_ns = Some(value),
                 }
             }
@@ -72,6 +75,10 @@ impl Manifest {
 /// Sets a mark; `connection` is inside a transaction.
 pub(super) fn set(connection: &Connection, folder: FolderId, mark: Mark) -> rusqlite::Result<()> {
     let tried = |Tried { at_ns, ok }: Tried| if ok { at_ns } else { -at_ns };
+    let unset = |name| {
+        let mut statement = connection.prepare_cached(UNMARK)?;
+        statement.execute(params![folder.0, name]).map(drop)
+    };
     let (name, value) = match mark {
         Mark::Audited(at_ns) => ("audited", at_ns),
         Mark::AuditsFrom(at_ns) => ("audits_from", at_ns),
@@ -83,10 +90,9 @@ pub(super) fn set(connection: &Connection, folder: FolderId, mark: Mark) -> rusq
             ("clock", offset_ns)
         }
         Mark::Paused(Some(since_ns)) => ("paused", since_ns),
-        Mark::Paused(None) => {
-            let mut statement = connection.prepare_cached(UNMARK)?;
-            return statement.execute(params![folder.0, "paused"]).map(drop);
-        }
+        Mark::Paused(None) => return unset("paused"),
+        Mark::Recontact(Some(at_ns)) => ("recontact", at_ns),
+        Mark::Recontact(None) => return unset("recontact"),
     };
     let mut statement = connection.prepare_cached(MARK)?;
     statement.execute(params![folder.0, name, value]).map(drop)

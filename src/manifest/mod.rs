@@ -405,8 +405,10 @@ pub enum Change {
     FolderGone(RelPath),
     /// A restore drill has ended; only the catalog is told.
     Drilled(Box<Drill>),
-    /// So many notes have been written into the lease, or are about to be.
+    /// So many notes have been written into the lease, or are about to be: it is not as it was left any more.
     LeaseCount(u64),
+    /// The lease was given back, and has this ETag since.
+    LeaseLeft(String),
     /// Something that is done now and then was done, or a person has it paused.
     Mark(Mark),
     /// What the config says of the folder, as one word: when it changes, what failed for good may work.
@@ -432,6 +434,9 @@ pub enum Mark {
     Paused(Option<i64>),
     /// How the machine's clock is set, which horizons are told by.
     Clock(Setting),
+    /// From when on the bucket is listed once more, since requests of another agent may change it until then; `None`: it
+    /// is not.
+    Recontact(Option<i64>),
 }
 
 /// How many rows a brake holds.

@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use crate::base::failpoint;
@@ -306,6 +307,8 @@ fn set_up(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(Duration::from_secs(10))?;
     // More than there are statements, so that each is prepared once.
     connection.set_prepared_statement_cache_capacity(112);
+    // Also when other values are bound: what a plan may rest on are the texts of the statements alone.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.execute_batch(EVERY)
 }
 

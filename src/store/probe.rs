@@ -6,24 +6,28 @@
 //!
 //! Writes only below `PREFIX.tidewatch/probe-<16 hex digits>/`, some thirty requests with bodies of a few bytes, and
 //! removes all of it again, also after an error; an agent always uses the same digits, so that its next probe removes
-//! what a crash has left of the last one, and what is older than a day of others'. A refusal is a finding, whatever its words. An error ends the probe if it is
-//! everyone's: the line, the credentials, the bucket, a missing right to write. Requests whose answer was lost prove
-//! nothing, and end it too.
+//! what a crash has left of the last one, and what is older than a day of others'. What does not lean on each other is
+//! asked at the same time, each question with keys of its own: eight answers are waited for one after another, and one for
+//! the removal. A refusal is a finding, whatever its words. An error ends the probe if it is everyone's: the line, the
+//! credentials, the bucket, a missing right to write. Requests whose answer was lost prove nothing, and end it too.
 //!
 //! What this does not protect against: a store that changes; and one that answers differently for large objects.
 
 mod former;
 mod left;
+mod questions;
 
 use std::future::Future;
+use std::sync::atomic::AtomicU32;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::base::digest::{Crc64, Sha256};
+use crate::base::digest::Sha256;
 use crate::store::features::{Checksum, Features};
 use crate::store::key::{KeyMap, PROBE};
-use crate::store::{Body, Effect, Error, ErrorKind, Meta, Part, Result, Store, Stored, When};
+use crate::store::{Body, Effect, Error, ErrorKind, Meta, Result, Store, Stored, When};
 
 /// What the objects hold.
 const CONTENT: &[u8] = b"tidewatch asks what this store can do; may be removed\n";
@@ -39,13 +43,6 @@ const WRONG: &str = "d41d8cd98f00b204e9800998ecf8427e";
 
 /// The first key, which every question may lean on.
 const FIRST: &str = "a-b";
-
-/// Keys whose order tells the order of bytes from others: of the alphabet, of folders, of file names. The last two are one
-/// letter, written in two ways, which some file systems take for the same.
-const NAMES: [&str; 6] = ["B", FIRST, "a/b", VICTIM, "a\u{308}", "\u{e4}"];
-
-/// The key that is removed under conditions.
-const VICTIM: &str = "a0";
 
 /// How long the objects of a probe are tried to be removed.
 const CLEANING: Duration = Duration::from_secs(10);
@@ -69,18 +66,19 @@ pub async fn probe(
     until: impl Future<Output = ()> + Send,
 ) -> Result<Features> {
     let before = *store.features();
-    let mut asking = Asking {
+    let asking = Asking {
         store,
         folder: keys.reserved(&format!("{PROBE}{id:016x}/")),
         meta: meta(),
-        found: Features::default(),
-        left: Vec::new(),
-        uploads: Vec::new(),
-        is_upload_lost: false,
+        found: Mutex::default(),
+        left: Mutex::default(),
+        uploads: Mutex::default(),
+        lost_uploads: AtomicU32::new(0),
+        error: Mutex::default(),
     };
     let asked = tokio::select! {
         biased;
-        asked = asking.everything() => asked,
+        asked = asking.everything() => asked.map_err(|Ended| asking.why()),
         () = until => {
             let why = "it was not done in time";
             Err(Error::new(ErrorKind::Network, "the probe", "", Effect::Possible, why))
@@ -95,7 +93,7 @@ pub async fn probe(
     };
     let cleaning = async { tokio::join!(asking.clean_up(), former) };
     let _ = tokio::time::timeout(CLEANING, cleaning).await;
-    let found = asking.found;
+    let found = *locked(&asking.found);
     store.learn(before);
     asked.map(|()| Features {
         is_known: true,
@@ -128,38 +126,49 @@ fn is_held<T>(said: &Said<T>) -> bool {
     matches!(said, Err(ErrorKind::Precondition | ErrorKind::Conflict))
 }
 
+/// The probe is over; why is kept beside.
+struct Ended;
+
+/// What came of a question, unless the probe is over.
+type Asked<T> = std::result::Result<T, Ended>;
+
 /// A store that is being asked.
 struct Asking<'a> {
     store: &'a dyn Store,
     folder: String,
     meta: Meta,
-    found: Features,
+    found: Mutex<Features>,
     /// Keys under which there may be an object; noted before the request is sent.
-    left: Vec<String>,
+    left: Mutex<Vec<String>>,
     /// Open uploads, by key and id.
-    uploads: Vec<(String, String)>,
-    /// An upload may have been begun whose id was never heard.
-    is_upload_lost: bool,
+    uploads: Mutex<Vec<(String, String)>>,
+    /// How many uploads may have been begun whose id was never heard.
+    lost_uploads: AtomicU32,
+    /// The first error that is everyone's. Whoever asks next does not ask any more; what was asked is waited for, so that
+    /// nothing lands after the cleaning.
+    error: Mutex<Option<Error>>,
 }
 
 impl Asking<'_> {
-    async fn everything(&mut self) -> Result<()> {
+    async fn everything(&self) -> Asked<()> {
         let first = self.note(FIRST);
-        let mut etag = self.checksum(&first).await?;
+        let etag = self.checksum(&first).await?;
         self.verifies().await?;
-        self.put_conditions(&first, &mut etag).await?;
-        self.metadata(&first).await?;
-        self.listing().await?;
-        self.copies(&first, &etag).await?;
-        self.delete_conditions().await?;
-        self.copied_part(&first, &etag).await?;
-        self.multipart(&first, &etag).await?;
-        self.tags().await?;
-        self.batches().await
+        let asked = tokio::join!(
+            self.put_conditions(),
+            self.metadata(&first),
+            self.names(),
+            self.copies(&first, &etag),
+            self.copied_part(&first, &etag),
+            self.multipart(),
+            self.tags(),
+        );
+        asked.0.and(asked.1).and(asked.2).and(asked.3)?;
+        asked.4.and(asked.5).and(asked.6)
     }
 
     /// Finds the best checksum that is taken, and returns the first object's ETag.
-    async fn checksum(&mut self, first: &str) -> Result<String> {
+    async fn checksum(&self, first: &str) -> Asked<String> {
         let mut kinds = CHECKSUMS.into_iter();
         loop {
             self.learn(kinds.next().unwrap_or(Checksum::None));
@@ -175,214 +184,49 @@ impl Asking<'_> {
                 error.kind,
                 ErrorKind::Invalid | ErrorKind::Unsupported | ErrorKind::Corrupt
             );
-            if self.found.checksum == Checksum::None || !may_mind {
-                return Err(error);
+            if locked(&self.found).checksum == Checksum::None || !may_mind {
+                return Err(self.end(error));
             }
         }
     }
 
-    async fn verifies(&mut self) -> Result<()> {
-        if self.found.checksum == Checksum::None {
+    async fn verifies(&self) -> Asked<()> {
+        let checksum = locked(&self.found).checksum;
+        if checksum == Checksum::None {
             return Ok(());
         }
         let key = self.note("wrong");
         let wrong = Body::claiming(Bytes::from_static(CONTENT), Bytes::from_static(OTHER));
-        let said = self.may(|| self.store.put(&key, wrong.clone(), &self.meta));
-        self.found.verifies = match said.await {
+        let said = self.try_ask(|| self.store.put(&key, wrong.clone(), &self.meta));
+        locked(&self.found).verifies = match said.await {
             Ok(said) => matches!(said, Err(ErrorKind::Corrupt | ErrorKind::Invalid)),
             // Found out by ourselves, when all was stored.
             Err(error) if error.kind == ErrorKind::Corrupt => false,
-            Err(error) => return Err(error),
+            Err(error) => return Err(self.end(error)),
         };
-        self.learn(self.found.checksum);
+        // The refusal may have been taken for one of the checksum's kind.
+        self.learn(checksum);
         Ok(())
     }
 
-    async fn put_conditions(&mut self, first: &str, etag: &mut String) -> Result<()> {
-        let fresh = self.note(NAMES[0]);
-        let made = self.may_put(&fresh, CONTENT, &When::Absent).await?;
-        if made.is_err() {
-            self.may_put(&fresh, CONTENT, &When::Always).await?.ok();
-        }
-        let over = self.may_put(first, NEVER, &When::Absent).await?;
-        self.found.put_if_absent = made.is_ok() && is_held(&over);
-        keep(etag, over);
-
-        let wrong = When::Is(WRONG.to_owned());
-        let over = self.may_put(first, NEVER, &wrong).await?;
-        let is_refused = is_held(&over);
-        keep(etag, over);
-        if is_refused {
-            let right = When::Is(etag.clone());
-            // Works only if the one before has changed nothing.
-            let over = self.may_put(first, OTHER, &right).await?;
-            self.found.put_if_match = over.is_ok();
-            keep(etag, over);
-        }
-        Ok(())
+    fn learn(&self, checksum: Checksum) {
+        let found = &mut *locked(&self.found);
+        found.checksum = checksum;
+        self.store.learn(*found);
     }
 
-    async fn metadata(&mut self, first: &str) -> Result<()> {
-        let seen = self.may(|| self.store.head(first)).await?;
-        // Some stores add names of their own.
-        self.found.metadata = seen.is_ok_and(|object| {
-            self.meta.user.iter().all(|(name, value)| {
-                let mut user = object.user.iter();
-                user.any(|(other, kept)| name == other && value == kept)
-            })
-        });
-        Ok(())
+    /// Ends the probe for everyone, with the first reason.
+    fn end(&self, error: Error) -> Ended {
+        locked(&self.error).get_or_insert(error);
+        Ended
     }
 
-    async fn listing(&mut self) -> Result<()> {
-        let mut wanted = Vec::new();
-        for name in NAMES {
-            let key = self.note(name);
-            if !NAMES[..2].contains(&name) {
-                self.may_put(&key, CONTENT, &When::Always).await?.ok();
-            }
-            wanted.push(key);
-        }
-        let page = self.may(|| self.store.list(&self.folder, None)).await?;
-        let listed = page.map(|page| page.objects).unwrap_or_default();
-        let listed: Vec<_> = listed.into_iter().map(|object| object.key).collect();
-        self.found.is_ordered = !listed.is_empty() && listed.is_sorted();
-        self.found.exact_keys = wanted.iter().all(|key| listed.contains(key))
-            && listed.iter().all(|key| self.left.contains(key));
-        Ok(())
-    }
-
-    async fn copies(&mut self, first: &str, etag: &str) -> Result<()> {
-        let to = self.note("copy");
-        let copy = |etag| self.store.copy(first, etag, &to, &self.meta);
-        if self.may(|| copy(etag)).await?.is_err() {
-            return Ok(());
-        }
-        let refused = is_held(&self.may(|| copy(WRONG)).await?);
-        self.found.copy = true;
-        self.found.copy_if_match = refused;
-        Ok(())
-    }
-
-    async fn delete_conditions(&mut self) -> Result<()> {
-        let key = self.note(VICTIM);
-        let Ok(there) = self.may(|| self.store.head(&key)).await? else {
-            return Ok(());
-        };
-        let delete = |etag: &str| {
-            let when = When::Is(etag.to_owned());
-            let (store, key) = (self.store, &key);
-            async move { store.delete_if(key, &when).await }
-        };
-        let said = self.may(|| delete(WRONG)).await?;
-        if matches!(said, Err(ErrorKind::Denied)) {
-            // Who may not remove anything cannot know; nor does it matter, until a person grants that right.
-            return Ok(());
-        }
-        let mut is_held = is_held(&said);
-        if is_held {
-            let stayed = self.may(|| self.store.head(&key)).await?.is_ok();
-            let went = self.may(|| delete(&there.etag)).await?.is_ok();
-            is_held = stayed && went;
-        }
-        self.found.delete_if_match = Some(is_held);
-        Ok(())
-    }
-
-    async fn copied_part(&mut self, first: &str, etag: &str) -> Result<()> {
-        let key = self.note("parts");
-        let Some(id) = self.begin(&key).await? else {
-            return Ok(());
-        };
-        let range = 0..OTHER.len().min(16) as u64;
-        let copied = self
-            .may(|| {
-                let (store, range) = (self.store, range.clone());
-                store.copy_part(first, etag, range, &key, &id, 1)
-            })
-            .await?;
-        self.found.part_copy = copied.is_ok();
-        if self.may(|| self.store.abort(&key, &id)).await?.is_ok() {
-            self.uploads.retain(|(_, open)| *open != id);
-        }
-        Ok(())
-    }
-
-    /// Asks for uploads by parts, over the first object, so that conditions have something to be about.
-    async fn multipart(&mut self, first: &str, etag: &str) -> Result<()> {
-        let Some((id, part)) = self.begin_with_part(first).await? else {
-            return Ok(());
-        };
-        let page = self.may(|| self.store.list_parts(first, &id, 0)).await?;
-        self.found.list_parts = page.is_ok_and(|page| match &page.parts[..] {
-            [only] => (only.number, &only.etag) == (1, &part.etag),
-            _ => false,
-        });
-        let page = self.may(|| self.store.list_uploads(&self.folder, None));
-        let page = page.await?;
-        self.found.list_uploads =
-            page.is_ok_and(|page| page.uploads.iter().any(|open| open.id == id));
-
-        let joined = self.join(first, &id, &part, &When::Absent).await?;
-        if joined.is_ok() {
-            self.found.multipart = true;
-            return Ok(());
-        }
-        // Some stores know the one condition and not the other.
-        let held = is_held(&joined) && {
-            let wrong = When::Is(WRONG.to_owned());
-            let joined = self.join(first, &id, &part, &wrong).await?;
-            if joined.is_ok() {
-                self.found.multipart = true;
-                return Ok(());
-            }
-            is_held(&joined)
-        };
-        if held {
-            let right = When::Is(etag.to_owned());
-            if self.join(first, &id, &part, &right).await?.is_ok() {
-                self.found.complete_if = true;
-                self.found.multipart = true;
-                return Ok(());
-            }
-        }
-        // Once more without conditions; the upload may have ended with the refusal.
-        let Some((id, part)) = self.begin_with_part(first).await? else {
-            return Ok(());
-        };
-        let joined = self.join(first, &id, &part, &When::Always).await?;
-        self.found.multipart = joined.is_ok();
-        Ok(())
-    }
-
-    async fn tags(&mut self) -> Result<()> {
-        let key = self.note("tagged");
-        let tag = ("tidewatch", "probe");
-        let body = Body::of(Bytes::from_static(CONTENT));
-        let put = || self.store.put_tagged(&key, body.clone(), &self.meta, tag);
-        if self.may(put).await?.is_err() {
-            return Ok(());
-        }
-        self.found.tags = match self.may(|| self.store.tags(&key)).await? {
-            Ok(tags) => tags.iter().any(|(name, value)| (&**name, &**value) == tag),
-            // Who may set tags may not always read them: then the put is believed.
-            Err(kind) => kind == ErrorKind::Denied,
-        };
-        Ok(())
-    }
-
-    async fn batches(&mut self) -> Result<()> {
-        // What is removed, and what was never there.
-        let keys = [self.note(NAMES[2]), self.note("nothing")];
-        let said = self.may(|| self.store.delete_many(&keys)).await?;
-        self.found.delete_many =
-            said.is_ok_and(|each| each.len() == keys.len() && each.iter().all(Result::is_ok));
-        Ok(())
-    }
-
-    fn learn(&mut self, checksum: Checksum) {
-        self.found.checksum = checksum;
-        self.store.learn(self.found);
+    fn why(&self) -> Error {
+        let error = locked(&self.error).take();
+        error.unwrap_or_else(|| {
+            let why = "it has ended without a reason";
+            Error::new(ErrorKind::Network, "the probe", "", Effect::Possible, why)
+        })
     }
 
     async fn put(&self, key: &str, bytes: &'static [u8], when: &When) -> Result<Stored> {
@@ -390,40 +234,26 @@ impl Asking<'_> {
         self.store.put_if(key, body, &self.meta, when).await
     }
 
-    async fn may_put(&self, key: &str, bytes: &'static [u8], when: &When) -> Result<Said<Stored>> {
+    async fn may_put(&self, key: &str, bytes: &'static [u8], when: &When) -> Asked<Said<Stored>> {
         self.may(|| self.put(key, bytes, when)).await
-    }
-
-    async fn begin_with_part(&mut self, key: &str) -> Result<Option<(String, Part)>> {
-        let Some(id) = self.begin(key).await? else {
-            return Ok(None);
-        };
-        let body = Body::of(Bytes::from_static(CONTENT));
-        let part = self.may(|| self.store.put_part(key, &id, 1, body.clone()));
-        Ok(part.await?.ok().map(|part| (id, part)))
-    }
-
-    async fn join(
-        &mut self,
-        key: &str,
-        id: &str,
-        part: &Part,
-        when: &When,
-    ) -> Result<Said<Stored>> {
-        let (parts, crc64) = (std::slice::from_ref(part), Some(Crc64::of(CONTENT)));
-        let joined = self.may(|| self.store.complete_if(key, id, parts, crc64, when));
-        let joined = joined.await?;
-        if joined.is_ok() {
-            self.uploads.retain(|(_, open)| open != id);
-        }
-        Ok(joined)
     }
 
     /// Asks what a store may refuse.
     ///
     /// A line that breaks, or a server that stumbles, at this question only, twice, while it answers another one between,
     /// is a refusal too: some servers have no better words for what they do not know.
-    async fn may<T, F>(&self, ask: impl Fn() -> F) -> Result<Said<T>>
+    async fn may<T, F>(&self, ask: impl Fn() -> F) -> Asked<Said<T>>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        if locked(&self.error).is_some() {
+            return Err(Ended);
+        }
+        self.try_ask(ask).await.map_err(|error| self.end(error))
+    }
+
+    /// Asks what a store may refuse; an error is everyone's.
+    async fn try_ask<T, F>(&self, ask: impl Fn() -> F) -> Result<Said<T>>
     where
         F: Future<Output = Result<T>>,
     {
@@ -463,11 +293,8 @@ impl Asking<'_> {
     }
 }
 
-/// What is under the key now.
-fn keep(etag: &mut String, put: Said<Stored>) {
-    if let Ok(stored) = put {
-        *etag = stored.etag;
-    }
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Returns true if the store only asks for patience.

@@ -243,7 +243,7 @@ async fn a_folder_that_ends_takes_its_questions_along() {
     let (asker, stop) = (place.asker(), CancellationToken::new());
     let (bucket, learner) = place.bucket();
     let stopping = async {
-        tokio::time::sleep(Duration::from_secs(5)).await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
         stop.cancel();
     };
     tokio::join!(asker.begin(&bucket, &stop), stopping);

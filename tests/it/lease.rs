@@ -1,5 +1,6 @@
 //! Who owns a prefix: agents side by side on one bucket in memory, paused time.
 
+mod late;
 mod scenes;
 mod storm;
 pub mod witness;

@@ -10,10 +10,11 @@ use bytes::Bytes;
 use crate::base::clock::{Clock, Now};
 use crate::base::failpoint;
 use crate::base::offload::Offload;
-use crate::manifest::{Change, FolderId, Manifest};
+use crate::manifest::{self, Change, FolderId, Manifest, Mark};
 use crate::store::fence::Fence;
 use crate::store::{Body, Effect, Error, ErrorKind, Meta, Store, When};
 use crate::sync::lease::{Claim, Holder, Note, Seen, Trust, Verdict};
+use crate::sync::plan::HORIZON_NS;
 
 /// How often the object may change under our eyes in one attempt.
 const ROUNDS: u32 = 4;
@@ -56,14 +57,27 @@ pub(in crate::agent) struct Rows {
 }
 
 impl Rows {
-    /// Takes into the claim what is on record of the notes that were written.
-    async fn remember(&self, claim: &mut Claim) {
+    /// Takes into the claim what is on record of the notes that were written; returns the ETag of the last one, if with that
+    /// the lease was given back.
+    async fn remember(&self, claim: &mut Claim) -> Option<String> {
         let (manifest, folder) = (self.manifest.clone(), self.folder);
-        let read = self.offload.run(move || manifest.lease_count(folder));
+        let read = self.offload.run(move || {
+            let count = manifest.lease_count(folder)?;
+            Ok::<_, manifest::Error>((count, manifest.lease_left(folder)?))
+        });
         // A manifest that cannot be read lets nothing be sent either.
-        if let Ok(count) = read.await {
-            claim.remembers(count);
-        }
+        let (count, left) = read.await.ok()?;
+        claim.remembers(count);
+        left
+    }
+
+    /// Puts on record with which note the lease was given back. Where that cannot be done the next process looks at it.
+    async fn left(&self, etag: String) {
+        let (manifest, folder) = (self.manifest.clone(), self.folder);
+        let noted = self
+            .offload
+            .run(move || manifest.commit(folder, &[Change::LeaseLeft(etag)]));
+        noted.await.ok();
     }
 
     /// Puts on record that one more note is written, before it is. Where that cannot be done the note has the count of the
@@ -81,11 +95,15 @@ impl Rows {
         }
     }
 
-    async fn doubt(&self, key: &str) -> Result<(), Error> {
+    /// The bucket is to be listed now, and once more when nothing that another has sent can land any more.
+    async fn doubt(&self, key: &str, now: Now) -> Result<(), Error> {
         let (manifest, folder) = (self.manifest.clone(), self.folder);
-        let noted = self
-            .offload
-            .run(move || manifest.commit(folder, &[Change::Recontact]));
+        let over_ns = now.wall_ns.saturating_add(HORIZON_NS);
+        let changes = [
+            Change::Recontact,
+            Change::Mark(Mark::Recontact(Some(over_ns))),
+        ];
+        let noted = self.offload.run(move || manifest.commit(folder, &changes));
         noted.await.map_err(|error| {
             let why =
                 format!("could not note that what is in the bucket may have changed: {error}");
@@ -126,13 +144,16 @@ impl Desk {
         lasts: Duration,
         settles: Duration,
     ) -> Outcome {
-        if claim.next_count().is_none() {
-            self.rows.remember(claim).await;
-        }
+        let left = match claim.next_count() {
+            None => self.rows.remember(claim).await,
+            Some(_) => None,
+        };
         let mut trust = Trust::of(&self.store.features());
         let is_renewal = held.is_some();
-        // Where conditions hold, a renewal needs no look before it.
-        let mut known = held.filter(|_| trust == Trust::Known).map(|held| held.etag);
+        // Where conditions hold, a renewal needs no look before it; nor does a lease that nobody has had since our own state
+        // folder gave it back.
+        let known = held.map(|held| held.etag).or(left);
+        let mut known = known.filter(|_| trust == Trust::Known);
         let mut sent = None;
         let mut refused = None;
         for _ in 0..ROUNDS {
@@ -156,7 +177,7 @@ impl Desk {
             };
             // Before our own note is there: the next process would see nothing but that.
             if claim.follows()
-                && let Err(error) = self.rows.doubt(&self.key).await
+                && let Err(error) = self.rows.doubt(&self.key, self.clock.now()).await
             {
                 return Outcome::Failed(error);
             }
@@ -231,7 +252,9 @@ impl Desk {
             released: true,
             ..claim.next_note(held.lasts)
         };
-        self.write(&note, &when).await.map(drop)
+        let etag = self.write(&note, &when).await?;
+        self.rows.left(etag).await;
+        Ok(())
     }
 }
 

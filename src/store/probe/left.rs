@@ -2,22 +2,23 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::store::probe::Asking;
-use crate::store::{ErrorKind, Result};
+use crate::store::ErrorKind;
+use crate::store::probe::{Asked, Asking, locked};
 
 impl Asking<'_> {
     /// Returns a key of the probe, and notes that there may be an object under it.
-    pub(super) fn note(&mut self, name: &str) -> String {
+    pub(super) fn note(&self, name: &str) -> String {
         let key = format!("{}{name}", self.folder);
-        if !self.left.contains(&key) {
-            self.left.push(key.clone());
+        let mut left = locked(&self.left);
+        if !left.contains(&key) {
+            left.push(key.clone());
         }
         key
     }
 
     /// Begins an upload; `None`: the store refuses to.
-    pub(super) async fn begin(&mut self, key: &str) -> Result<Option<String>> {
-        let was_lost = std::mem::replace(&mut self.is_upload_lost, true);
+    pub(super) async fn begin(&self, key: &str) -> Asked<Option<String>> {
+        self.lost_uploads.fetch_add(1, Ordering::Relaxed);
         let asked = AtomicU32::new(0);
         let begin = || {
             asked.fetch_add(1, Ordering::Relaxed);
@@ -26,40 +27,47 @@ impl Asking<'_> {
         let Ok(id) = self.may(begin).await? else {
             return Ok(None);
         };
-        self.uploads.push((key.to_owned(), id.clone()));
+        locked(&self.uploads).push((key.to_owned(), id.clone()));
         // Whoever had to ask twice may have begun two.
-        self.is_upload_lost = was_lost || asked.into_inner() > 1;
+        if asked.into_inner() == 1 {
+            self.lost_uploads.fetch_sub(1, Ordering::Relaxed);
+        }
         Ok(Some(id))
     }
 
+    /// Notes that an upload is not open any more.
+    pub(super) fn has_ended(&self, id: &str) {
+        locked(&self.uploads).retain(|(_, open)| open != id);
+    }
+
     /// Removes what there is, as far as that succeeds.
-    pub(super) async fn clean_up(&mut self) {
+    pub(super) async fn clean_up(&self) {
         /// A request may fail once and again; one that fails three times is not tried for ever.
         const ROUNDS: usize = 3;
+        let mut left = std::mem::take(&mut *locked(&self.left));
+        let can_many = locked(&self.found).delete_many;
         for _ in 0..ROUNDS {
-            if self.is_upload_lost && self.find_lost().await {
-                self.is_upload_lost = false;
+            if self.lost_uploads.load(Ordering::Relaxed) > 0 && self.find_lost().await {
+                self.lost_uploads.store(0, Ordering::Relaxed);
             }
-            let mut open = Vec::new();
-            for (key, id) in std::mem::take(&mut self.uploads) {
+            let mut open = std::mem::take(&mut *locked(&self.uploads));
+            let mut stays = Vec::new();
+            for (key, id) in open.drain(..) {
                 if self.store.abort(&key, &id).await.is_err() {
-                    open.push((key, id));
+                    stays.push((key, id));
                 }
             }
-            self.uploads = open;
-            if self.found.delete_many
-                && let Ok(each) = self.store.delete_many(&self.left).await
-            {
+            *locked(&self.uploads) = stays;
+            if can_many && let Ok(each) = self.store.delete_many(&left).await {
                 let mut each = each.into_iter();
-                self.left
-                    .retain(|_| each.next().is_none_or(|one| one.is_err()));
+                left.retain(|_| each.next().is_none_or(|one| one.is_err()));
             }
             let store = self.store;
             let stays = async |key: Option<&String>| match key {
                 Some(key) => store.delete(key).await.is_err(),
                 None => false,
             };
-            let keys = std::mem::take(&mut self.left);
+            let keys = std::mem::take(&mut left);
             // Whoever waits for the answers should not wait for each of these.
             for four in keys.chunks(4) {
                 let (a, b, c, d) = tokio::join!(
@@ -69,13 +77,16 @@ impl Asking<'_> {
                     stays(four.get(3))
                 );
                 let kept = four.iter().zip([a, b, c, d]).filter(|(_, stays)| *stays);
-                self.left.extend(kept.map(|(key, _)| key.clone()));
+                left.extend(kept.map(|(key, _)| key.clone()));
             }
-            if self.left.is_empty() && self.uploads.is_empty() && !self.is_upload_lost {
+            if left.is_empty()
+                && locked(&self.uploads).is_empty()
+                && self.lost_uploads.load(Ordering::Relaxed) == 0
+            {
                 return;
             }
         }
-        let (objects, uploads) = (self.left.len(), self.uploads.len());
+        let (objects, uploads) = (left.len(), locked(&self.uploads).len());
         tracing::debug!(
             objects,
             uploads,
@@ -85,14 +96,12 @@ impl Asking<'_> {
     }
 
     /// Looks for uploads whose id was never heard; returns whether that is settled.
-    async fn find_lost(&mut self) -> bool {
+    async fn find_lost(&self) -> bool {
         match self.store.list_uploads(&self.folder, None).await {
             Ok(page) => {
-                for open in page.uploads {
-                    if open.key.starts_with(&self.folder) {
-                        self.uploads.push((open.key, open.id));
-                    }
-                }
+                let theirs = page.uploads.into_iter();
+                let ours = theirs.filter(|open| open.key.starts_with(&self.folder));
+                locked(&self.uploads).extend(ours.map(|open| (open.key, open.id)));
                 true
             }
             Err(error) => matches!(error.kind, ErrorKind::Unsupported | ErrorKind::Denied),

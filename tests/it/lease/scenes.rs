@@ -57,7 +57,8 @@ async fn a_level_sync_takes_the_lease_gives_it_back_and_asks_nothing_else() {
             counts.of("PutObject"),
             counts.total()
         ),
-        (1, 2, 3)
+        // Nobody has had it since: that the condition holds says as much as a look.
+        (0, 2, 2)
     );
     let note = note(&bench.bucket).unwrap();
     assert!(note.released);

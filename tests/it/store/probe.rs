@@ -1,5 +1,6 @@
 //! What a probe finds, and that it leaves nothing behind.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tidewatch::base::clock::Clock;
@@ -235,16 +236,19 @@ async fn what_a_question_alone_does_to_a_server_is_a_finding_and_an_outage_is_no
 
     // One that answers nothing meanwhile is not there.
     let line = Faulty::new(MemStore::default(), 1, Odds::default());
-    line.next("CopyObject", Fault::Refused(ErrorKind::Network));
-    line.next("HeadObject", Fault::Fine);
-    line.next("HeadObject", Fault::Refused(ErrorKind::Network));
+    let copied = AtomicBool::new(false);
+    line.rule(move |operation, _| {
+        copied.fetch_or(operation == "CopyObject", Ordering::Relaxed);
+        let is_gone = copied.load(Ordering::Relaxed);
+        is_gone.then_some(Fault::Refused(ErrorKind::Network))
+    });
     let error = probed(&line).await.expect_err("it is not there");
     assert_eq!(error.kind, ErrorKind::Network);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_ends_when_it_is_told_to_and_cleans_up() {
-    for millis in (0..4000).step_by(150) {
+async fn a_probe_ends_when_it_is_told_to_cleans_up_and_waits_for_eight_answers_in_turn() {
+    for millis in (0..1500).step_by(50) {
         let odds = Odds {
             latency: Duration::from_millis(100)..Duration::from_millis(101),
             ..Odds::default()
@@ -252,7 +256,7 @@ async fn a_probe_ends_when_it_is_told_to_and_cleans_up() {
         let line = Faulty::new(MemStore::default(), 1, odds);
         let until = tokio::time::sleep(Duration::from_millis(millis));
         let found = probe::probe(&line, &KeyMap::new("p/"), 7, until).await;
-        assert!(millis > 2000 || found.is_err(), "{millis} ms");
+        assert_eq!(found.is_ok(), millis > 8 * 101, "{millis} ms");
         let (left, open) = (line.inner().objects(), line.inner().open_uploads());
         assert!(
             left.is_empty() && open.is_empty(),
