@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Plants the bugs of tests/planted/ into a copy of the sources and looks whether the tests that each names fail:
-# `bash tests/planted.sh [NUMBER...]`. All of them are built at once, and switched on one at a time.
+# `bash tests/planted.sh [NUMBER...]`. All of them are built at once, and switched on one at a time. Without numbers those at
+# the simulator's seams are counted too: each has a test of its own, which holds if the bug is caught.
 #
 # A patch has a line that says what it breaks and one that says which test has to fail: `Test: it FILTER` for one of
 # tests/it, `Test: lib FILTER` for a unit test. A patch that does not apply, a copy that does not build, and a named test
@@ -46,13 +47,13 @@ lib=$(binary 'src/lib.rs')
 it=$(binary 'tests/it/main.rs')
 [ -n "$lib" ] && [ -n "$it" ] || die "the tests were not built: $built"
 
-# run NUMBER BINARY FILTER: succeeds if the tests do.
+# run NUMBER BINARY FILTER [--exact]: succeeds if the tests do.
 run() {
     local binary=$lib
     if [ "$2" = it ]; then
         binary=$it
     fi
-    (cd "$copy" && TIDEWATCH_PLANTED=$1 TIDEWATCH_SIM_SEEDS=$seeds timeout "$longest" "$binary" "$3" >"$copy/said" 2>&1)
+    (cd "$copy" && TIDEWATCH_PLANTED=$1 TIDEWATCH_SIM_SEEDS=$seeds timeout "$longest" "$binary" "${@:3}" >"$copy/said" 2>&1)
 }
 
 # Without a bug everything that is named passes.
@@ -84,10 +85,25 @@ for patch in tests/planted/*.patch; do
         printf 'NOT CAUGHT %s: %s (exit %s)\n' "$name" "$filter" "$code"
     fi
 done
+if [ $# -eq 0 ]; then
+    # What is planted at the seams is switched on by the tests themselves.
+    for name in $("$it" --list 'sim::seams::' | sed -n 's/: test$//p'); do
+        all=$((all + 1))
+        code=0
+        run 0 it "$name" --exact || code=$?
+        if [ "$code" -eq 0 ] && grep -q '^running 1 ' "$copy/said"; then
+            caught=$((caught + 1))
+            printf 'caught     at a seam: %s\n' "$name"
+        else
+            missed+=("$name")
+            printf 'NOT CAUGHT at a seam: %s (exit %s)\n' "$name" "$code"
+        fi
+    done
+fi
 printf 'caught %s of %s\n' "$caught" "$all"
 [ ${#missed[@]} -eq 0 ] || exit 1
 if [ $# -eq 0 ]; then
     # Notes it, if $TIDEWATCH_RESULTS names a file.
-    TIDEWATCH_PLANTED_COUNT="caught $caught of $all" cargo test --locked --profile "$profile" --test it \
+    TIDEWATCH_PLANTED_COUNT="caught $caught of $all" TIDEWATCH_COMMAND='bash tests/planted.sh' cargo test --locked --profile "$profile" --test it \
         every_bug_that_is_planted_in_a_copy -- --quiet
 fi

@@ -92,6 +92,25 @@ if grep -E 'sched_setscheduler|S_ISUID|S_ISGID' "$tmp/trace"; then
     die "RestrictRealtime= or RestrictSUIDSGID= refuses that"
 fi
 
+# -- how much of the system it could reach --
+
+said=
+for file in "$here"/systemd/*.service; do
+    copy=$tmp/$(basename "$file")
+    # A template is judged as one of its instances.
+    copy=${copy/@.service/@root.service}
+    sed 's#^ExecStart=tidewatch#ExecStart=/bin/true#' "$file" >"$copy"
+    # From 0 (shut) to 10; a unit that says nothing has 9.6. The threshold is ten times that.
+    exposure=$(systemd-analyze security --offline=true --threshold=18 --no-pager "$copy" | sed -n 's/.*exposure level for .*: \([0-9.]*\) .*/\1/p')
+    [ -n "$exposure" ] || die "$(basename "$file") is not judged, or too exposed"
+    said+="${said:+, }$(basename "$file") $exposure"
+done
+echo "exposure: $said"
+if [ -n "${TIDEWATCH_RESULTS:-}" ]; then
+    (cd "$here" && TIDEWATCH_NOTE="Security;exposure of the units;$said" TIDEWATCH_COMMAND='bash tests/service.sh PROGRAM' \
+        cargo test --locked --quiet --test it -- a_figure_that_a_script_has_found)
+fi
+
 # -- what it sees --
 
 if [ "$(id -u)" -ne 0 ] || ! unshare --mount true 2>/dev/null; then

@@ -127,10 +127,12 @@ impl Loop {
             self.parked.insert(job.path.clone());
         }
         if is_parked || self.is_given_up(job.failures, kind, is_everyones) {
-            End::GivenUp
-        } else {
-            End::Failed
+            return End::GivenUp;
         }
+        if trouble.is_some() {
+            self.outage.waits(&job.path);
+        }
+        End::Failed
     }
 
     fn is_given_up(&self, job_failures: u32, kind: Option<ErrorKind>, is_everyones: bool) -> bool {

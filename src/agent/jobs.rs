@@ -2,16 +2,41 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::agent::setting::is_of_clock;
 use crate::agent::turn::{Turned, Work};
 use crate::agent::weigh::Weigh;
 use crate::agent::{JOBS_AHEAD, Loop, Pending, Said, Then};
 use crate::base::clock::Now;
-use crate::manifest::Change;
+use crate::manifest::{Change, ErrorKind};
 use crate::sync::Lane;
 use crate::sync::file::{self, Aim, Message};
 use crate::sync::queue::{self, End};
 use crate::tree::Touch;
+
+/// How often it is looked whether the manifest is still there, where nothing is written.
+const MANIFEST_LOOK: Duration = Duration::from_secs(30);
+
+/// How writing the manifest goes.
+pub(super) struct Writing {
+    /// Failures since it last worked.
+    pub failures: u32,
+    /// Its file is not there any more, which does not pass: the next start makes it anew.
+    pub is_gone: bool,
+    /// When it is looked at next, if nothing is written before.
+    pub look: Instant,
+}
+
+impl Writing {
+    pub fn new(now: Now) -> Self {
+        Self {
+            failures: 0,
+            is_gone: false,
+            look: now.mono,
+        }
+    }
+}
 
 impl Loop {
     /// Begins a turn, if none is under way and there is anything to commit or to start.
@@ -36,9 +61,11 @@ impl Loop {
             && self.pending.is_empty()
             && weigh.paths.is_empty()
             && !self.deletes.held_is_stale
+            && now.mono < self.writing.look
         {
             return;
         }
+        self.writing.look = now.mono + MANIFEST_LOOK;
         let pending: Vec<Pending> = self.pending.drain(..).collect();
         let count_held = std::mem::take(&mut self.deletes.held_is_stale);
         let work = Work {
@@ -122,11 +149,12 @@ impl Loop {
         self.catalog.logged(*result.as_ref().unwrap_or(&0), now);
         if let Err(error) = result {
             self.deletes.turn_failed();
-            self.manifest_failures += 1;
-            let pause = Duration::from_secs(1 << self.manifest_failures.min(5));
+            self.writing.failures += 1;
+            self.writing.is_gone |= error.kind() == ErrorKind::Gone;
+            let pause = Duration::from_secs(1 << self.writing.failures.min(5));
             self.turn_not_before = Some(now.mono + pause);
             self.teller
-                .manifest_failed(&error.to_string(), self.manifest_failures);
+                .manifest_failed(&error.to_string(), self.writing.failures);
             for (job, _) in looked {
                 self.outage.ended(&job.path, now);
                 self.queue
@@ -139,8 +167,8 @@ impl Loop {
             self.answer_askers(now);
             return;
         }
-        if self.manifest_failures > 0 {
-            self.manifest_failures = 0;
+        if self.writing.failures > 0 {
+            self.writing.failures = 0;
             self.teller.manifest_works();
         }
         self.turn_not_before = None;

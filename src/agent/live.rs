@@ -74,7 +74,7 @@ impl Loop {
             let until = rfc3339(wall_at(until, now));
             return Some(format!("the store asks to be left alone until {until}"));
         }
-        if self.manifest_failures > 0 {
+        if self.writing.failures > 0 {
             return Some(format!("could not {}", self.teller.manifest_trouble()));
         }
         (!self.contact.is_done()).then(|| "the prefix is listed first".to_owned())

@@ -54,6 +54,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::agent::jobs::Writing;
 use crate::base::clock::{Now, Setting};
 use crate::base::offload::joined;
 use crate::base::path::RelPath;
@@ -132,7 +133,7 @@ struct Loop {
     askers: Vec<(RelPath, tokio::sync::oneshot::Sender<bool>)>,
     /// No turn before that: the manifest could not be written.
     turn_not_before: Option<Instant>,
-    manifest_failures: u32,
+    writing: Writing,
     scans: Scans,
     contact: Contact,
     outage: Outage,
@@ -271,7 +272,7 @@ impl Loop {
             pending: VecDeque::new(),
             askers: Vec::new(),
             turn_not_before: None,
-            manifest_failures: 0,
+            writing: Writing::new(now),
             scans,
             ambiguous: BTreeMap::new(),
             failing: BTreeMap::new(),
@@ -347,10 +348,13 @@ impl Loop {
             let is_over = !self.has_work_in_hand() && !self.is_cataloguing(now);
             return is_over.then_some(Reason::Stopped(!self.dropped));
         }
+        if self.writing.is_gone {
+            return Some(Reason::Manifest(self.teller.manifest_trouble()));
+        }
         let Mode::Once { timeout } = self.mode else {
             return None;
         };
-        if self.manifest_failures >= PATIENCE {
+        if self.writing.failures >= PATIENCE {
             return Some(Reason::Manifest(self.teller.manifest_trouble()));
         }
         if let Some(why) = self.scans.is_hopeless() {
@@ -430,7 +434,7 @@ impl Loop {
                 self.catalog.give_up();
                 // What cannot be written now is found again at the next start.
                 self.stopping = Some(now.mono + self.settings.shutdown_grace);
-                if self.manifest_failures > 0 {
+                if self.writing.failures > 0 {
                     self.pending.clear();
                 }
             }

@@ -5,7 +5,7 @@
 //! disk) is believed at once. From then on one job at a time tries whether the store is back, at growing pauses, for ever.
 //! One line when an outage begins and one when it ends. A full bucket keeps only what adds to it from going on.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -41,6 +41,8 @@ pub(super) struct Outage {
     calm_until: Option<Instant>,
     /// The last everyone's error, for people.
     last_error: String,
+    /// Paths whose last try met trouble that may be everyone's, and that wait for the next one.
+    waiting: BTreeSet<RelPath>,
 }
 
 struct On {
@@ -66,6 +68,7 @@ impl Outage {
             recent: VecDeque::with_capacity(RECENT),
             calm_until: None,
             last_error: "no answer".to_owned(),
+            waiting: BTreeSet::new(),
         }
     }
 
@@ -197,6 +200,7 @@ impl Outage {
 
     /// A job ended without the store being back.
     pub fn ended(&mut self, path: &RelPath, now: Now) {
+        self.waiting.remove(path);
         let longest = self.longest_pause;
         if let Some(on) = self
             .on
@@ -207,6 +211,11 @@ impl Outage {
             on.pause = (on.pause * 2).min(longest);
             on.next = now.mono + on.pause;
         }
+    }
+
+    /// A path waits for its next try, as the store did not take it.
+    pub fn waits(&mut self, path: &RelPath) {
+        self.waiting.insert(path.clone());
     }
 
     /// Begins one, or corrects why it is on; returns true if it is new.
@@ -347,6 +356,8 @@ impl Loop {
     /// Returns true while something is wanted of the store.
     pub(super) fn wants_the_store(&self, now: Now) -> bool {
         self.outage.is_on()
+            // Between the tries too: a bucket that answers and takes nothing is silent all the same.
+            || !self.outage.waiting.is_empty()
             || (self.outage.calm_until(now).is_some() && !self.queue.is_empty())
             || !self.jobs.is_empty()
             || self.contact.is_running()

@@ -13,7 +13,7 @@
 use crate::agent::{Loop, Pending, Then};
 use crate::base::clock::{Now, SLEWED_NS, Setting};
 use crate::base::units::show_duration;
-use crate::manifest::{self, Change, Entry, Mark};
+use crate::manifest::{self, Change, Mark};
 use crate::sync::file::{Done, Outcome};
 use crate::sync::plan::HORIZON_NS;
 
@@ -68,11 +68,10 @@ impl Loop {
             }
         };
         for change in changes {
-            if let Change::Put(Entry {
-                ambiguous_until_ns, ..
-            }) = change
+            if let Change::Put(row) = change
+                && !row.is_landed()
             {
-                moved(ambiguous_until_ns);
+                moved(&mut row.ambiguous_until_ns);
             }
         }
         match &mut done.outcome {

@@ -10,7 +10,7 @@ use crate::agent::{Pending, Then};
 use crate::base::clock::{Now, Setting};
 use crate::base::failpoint;
 use crate::base::path::RelPath;
-use crate::base::policy::OnDelete;
+use crate::base::policy::{Guarding, OnDelete};
 use crate::base::stat::{Identity, Kind, Stat};
 use crate::manifest::{self, Change, Entry, HeldCounts, State};
 use crate::sync::Lane;
@@ -199,7 +199,9 @@ impl Turn {
             }
             let (folder, now_ns) = (self.ctx.folder, now.wall_ns);
             let manifest = &self.ctx.manifest;
-            manifest.commit_at(folder, &notes.changes, now_ns)
+            // A commit looks by itself; without one nobody would notice.
+            let is_there = manifest.check_identity();
+            is_there.and_then(|()| manifest.commit_at(folder, &notes.changes, now_ns))
         };
         if turned.result.is_ok() {
             if turned.has_outcomes() {
@@ -379,7 +381,7 @@ impl Turn {
             Some(entry)
                 if keeps || entry.state == State::Kept || plan::says_nothing(&entry, notes.now) =>
             {
-                keep(Some(entry), path, notes)
+                keep(Some(entry), path, self.ctx.policy.guard, notes)
             }
             // What may still land with the very content that a row claims leaves no doubt to be told.
             Some(entry) if entry.ambiguous_until_ns > notes.now.wall_ns => {
@@ -447,12 +449,19 @@ impl Turn {
 }
 
 /// A file is gone: its object stays, and so does what is certain of it. Returns until when its key is ambiguous.
-pub(super) fn keep(known: Option<Entry>, path: &RelPath, notes: &mut Notes) -> i64 {
-    let is_old_news = |entry: &Entry| entry.state == State::Kept && entry.ambiguous_until_ns == 0;
+pub(super) fn keep(
+    known: Option<Entry>,
+    path: &RelPath,
+    guard: Guarding,
+    notes: &mut Notes,
+) -> i64 {
+    let is_old_news = |entry: &Entry| {
+        entry.state == State::Kept && entry.ambiguous_until_ns == 0 || entry.is_landed()
+    };
     if known.as_ref().is_none_or(is_old_news) {
         return 0;
     }
-    let (change, until) = file::gone(known, path, notes.now);
+    let (change, until) = file::gone(known, path, guard, notes.now);
     notes.changes.push(change);
     until
 }

@@ -46,6 +46,11 @@ impl Loop {
                 self.turn_not_before
                     .filter(|_| !self.pending.is_empty() && self.turns.is_empty()),
             );
+            let look = self
+                .writing
+                .look
+                .max(self.turn_not_before.unwrap_or(now.mono));
+            sooner(Some(look).filter(|_| self.turns.is_empty()));
             sooner(self.scans.next_at());
             let may_try = self.turns.is_empty()
                 && is_ours

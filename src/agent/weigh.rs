@@ -137,7 +137,7 @@ fn judge(
     }
     if ctx.policy.on_delete == OnDelete::Keep || plan::says_nothing(&row, notes.now) {
         return Missing::Settled {
-            ambiguous_until_ns: keep(Some(row), path, notes),
+            ambiguous_until_ns: keep(Some(row), path, ctx.policy.guard, notes),
         };
     }
     if ctx.tree.is_away(path) || is_covered(ctx, path, &row, mounts) {
@@ -145,7 +145,7 @@ fn judge(
     }
     if is_behind_link(&*ctx.tree, path) {
         // Links are not taken any more, or this is one now: what is left out is not removed.
-        let (change, ambiguous_until_ns) = file::gone(Some(row), path, notes.now);
+        let (change, ambiguous_until_ns) = file::gone(Some(row), path, ctx.policy.guard, notes.now);
         notes.changes.push(change);
         return Missing::Settled { ambiguous_until_ns };
     }

@@ -63,9 +63,9 @@ const LEASE_LEFT: &str = "INSERT INTO meta (k, v) VALUES ('lease_left:' || ?1, ?
     ON CONFLICT (k) DO UPDATE SET v = excluded.v";
 const LEASE_TAKEN: &str = "DELETE FROM meta WHERE k = 'lease_left:' || ?1";
 const CLOCK_SET: &str = "UPDATE files SET ambiguous_until_ns = max(ambiguous_until_ns + ?2, 1)
-    WHERE folder_id = ?1 AND ambiguous_until_ns <> 0";
+    WHERE folder_id = ?1 AND ambiguous_until_ns <> 0 AND NOT (state = 'unsent' AND ambiguous_until_ns = 1)";
 const HORIZONS: &str = "UPDATE files SET ambiguous_until_ns = ?2
-    WHERE folder_id = ?1 AND ambiguous_until_ns <> 0";
+    WHERE folder_id = ?1 AND ambiguous_until_ns <> 0 AND NOT (state = 'unsent' AND ambiguous_until_ns = 1)";
 const CLOCK_SET_RECONTACT: &str = "UPDATE meta SET v = v + ?2 WHERE k = 'recontact:' || ?1";
 const HORIZON_RECONTACT: &str = "UPDATE meta SET v = ?2 WHERE k = 'recontact:' || ?1";
 const MOUNTS: &str = "UPDATE folders SET mounts = ?2 WHERE id = ?1";

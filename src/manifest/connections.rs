@@ -287,7 +287,7 @@ impl Manifest {
     }
 
     /// Finds out whether the database still has its name: what is written into a removed file is lost.
-    fn check_identity(&self) -> Result<(), Error> {
+    pub fn check_identity(&self) -> Result<(), Error> {
         let Place::Owned {
             path,
             identity: opened,

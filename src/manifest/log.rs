@@ -356,6 +356,9 @@ pub(super) fn row(
             })
         }
         (_, State::Kept) => gone(connection, folder, &entry.path, true, now_ns),
+        (_, State::Unsent) if entry.is_landed() => {
+            gone(connection, folder, &entry.path, false, now_ns)
+        }
         (None, _) => gone(connection, folder, &entry.path, false, now_ns),
         // An intent, or a failure: what was is still the last word.
         (Some(_), State::Open | State::Unsent) => Ok(0),

@@ -139,7 +139,7 @@ pub struct Entry {
     /// What an open intent was going to put, where it is known.
     pub want: Option<Sha256>,
     /// Wall clock until which an earlier request may still land on the key, nanoseconds; 0 for none. After it the key
-    /// is looked at again.
+    /// is looked at again. [`LANDED_NS`] in an `Unsent` row: its file is gone, and what was sent of it may be there.
     pub ambiguous_until_ns: i64,
     /// The failure since the last success, if any.
     pub failure: Option<Failure>,
@@ -147,7 +147,15 @@ pub struct Entry {
     pub held: Option<Box<Held>>,
 }
 
+/// The horizon of what has landed long ago, or never will.
+pub const LANDED_NS: i64 = 1;
+
 impl Entry {
+    /// Returns true if all that the row says is what may lie under the key of a file that is gone.
+    pub fn is_landed(&self) -> bool {
+        self.state == State::Unsent && self.ambiguous_until_ns == LANDED_NS
+    }
+
     /// Returns a row of which nothing is known.
     pub fn blank(path: RelPath, state: State) -> Self {
         Self {

@@ -78,9 +78,9 @@ const PARKED: &str = entries_where!(
 const COUNTS: &str = "SELECT
     count(*) FILTER (WHERE state = 'synced'),
     coalesce(sum(size) FILTER (WHERE state = 'synced'), 0),
-    count(*) FILTER (WHERE state IN ('open', 'unsent')),
+    count(*) FILTER (WHERE state IN ('open', 'unsent') AND NOT (state = 'unsent' AND ambiguous_until_ns = 1)),
     count(*) FILTER (WHERE last_error IS NOT NULL),
-    count(*) FILTER (WHERE ambiguous_until_ns <> 0),
+    count(*) FILTER (WHERE ambiguous_until_ns <> 0 AND NOT (state = 'unsent' AND ambiguous_until_ns = 1)),
     count(*) FILTER (WHERE held IN ('delete', 'overwrite'))
     FROM files WHERE folder_id = ?1";
 const ANY_REMOTE: &str = "SELECT EXISTS (SELECT 1 FROM remote WHERE folder_id = ?1)";

@@ -6,13 +6,14 @@
 //!
 //! Writes only below `PREFIX.tidewatch/probe-<16 hex digits>/`, some thirty requests with bodies of a few bytes, and
 //! removes all of it again, also after an error; an agent always uses the same digits, so that its next probe removes
-//! what a crash has left of the last one. What does not lean on each other is asked at the same time, each question with
-//! keys of its own: eight answers are waited for one after another, and one for the removal. A refusal is a finding,
-//! whatever its words. An error ends the probe if it is everyone's: the line, the credentials, the bucket, a missing right
-//! to write. Requests whose answer was lost prove nothing, and end it too.
+//! what a crash has left of the last one, and what is older than a day of others'. What does not lean on each other is
+//! asked at the same time, each question with keys of its own: eight answers are waited for one after another, and one for
+//! the removal. A refusal is a finding, whatever its words. An error ends the probe if it is everyone's: the line, the
+//! credentials, the bucket, a missing right to write. Requests whose answer was lost prove nothing, and end it too.
 //!
 //! What this does not protect against: a store that changes; and one that answers differently for large objects.
 
+mod former;
 mod left;
 mod questions;
 
@@ -84,7 +85,14 @@ pub async fn probe(
         }
     };
     // What cannot be removed now is removed by the next probe.
-    let _ = tokio::time::timeout(CLEANING, asking.clean_up()).await;
+    let (all, folder) = (keys.reserved(PROBE), asking.folder.clone());
+    let former = async {
+        if asked.is_ok() {
+            former::clear(store, &all, &folder).await;
+        }
+    };
+    let cleaning = async { tokio::join!(asking.clean_up(), former) };
+    let _ = tokio::time::timeout(CLEANING, cleaning).await;
     let found = *locked(&asking.found);
     store.learn(before);
     asked.map(|()| Features {

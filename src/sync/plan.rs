@@ -138,12 +138,15 @@ pub fn is_old_news(entry: &Entry, now: Now) -> bool {
         .held
         .as_ref()
         .is_some_and(|held| held.what == HeldWhat::Delete);
-    waits || is_held || entry.state == State::Kept
+    waits || is_held || entry.state == State::Kept || entry.is_landed()
 }
 
 /// Returns true if nothing was ever sent for the row, so that without its file it can go.
 pub fn says_nothing(entry: &Entry, now: Now) -> bool {
-    entry.state == State::Unsent && entry.stored.is_none() && outstanding_until(entry, now) == 0
+    entry.state == State::Unsent
+        && entry.stored.is_none()
+        && !entry.is_landed()
+        && outstanding_until(entry, now) == 0
 }
 
 /// Returns true if a person is asked about this version of the file, or has refused it.

@@ -3,6 +3,8 @@
 //!
 //! - `kills`: SIGKILL at random instants under load. `TIDEWATCH_KILLS=3000` for the long form.
 //! - `points`: SIGKILL at each named place. Needs the feature `failpoints`; `tests/crash.sh` builds with it.
+//! - `requests`: SIGKILL at each kind of request, which every build can.
+//! - `older`: SIGKILL while a manifest of an older version is led on.
 //! - `calls`: SIGKILL at each system call on the state folder. `TIDEWATCH_CALLS=all` for every one of them.
 //! - `power`: the state folder as a power cut may leave it, from recorded system calls. `TIDEWATCH_POWER_IMAGES=5000`.
 //! - `soak`: a run through random faults. `TIDEWATCH_SOAK_SECONDS=1800`.
@@ -22,8 +24,10 @@ mod calls;
 mod disk;
 mod kills;
 mod ledger;
+mod older;
 mod points;
 mod power;
+mod requests;
 mod rig;
 mod soak;
 mod trace;

@@ -86,7 +86,7 @@ async fn a_bucket_is_asked_once_however_many_folders_go_there_and_never_by_the_n
         asker.begin(&buckets[2].0, &stop),
     );
     let counts = place.line.inner().counts();
-    assert_eq!(counts.of("ListObjectsV2"), 1, "{counts:?}");
+    assert_eq!(counts.of("ListParts"), 1, "{counts:?}");
     for (_, learner) in &buckets {
         let features = learner.features();
         assert!(features.is_known && features.copy && !features.put_if_match);
@@ -208,7 +208,7 @@ async fn what_was_found_three_months_ago_is_believed_at_first_and_asked_again_be
         place.line.inner().reset_counts();
         tokio::time::sleep(DAY * 92).await;
         assert!(place.kept().expect("kept").at_ns > renewed.at_ns);
-        assert_eq!(place.line.inner().counts().of("ListObjectsV2"), 1);
+        assert_eq!(place.line.inner().counts().of("ListParts"), 1);
         stop.cancel();
     };
     tokio::join!(asker.keep_up(&bucket, &stop), running);

@@ -107,34 +107,60 @@ fn after_any_storm_tree_manifest_and_bucket_agree() {
     );
 }
 
-#[test]
-fn each_planted_bug_is_caught() {
-    let all = number("TIDEWATCH_SIM_PLANTED");
-    let mut caught_bugs = 0;
-    let bugs = if all.is_some() {
-        &planted::ALL[..]
-    } else {
-        &planted::ALL[..planted::OFTEN]
+/// Looks whether a bug at a seam is caught: in the first of a few seeds, or in how many of `TIDEWATCH_SIM_PLANTED`.
+fn catches(bug: Bug) {
+    let caught = |seed: &u64| {
+        let run = || run_seed(*seed, false, Some(bug));
+        catch_unwind(AssertUnwindSafe(run)).is_err()
     };
-    for bug in bugs.iter().copied() {
-        let caught = |seed: &u64| {
-            let run = || run_seed(*seed, false, Some(bug));
-            catch_unwind(AssertUnwindSafe(run)).is_err()
-        };
-        if let Some(seeds) = all {
-            let count = bug.seeds().take(seeds as usize).filter(caught).count();
-            eprintln!("{bug:?} is caught in {count} of {seeds} seeds");
-            assert!(count > 0, "{bug:?} is not caught");
-        } else {
-            let first = bug.seeds().take(150).find(caught);
-            eprintln!("{bug:?} is caught by seed {first:?}");
-            assert!(first.is_some(), "{bug:?} is not caught in 150 seeds");
-        }
-        caught_bugs += 1;
+    if let Some(seeds) = number("TIDEWATCH_SIM_PLANTED") {
+        let count = bug.seeds().take(seeds as usize).filter(caught).count();
+        eprintln!("{bug:?} is caught in {count} of {seeds} seeds");
+        assert!(count > 0, "{bug:?} is not caught");
+    } else {
+        let first = bug.seeds().take(150).find(caught);
+        eprintln!("{bug:?} is caught by seed {first:?}");
+        assert!(first.is_some(), "{bug:?} is not caught in 150 seeds");
     }
-    let count = format!("caught {caught_bugs} of {}", bugs.len());
-    eprintln!("{count}");
-    results::note("Planted bugs", "at the simulator's seams", &count);
+}
+
+/// Makes a test of each bug at a seam, by its name, and a list of them.
+macro_rules! seams {
+    ($($name:ident: $bug:ident,)*) => {
+        /// The bugs at the seams, each a test that is called by it: `tests/planted.sh` counts them.
+        mod seams {
+            use super::*;
+
+            $(#[test]
+            fn $name() {
+                catches(Bug::$bug);
+            })*
+        }
+
+        /// How many there are.
+        const SEAMS: usize = [$(Bug::$bug),*].len();
+    };
+}
+
+seams! {
+    a_root_that_is_always_right_is_caught: AnyRootIsRight,
+    an_unreadable_folder_that_is_empty_is_caught: UnreadableIsEmpty,
+    an_unreadable_folder_that_is_gone_is_caught: UnreadableIsGone,
+    a_name_that_is_overlooked_is_caught: OverlooksNames,
+    a_loss_that_is_not_told_is_caught: NoRescan,
+    a_start_without_a_scan_is_caught: NoStartScan,
+    a_ctime_that_is_not_looked_at_is_caught: NoCtime,
+    a_put_that_is_not_kept_is_caught: PutIsNotKept,
+    a_copy_that_is_not_kept_is_caught: CopyIsNotKept,
+    a_put_that_is_torn_is_caught: PutIsTorn,
+    a_delete_that_is_not_done_is_caught: DeleteIsNotDone,
+    a_delete_of_another_object_is_caught: DeletesAnother,
+    a_silence_that_is_taken_for_success_is_caught: SilenceIsSuccess,
+    a_silence_that_is_taken_for_no_effect_is_caught: SilenceIsNoEffect,
+    a_link_that_is_not_kept_is_caught: LinkIsNotKept,
+    a_link_that_is_torn_is_caught: LinkIsTorn,
+    a_head_that_is_blind_is_caught: HeadIsBlind,
+    a_completion_that_is_not_kept_is_caught: CompleteIsNotKept,
 }
 
 /// The patches of `tests/planted.sh`, which has every one of them caught.
@@ -162,11 +188,19 @@ fn every_bug_that_is_planted_in_a_copy_says_what_it_breaks_and_which_test_has_to
     }
     // What the long form has counted, if it was just run.
     if let Ok(count) = std::env::var("TIDEWATCH_PLANTED_COUNT") {
-        let expected = format!("caught {0} of {0}", patches.len());
-        assert_eq!(count, expected);
-        results::note("Planted bugs", "in a copy of the sources", &count);
+        let all = patches.len() + SEAMS;
+        assert_eq!(count, format!("caught {all} of {all}"));
+        let figure = format!(
+            "{count}: {} in a copy of the sources, {SEAMS} at the simulator's seams",
+            patches.len()
+        );
+        results::note(
+            "Planted bugs",
+            "each caught by the test that it names",
+            &figure,
+        );
     }
-    assert!(patches.len() + planted::ALL.len() >= 40);
+    assert!(patches.len() + SEAMS >= 40);
 }
 
 #[test]

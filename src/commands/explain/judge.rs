@@ -297,6 +297,7 @@ fn trouble(entry: &Entry) -> Option<Verdict> {
 
 /// A path under which there is nothing on the disk.
 fn of_gone(known: Option<&Entry>) -> Verdict {
+    let known = known.filter(|entry| !entry.is_landed());
     let stored = known.and_then(|entry| entry.stored.as_ref());
     let (Some(entry), Some(stored)) = (known, stored) else {
         let why = "there is no such file, and none of that name was synced";

@@ -254,6 +254,7 @@ pub fn to_do(row: &Entry) -> Option<String> {
         (Some(HeldWhat::Dropped), _) => Some("its new content was refused".to_owned()),
         _ if failure.is_some() => failure.map(|error| format!("it failed: {error}")),
         (_, State::Open) => Some("it is being sent, or was when a run ended".to_owned()),
+        _ if row.is_landed() => None,
         (_, State::Unsent) => Some("it has not been sent".to_owned()),
         (_, State::Synced | State::Kept) => None,
     }

@@ -8,8 +8,8 @@ use rustix::io::Errno;
 use crate::base::clock::Now;
 use crate::base::digest::Sha256;
 use crate::base::path::RelPath;
-use crate::base::policy::OnDelete;
-use crate::manifest::{Change, Content, Entry, Failure, Parked, State};
+use crate::base::policy::{Guarding, OnDelete};
+use crate::manifest::{Change, Content, Entry, Failure, LANDED_NS, Parked, State};
 use crate::store::fence::NOT_OURS;
 use crate::store::{ErrorKind, Stored};
 use crate::sync::file::{Doubt, Failed, How, Outcome, Stop, THEIRS, Way};
@@ -105,7 +105,8 @@ impl Way {
             }
             Stop::Read(error @ (ReadError::Gone | ReadError::Kind(_))) => {
                 let now = self.now();
-                let (change, ambiguous_until_ns) = gone(self.row_now(), &path, now);
+                let guard = self.ctx.policy.guard;
+                let (change, ambiguous_until_ns) = gone(self.row_now(), &path, guard, now);
                 self.changes.push(change);
                 let kind = if let ReadError::Kind(kind) = error {
                     Some(kind)
@@ -231,8 +232,10 @@ impl Way {
         let mut row = self.row_now().unwrap_or_else(|| self.blank(State::Unsent));
         row.failure = failure;
         // A path that was unknown, and of which nothing can be said, leaves no row behind.
-        let says_nothing =
-            row.state == State::Unsent && row.stored.is_none() && row.failure.is_none();
+        let says_nothing = row.state == State::Unsent
+            && row.stored.is_none()
+            && row.failure.is_none()
+            && !row.is_landed();
         self.changes.push(if says_nothing {
             Change::Forget(row.path)
         } else {
@@ -307,14 +310,25 @@ fn is_damage(error: &io::Error) -> bool {
 ///
 /// What the bucket certainly holds of it stays, and is remembered. A key that an earlier request may still change keeps its
 /// row until the horizon: if the file comes back before, that request must not be forgotten.
-pub fn gone(known: Option<Entry>, path: &RelPath, now: Now) -> (Change, i64) {
+///
+/// Where objects are guarded the row stays after the horizon too: nobody looks whether what was sent has landed, and the
+/// next file of that name would take it for somebody else's.
+pub fn gone(known: Option<Entry>, path: &RelPath, guard: Guarding, now: Now) -> (Change, i64) {
     let forget = (Change::Forget(path.clone()), 0);
     let Some(mut entry) = known else {
         return forget;
     };
     let is_certain = plan::certain(&entry).is_some() && !plan::is_due_again(&entry, now);
     let until = plan::outstanding_until(&entry, now);
+    let may_be_there = guard == Guarding::Strict
+        && !is_certain
+        && until == 0
+        && (entry.want.is_some() || entry.ambiguous_until_ns != 0);
     (entry.failure, entry.ambiguous_until_ns) = (None, until);
+    if may_be_there {
+        (entry.state, entry.ambiguous_until_ns) = (State::Unsent, LANDED_NS);
+        return (Change::Put(entry), 0);
+    }
     entry.want = entry.want.filter(|_| until != 0);
     entry.state = match (is_certain, until) {
         (true, _) => State::Kept,
@@ -358,7 +372,8 @@ mod tests {
             held: None,
         };
         let now = crate::base::clock::Clock::Real.now();
-        let (change, until) = gone(Some(entry.clone()), &path, now);
+        let left = |known| gone(known, &path, Guarding::Off, now);
+        let (change, until) = left(Some(entry.clone()));
         assert_eq!(until, now.wall_ns + plan::HORIZON_NS);
         assert!(
             matches!(change, Change::Put(row) if row.state == State::Open && row.ambiguous_until_ns == until)
@@ -367,10 +382,14 @@ mod tests {
             ambiguous_until_ns: now.wall_ns - 1,
             ..entry
         };
-        assert_eq!(
-            gone(Some(late), &path, now),
-            (Change::Forget(path.clone()), 0)
-        );
-        assert_eq!(gone(None, &path, now), (Change::Forget(path), 0));
+        assert_eq!(left(Some(late.clone())), (Change::Forget(path.clone()), 0));
+        assert_eq!(left(None), (Change::Forget(path.clone()), 0));
+
+        // Where objects are guarded, what may have landed stays known, and is no doubt any more.
+        let want = Some(Sha256::of(b"sent"));
+        let sent = Entry { want, ..late };
+        let (change, until) = gone(Some(sent), &path, Guarding::Strict, now);
+        assert_eq!(until, 0);
+        assert!(matches!(change, Change::Put(row) if row.is_landed() && row.want == want));
     }
 }

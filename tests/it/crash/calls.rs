@@ -9,8 +9,9 @@ use std::process::Stdio;
 use tokio::process::Command;
 
 use crate::crash::rig::Rig;
-use crate::crash::{count, has, not_run, note};
+use crate::crash::{count, has, note};
 use crate::process::{Ended, ended};
+use crate::watching::table::row;
 
 /// The kinds of calls that change files or names, or make them durable, and those that open and lock.
 const KINDS: [&str; 10] = [
@@ -41,7 +42,7 @@ const NAMES: [&str; 10] = [
 ];
 
 /// Makes a sync that is killed at a call; it runs to its end if it has fewer of that kind.
-fn killed_at(rig: &Rig, kind: &str, number: u64) -> Command {
+pub fn killed_at(rig: &Rig, kind: &str, number: u64) -> Command {
     let plain = rig.world.command("sync", &rig.args);
     let plain = plain.as_std();
     let mut strace = Command::new("strace");
@@ -120,9 +121,10 @@ async fn at(kind: &str, numbers: impl Iterator<Item = u64>, is_first: bool) -> (
 }
 
 #[tokio::test]
-async fn a_kill_at_any_system_call_on_the_state_folder_loses_nothing() {
+async fn r02_a_kill_at_any_system_call_on_the_state_folder_loses_nothing() {
+    let mut row = row!();
     if !has("strace") {
-        return not_run("kills at system calls", "needs strace");
+        return row.could_not("needs strace");
     }
     let is_all = std::env::var_os("TIDEWATCH_CALLS").is_some();
     let (mut kills, mut removals) = (0, 0);

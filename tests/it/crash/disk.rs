@@ -13,7 +13,7 @@ use crate::crash::trace::{Op, Step};
 const PAGE: usize = 4_096;
 
 /// How names become durable.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Model {
     Ordered,
     Strict,

@@ -13,6 +13,7 @@ use crate::crash::rig::Rig;
 use crate::crash::{count, note};
 use crate::process::send;
 use crate::support::endpoint::Fault;
+use crate::watching::table::row;
 
 /// How many kills one folder, one bucket and one manifest go through.
 const KILLS_EACH: u64 = 150;
@@ -42,7 +43,8 @@ struct Tally {
 const LANES: u64 = 2;
 
 #[tokio::test]
-async fn kills_at_any_moment_lose_nothing_and_delete_nothing() {
+async fn r01_kills_at_any_moment_lose_nothing_and_delete_nothing() {
+    let _row = row!();
     let wanted = count("TIDEWATCH_KILLS", 12);
     let seed = count("TIDEWATCH_SEED", 1);
     let tally = RefCell::new(Tally::default());
@@ -54,6 +56,34 @@ async fn kills_at_any_moment_lose_nothing_and_delete_nothing() {
         tokio::join!(lane(seed, wanted, &tally), lane(seed + 1, wanted, &tally));
     }
     assert!(tally.borrow().kills >= wanted);
+}
+
+/// How many starts in a row are killed before they have put anything right.
+const STARTS: u64 = 12;
+
+#[tokio::test]
+async fn r04_kills_while_it_starts_again_and_again_let_it_get_through_in_the_end() {
+    let _row = row!();
+    let mut rig = Rig::new(count("TIDEWATCH_SEED", 1)).await;
+    let requests = Arc::new(AtomicU64::new(0));
+    slow_down(&rig, &requests);
+    let mut tally = Tally::default();
+    // Something is on its way, and has to be put right.
+    for when in [When::AtRequest(4), When::AtRequest(3)] {
+        for _ in 0..8 {
+            rig.change();
+        }
+        let before = tally.kills;
+        kill_at(&mut rig, &requests, &mut tally, "sync", when).await;
+        assert_eq!(tally.kills, before + 1, "it had ended before");
+    }
+    for _ in 0..STARTS {
+        let time = Duration::from_millis(rig.random.u64(5..50));
+        kill_at(&mut rig, &requests, &mut tally, "sync", When::After(time)).await;
+    }
+    assert!(tally.early > STARTS / 2, "only {} were killed", tally.early);
+    rig.level().await;
+    rig.removals();
 }
 
 async fn lane(mut seed: u64, wanted: u64, tally: &RefCell<Tally>) {
@@ -144,6 +174,17 @@ async fn kill_once(rig: &mut Rig, requests: &Arc<AtomicU64>, tally: &mut Tally) 
         4..6 => ("watch", When::AtRequest(rig.random.u64(2..40))),
         _ => ("sync", When::AtRequest(rig.random.u64(2..25))),
     };
+    kill_at(rig, requests, tally, command, when).await;
+}
+
+/// Starts the agent and kills it then, unless it has ended before.
+async fn kill_at(
+    rig: &mut Rig,
+    requests: &Arc<AtomicU64>,
+    tally: &mut Tally,
+    command: &str,
+    when: When,
+) {
     let before = requests.load(Ordering::Relaxed);
     let mut child = rig.world.command(command, &rig.args).spawn().unwrap();
     let waiting = async {

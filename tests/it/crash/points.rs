@@ -94,24 +94,16 @@ fn no_usual_build_has_the_named_places() {
 #[cfg(feature = "failpoints")]
 mod run {
     use std::fs;
-    use std::path::Path;
 
-    use rusqlite::Connection;
     use tokio::process::Command;
 
     use crate::crash::note;
+    use crate::crash::older::{NEWEST, OLDER, Older, version};
     use crate::crash::points::{OF_RESTORE, PLACES, Scene};
     use crate::crash::rig::Rig;
     use crate::process::{Ended, ended};
     use crate::restore;
-
-    /// What older versions have written, and never edited since.
-    const OLDER: [&[u8]; 4] = [
-        include_bytes!("../../fixtures/manifest-v1.db"),
-        include_bytes!("../../fixtures/manifest-v2.db"),
-        include_bytes!("../../fixtures/manifest-v3.db"),
-        include_bytes!("../../fixtures/manifest-v4.db"),
-    ];
+    use crate::watching::table::row;
 
     fn at(mut command: Command, place: &str, number: u64) -> Command {
         command.env("TIDEWATCH_FAILPOINT", format!("{place}:{number}"));
@@ -154,39 +146,14 @@ mod run {
         rig
     }
 
-    fn version(database: &Path) -> i64 {
-        let database = Connection::open(database).unwrap();
-        database
-            .query_row("PRAGMA user_version", [], |row| row.get(0))
-            .unwrap()
-    }
-
-    fn rows_of_others(database: &Path) -> i64 {
-        let database = Connection::open(database).unwrap();
-        let sql = "SELECT count(*) FROM files JOIN folders ON folders.id = folder_id WHERE bucket <> 'tide'";
-        database.query_row(sql, [], |row| row.get(0)).unwrap()
-    }
-
     /// Kills a sync that leads an older manifest on: what is there then is the old one or the new one.
     async fn older(fixture: &[u8], place: &str, number: u64) -> Rig {
-        let mut rig = Rig::new(1).await;
-        let bytes = rig.content(100);
-        rig.create(&bytes);
-        let state = rig.world.state();
-        let database = state.join("tidewatch.db");
-        fs::create_dir(&state).unwrap();
-        fs::write(&database, fixture).unwrap();
-        let (old, rows) = (version(&database), rows_of_others(&database));
-        assert!(rows > 0);
-        killed(sync(&rig), place, number).await;
-        let now = version(&database);
+        let older = Older::new(fixture).await;
+        killed(sync(&older.rig), place, number).await;
         let is_new = place == "schema-committed";
-        assert_eq!(now, if is_new { 5 } else { old }, "{place} {number}");
-        assert_eq!(rows_of_others(&database), rows);
-        rig.level().await;
-        assert_eq!(version(&database), 5);
-        assert_eq!(rows_of_others(&database), rows);
-        rig
+        let expected = if is_new { NEWEST } else { older.version };
+        assert_eq!(version(&older.database), expected, "{place} {number}");
+        older.goes_on().await
     }
 
     /// Kills a sync that sets a damaged manifest aside: it is kept, and nothing is removed for it.
@@ -231,7 +198,8 @@ mod run {
     }
 
     #[tokio::test]
-    async fn a_kill_at_any_named_place_loses_nothing() {
+    async fn r03_a_kill_at_any_named_place_loses_nothing() {
+        let _row = row!();
         let (mut kills, mut removals) = (0, 0);
         for (place, of, times) in PLACES {
             if of == Scene::Older {

@@ -19,6 +19,7 @@ use crate::crash::rig::{Rig, files_below, rows_of};
 use crate::crash::trace::{self, Op, Step};
 use crate::crash::{count, has, not_run, note};
 use crate::process::ended;
+use crate::watching::table::{Row, row};
 
 /// How many images are made of one record.
 const IMAGES_EACH: u64 = 500;
@@ -26,15 +27,19 @@ const IMAGES_EACH: u64 = 500;
 /// One of so many is synced from, besides.
 const SYNCED_OF: u64 = 50;
 
-/// How many runs are in one record.
+/// How many runs are in one record; the small form has fewer.
 const RUNS: u32 = 5;
+const FEW: u32 = 3;
+
+/// From how many images on it is the long form.
+const MANY: u64 = 100;
 
 /// The ledger's clock is whole milliseconds, and the bucket writes a moment after it has decided.
 const BLUR_MS: i64 = 3;
 
 #[derive(Default)]
 struct Tally {
-    images: BTreeMap<Model, u64>,
+    images: u64,
     promised: usize,
     claims: usize,
     synced: u64,
@@ -48,12 +53,12 @@ struct Record {
 }
 
 /// Lets the program run, killed in one run of them, and records it.
-async fn record(seed: u64) -> Record {
+async fn record(seed: u64, runs: u32) -> Record {
     let mut rig = Rig::new(seed).await;
     rig.args.push("--json");
     let state = rig.world.state();
     let mut steps: Vec<Step> = Vec::new();
-    for run in 0..RUNS {
+    for run in 0..runs {
         for _ in 0..12 {
             rig.change();
         }
@@ -62,14 +67,14 @@ async fn record(seed: u64) -> Record {
             "inject=pwrite64:signal=KILL:when={}",
             rig.random.u32(10..60)
         );
-        let more = if run == 2 {
+        let more = if run == 1 {
             vec!["-e", &inject]
         } else {
             Vec::new()
         };
         let command = rig.world.command("sync", &rig.args);
         let end = ended(&mut trace::recording(&command, &file, &more)).await;
-        let is_well = end.code == Some(0) || run == 2 && end.code.is_none();
+        let is_well = end.code == Some(0) || run == 1 && end.code.is_none();
         assert!(
             is_well,
             "seed {seed}: {:?} {}{}",
@@ -180,7 +185,6 @@ fn put_down(image: &BTreeMap<PathBuf, Vec<u8>>, state: &Path, to: &Path) {
 /// An image that was put down and opened.
 struct Image {
     what: String,
-    model: Model,
     place: TempDir,
     rows: BTreeMap<String, Entry>,
     promised: BTreeMap<String, bool>,
@@ -194,11 +198,11 @@ impl Image {
     }
 
     /// Makes one of some of `steps`; says what is wrong with it.
-    fn make(rig: &mut Rig, steps: &[Step]) -> Result<Self, String> {
+    fn make(rig: &mut Rig, steps: &[Step], cut: &Cut) -> Result<Self, String> {
         let random = &mut rig.random;
         let until = random.usize(1..=steps.len());
-        let model = [Model::Ordered, Model::Strict][random.usize(..2)];
-        let keep = [Keep::Nothing, Keep::All, Keep::Half, Keep::Torn][random.usize(..4)];
+        let model = cut.models[random.usize(..cut.models.len())];
+        let keep = cut.keeps[random.usize(..cut.keeps.len())];
         let steps = &steps[..until];
         let files = disk::after(steps, model, keep, random);
         let place = tempfile::tempdir().unwrap();
@@ -214,7 +218,6 @@ impl Image {
         drop(manifest);
         Ok(Self {
             what,
-            model,
             place,
             rows,
             promised: promised(steps),
@@ -237,40 +240,82 @@ impl Image {
     }
 }
 
+/// What a power cut may leave.
+struct Cut {
+    name: &'static str,
+    models: &'static [Model],
+    keeps: &'static [Keep],
+}
+
+/// A file system that keeps names in order.
+const ORDERED: Cut = Cut {
+    name: "ordered names",
+    models: &[Model::Ordered],
+    keeps: &[Keep::Nothing, Keep::All],
+};
+
+/// One that keeps a name only when its folder was synced.
+const STRICT: Cut = Cut {
+    name: "strict names",
+    models: &[Model::Strict],
+    keeps: &[Keep::Nothing, Keep::All],
+};
+
+/// Either, with half a write, or some pages of what was written.
+const TORN: Cut = Cut {
+    name: "torn writes and lost pages",
+    models: &[Model::Ordered, Model::Strict],
+    keeps: &[Keep::Half, Keep::Torn],
+};
+
 #[tokio::test]
-async fn a_power_cut_at_any_instant_loses_nothing_that_was_promised() {
+async fn r06_a_power_cut_on_a_file_system_with_ordered_names_loses_nothing_that_was_promised() {
+    cut_at_any_instant(&ORDERED, row!()).await;
+}
+
+#[tokio::test]
+async fn r07_a_power_cut_that_forgets_unsynced_names_loses_nothing_that_was_promised() {
+    cut_at_any_instant(&STRICT, row!()).await;
+}
+
+#[tokio::test]
+async fn r08_a_power_cut_that_tears_writes_and_loses_pages_loses_nothing_that_was_promised() {
+    cut_at_any_instant(&TORN, row!()).await;
+}
+
+async fn cut_at_any_instant(cut: &Cut, mut row: Row) {
     if !has("strace") {
-        return not_run("power cuts", "needs strace");
+        return row.could_not("needs strace");
     }
-    let wanted = count("TIDEWATCH_POWER_IMAGES", 60);
+    // The three have their shares of them.
+    let wanted = count("TIDEWATCH_POWER_IMAGES", 60).div_ceil(3);
+    let runs = if wanted < MANY { FEW } else { RUNS };
     let mut seed = count("TIDEWATCH_SEED", 1);
     let mut tally = Tally::default();
-    let mut made = 0;
-    while made < wanted {
-        let Record { mut rig, steps } = record(seed).await;
-        let until = wanted.min(made + IMAGES_EACH);
+    while tally.images < wanted {
+        let Record { mut rig, steps } = record(seed, runs).await;
+        let until = wanted.min(tally.images + IMAGES_EACH);
         // First, while the endpoint is the one that the rows know.
-        for _ in 0..(until - made).div_ceil(SYNCED_OF) {
-            let image = Image::make(&mut rig, &steps).unwrap_or_else(|why| panic!("{why}"));
+        for _ in 0..(until - tally.images).div_ceil(SYNCED_OF) {
+            let image = Image::make(&mut rig, &steps, cut).unwrap_or_else(|why| panic!("{why}"));
             image.sync(&rig).await;
             tally.synced += 1;
         }
         let ledger = rig.ledger().await;
-        while made < until {
-            let image = Image::make(&mut rig, &steps).and_then(|image| {
+        while tally.images < until {
+            let image = Image::make(&mut rig, &steps, cut).and_then(|image| {
                 image.judge(&ledger)?;
                 Ok(image)
             });
             let image = image.unwrap_or_else(|why| panic!("{why}"));
-            *tally.images.entry(image.model).or_default() += 1;
             let is_claim = |row: &&Entry| row.state == State::Synced;
             tally.claims += image.rows.values().filter(is_claim).count();
             tally.promised += image.promised.len();
-            made += 1;
+            tally.images += 1;
         }
         tally.removals += rig.removals();
         seed += 1;
-        tell(&tally);
+        tell(cut, &tally);
     }
     assert!(tally.promised > 0 && tally.claims > 0 && tally.synced > 0);
 }
@@ -280,34 +325,28 @@ async fn a_disk_that_forgets_what_it_has_synced_is_caught() {
     if !has("strace") {
         return not_run("a disk that forgets", "needs strace");
     }
-    let Record { mut rig, mut steps } = record(1).await;
+    let Record { mut rig, mut steps } = record(1, FEW).await;
     let ledger = rig.ledger().await;
     // The log of the manifest is what every promise rests on.
     let is_log = |path: &Path| path.to_string_lossy().ends_with("-wal");
     steps.retain(|step| !matches!(&step.op, Op::Sync(path) if is_log(path)));
-    let caught = (0..100).filter(|_| {
-        let image = Image::make(&mut rig, &steps);
+    let caught = (0..100).filter(|n| {
+        let cut = [&ORDERED, &STRICT, &TORN][n % 3];
+        let image = Image::make(&mut rig, &steps, cut);
         image.and_then(|image| image.judge(&ledger)).is_err()
     });
     assert!(caught.count() > 5);
 }
 
-fn tell(tally: &Tally) {
-    let section = "Power";
-    for (model, images) in &tally.images {
-        let model = match model {
-            Model::Ordered => "ordered",
-            Model::Strict => "strict",
-        };
-        let said = format!(
-            "{images} images, all opened, nothing promised was lost, no claim that the bucket did not hold"
-        );
-        note(section, &format!("power cut, {model} names"), &said);
-    }
-    let said = format!("{} promises and {} claims", tally.promised, tally.claims);
-    note(section, "compared in the images", &said);
-    let said = format!("{} images, level at the end", tally.synced);
-    note(section, "synced from an image", &said);
+fn tell(cut: &Cut, tally: &Tally) {
+    let (section, name) = ("Power", cut.name);
+    let said = format!(
+        "{} images, all opened, nothing promised was lost, no claim that the bucket did not hold; compared {} promises \
+         and {} claims; {} synced from, level at the end",
+        tally.images, tally.promised, tally.claims, tally.synced
+    );
+    note(section, &format!("power cut, {name}"), &said);
     let wrong = format!("0 of {} removals", tally.removals);
-    note(section, "wrongful deletes in the power cuts", &wrong);
+    let row = format!("wrongful deletes in the power cuts, {name}");
+    note(section, &row, &wrong);
 }

@@ -14,6 +14,7 @@ use crate::crash::rig::{Rig, files_below};
 use crate::crash::{count, note};
 use crate::process::{DEADLINE, World, end_of, send};
 use crate::support::endpoint::Fault;
+use crate::watching::table::row;
 
 /// From how many seconds on there is enough to compare.
 const JUDGED: u64 = 60;
@@ -83,7 +84,8 @@ fn fault(random: &mut fastrand::Rng) -> Option<Fault> {
 }
 
 #[tokio::test]
-async fn a_soak_with_faults_ends_level_in_flat_memory_and_comes_back_byte_for_byte() {
+async fn r67_a_soak_with_faults_ends_level_in_flat_memory_and_comes_back_byte_for_byte() {
+    let _row = row!();
     let seconds = count("TIDEWATCH_SOAK_SECONDS", 5);
     let seed = count("TIDEWATCH_SEED", 1);
     let mut rig = Rig::new(seed).await;

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use tidewatch::agent::Mode;
+use tidewatch::agent::{Mode, Reason};
 use tidewatch::base::clock::Clock;
 use tidewatch::store::ErrorKind;
 use tokio::time::sleep;
 
 use crate::agent::{Bench, passed, path, slow};
-use crate::support::faulty::Fault;
+use crate::support::faulty::{Fault, Odds};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -66,4 +66,28 @@ async fn a_store_that_asks_to_be_left_alone_is_left_alone() {
     agent.level().await;
     assert_eq!(bench.bucket.objects().len(), 2);
     agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bucket_that_answers_and_takes_a_file_never_is_a_silence_too() {
+    let bench = Bench::new(Odds::default());
+    bench.tree.write(&path("fine"), b"fine");
+    bench.tree.write(&path("never"), b"never");
+    let reset = Fault::Refused(ErrorKind::Network);
+    bench.store.rule(move |operation, key| {
+        (operation == "PutObject" && key == "p/never").then_some(reset)
+    });
+    let timeout = Duration::from_secs(15);
+    let began = Clock::Real.now().mono;
+    let agent = bench.start(Mode::Once { timeout });
+    let ended = agent.task.await.unwrap();
+    let took = passed(began);
+    let Reason::Store(why) = &ended.reason else {
+        panic!("{:?}", ended.reason);
+    };
+    assert!(why.starts_with("nothing could be sent for 15s: "), "{why}");
+    // From its last success on; a try that is under way is not waited for.
+    assert!(took < timeout + Duration::from_secs(5), "{took:?}");
+    assert_eq!(bench.object("fine").unwrap(), b"fine");
+    assert_eq!(bench.object("never"), None);
 }

@@ -9,10 +9,11 @@ use std::fs;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use tidewatch::agent::Reason;
+use tidewatch::agent::{Mode, Reason};
 use tidewatch::base::policy::{Guarding, OnDelete};
 use tidewatch::sync::lease::Note;
 use tokio::process::Command;
+use tokio::time::sleep;
 
 use crate::agent::{Bench, path};
 use crate::process::{Ended, World, complaints, end_of, ended, send};
@@ -218,6 +219,39 @@ async fn f26_what_somebody_else_wrote_is_kept_and_the_file_is_named() {
     bench.bucket.uproot("p/new");
     assert!(bench.sync().await.last.level);
     assert_eq!(bench.object("f").unwrap(), b"second");
+}
+
+#[tokio::test(start_paused = true)]
+async fn f26_what_landed_late_of_a_file_that_was_gone_by_then_is_known_as_ours() {
+    let bench = guarded();
+    assert_eq!(bench.settings.on_delete, OnDelete::Keep);
+    let mut agent = bench.start(Mode::Forever);
+    for is_known in [false, true] {
+        if is_known {
+            bench.tree.write(&path("f"), b"known");
+            agent.until_uploaded("f").await;
+        }
+        let late = faulty::Fault::Late(Duration::from_mins(5));
+        bench
+            .store
+            .rule(move |operation, key| (operation == "PutObject" && key == "p/f").then_some(late));
+        bench.tree.write(&path("f"), b"sent late");
+        sleep(Duration::from_secs(2)).await;
+        assert!(bench.store.pending() > 0);
+        bench.tree.remove(&path("f"));
+        bench.store.rule(|_, _| None);
+        sleep(Duration::from_mins(40)).await;
+        bench.store.settle().await;
+        assert_eq!(bench.object("f").unwrap(), b"sent late");
+
+        // Nobody else was here: the next file of that name goes over it.
+        bench.tree.write(&path("f"), b"another");
+        let took = agent.until_uploaded("f").await;
+        assert!(took < Duration::from_mins(1), "not at once: {took:?}");
+        assert_eq!(bench.object("f").unwrap(), b"another");
+        agent.level().await;
+    }
+    agent.stop().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,8 +1,12 @@
-//! The 67 rows by their faults, and that each has its test.
+//! The 67 rows by their faults, that each has its test, and what became of them.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
+
+use crate::support::results;
+use crate::watching::table::{TABLES, folder};
 
 /// The faults, from 1.
 pub const ROWS: [&str; 67] = [
@@ -75,9 +79,6 @@ pub const ROWS: [&str; 67] = [
     "soak, all random faults on",
 ];
 
-/// Rows that another suite tries under the same names; the list ends when they are all found.
-const ELSEWHERE: [usize; 9] = [1, 2, 3, 4, 6, 7, 8, 14, 67];
-
 /// Adds the numbers of the tests below `dir` whose names begin with `letter` and two digits.
 pub fn collect(dir: &Path, letter: char, found: &mut BTreeSet<usize>) {
     let begin = format!("fn {letter}");
@@ -107,7 +108,7 @@ pub fn numbers(letter: char) -> BTreeSet<usize> {
 fn every_row_of_the_fault_matrix_has_its_test() {
     let found = numbers('r');
     let missing: Vec<_> = (1..=ROWS.len())
-        .filter(|number| !found.contains(number) && !ELSEWHERE.contains(number))
+        .filter(|number| !found.contains(number))
         .map(|number| format!("r{number:02}: {}", ROWS[number - 1]))
         .collect();
     assert!(
@@ -116,4 +117,79 @@ fn every_row_of_the_fault_matrix_has_its_test() {
         missing.join("\n")
     );
     assert!(found.iter().all(|number| (1..=ROWS.len()).contains(number)));
+}
+
+/// Says what became of rows, by the lines that they have left: of those that did not run everywhere, which.
+fn became<'a>(lines: impl Iterator<Item = (usize, &'a str)>) -> String {
+    let (mut ran, mut all) = (0, 0);
+    let mut others = [
+        (", but not ", "ran in part", Vec::new()),
+        (": could not run", "could not run here", Vec::new()),
+        (": failed", "failed", Vec::new()),
+        ("", "left no word", Vec::new()),
+    ];
+    for (number, line) in lines {
+        all += 1;
+        if line.trim_end().ends_with(": ran") {
+            ran += 1;
+        } else {
+            let is_it = |(words, ..): &&mut (&str, _, _)| {
+                if words.is_empty() {
+                    true
+                } else {
+                    line.contains(*words)
+                }
+            };
+            let which = others.iter_mut().find(is_it);
+            which
+                .expect("the last takes all")
+                .2
+                .push(format!("{number:02}"));
+        }
+    }
+    let mut said = format!("{all} rows: {ran} ran");
+    for (_, words, numbers) in others.iter().filter(|(.., numbers)| !numbers.is_empty()) {
+        // Writing to a String cannot fail.
+        let _ = write!(said, ", {} {words} ({})", numbers.len(), numbers.join(", "));
+    }
+    said
+}
+
+#[test]
+fn what_became_of_the_rows_is_said_in_a_line() {
+    let lines = [
+        " 1. a: ran\n",
+        " 2. b: ran, but not everywhere\n",
+        " 3. c: could not run: needs root\n",
+        " 4. d: ran\n",
+        "",
+    ];
+    assert_eq!(
+        became((1..).zip(lines)),
+        "5 rows: 2 ran, 1 ran in part (02), 1 could not run here (03), 1 left no word (05)"
+    );
+}
+
+/// Notes what the rows of the last run have left; `tests/watching.sh` asks for it.
+#[test]
+fn what_became_of_the_rows_of_the_last_run_is_noted() {
+    for (letter, table, rows) in TABLES {
+        let lines: Vec<String> = (1..=rows.len())
+            .map(|number| folder(table).join(format!("{number:02}")))
+            .map(|file| fs::read_to_string(file).unwrap_or_default())
+            .collect();
+        let figure = became((1..).zip(lines.iter().map(String::as_str)));
+        assert!(
+            figure.starts_with(&format!("{} rows: ", rows.len())),
+            "{letter}: {figure}"
+        );
+        if std::env::var_os("TIDEWATCH_TOLD").is_some() {
+            let section = match table {
+                "matrix" => "Fault matrix",
+                "security" => "Security",
+                _ => "Watching",
+            };
+            results::note(section, "what became of the rows", &figure);
+        }
+    }
 }

@@ -10,6 +10,7 @@ use tokio::process::Command;
 use crate::process::json::holds;
 use crate::process::{Ended, World, end_of, ended, send};
 use crate::support::endpoint::Fault;
+use crate::support::results;
 
 /// What everything of a selftest begins with in these tests.
 const OWN: &str = "scratch/tidewatch-selftest-";
@@ -102,6 +103,12 @@ async fn a_selftest_proves_everything_and_leaves_nothing() {
     assert!(summary["sent_bytes"].as_u64() > Some(30 << 20), "{summary}");
     is_clean(&world);
     holds("selftest", &[&ended]);
+    let (proven, puts) = (&summary["proven"], &summary["puts"]);
+    let figure = format!(
+        "{proven} of {} proven with {puts} puts; cleaned up",
+        words.len()
+    );
+    results::note("Selftest", "against the endpoint on loopback", &figure);
 }
 
 #[tokio::test]

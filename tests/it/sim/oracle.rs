@@ -192,7 +192,8 @@ impl Oracle {
             } else {
                 State::Kept
             };
-            assert_eq!(row.state, expected, "{path}");
+            // Of a guarded object that was sent late nobody looks whether it has come.
+            assert!(row.state == expected || row.is_landed(), "{path}: {row:?}");
         }
         if !keeps && self.is_alone {
             self.nothing_is_left_over(&files.into_keys().collect());

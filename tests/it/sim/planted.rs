@@ -73,30 +73,6 @@ impl Bug {
     }
 }
 
-pub const ALL: [Bug; 18] = [
-    Bug::AnyRootIsRight,
-    Bug::UnreadableIsEmpty,
-    Bug::UnreadableIsGone,
-    Bug::OverlooksNames,
-    Bug::NoRescan,
-    Bug::NoStartScan,
-    Bug::PutIsNotKept,
-    Bug::CopyIsNotKept,
-    Bug::PutIsTorn,
-    Bug::DeleteIsNotDone,
-    Bug::DeletesAnother,
-    Bug::SilenceIsSuccess,
-    Bug::SilenceIsNoEffect,
-    Bug::LinkIsNotKept,
-    Bug::LinkIsTorn,
-    Bug::HeadIsBlind,
-    Bug::CompleteIsNotKept,
-    Bug::NoCtime,
-];
-
-/// Those before show in few seeds; what follows is for long runs.
-pub const OFTEN: usize = 17;
-
 /// A bug in its world, or none.
 pub struct Plant {
     bug: Option<Bug>,
@@ -118,6 +94,11 @@ impl Plant {
             seed,
             memory: Arc::default(),
         }
+    }
+
+    /// Returns whether only the ctime has to tell of changes, and nobody sees them when they happen.
+    pub fn is_of_ctime(&self) -> bool {
+        self.bug == Some(Bug::NoCtime)
     }
 
     /// Returns whether the agent is told of lost events.

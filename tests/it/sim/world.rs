@@ -155,15 +155,11 @@ impl World {
         let store = Faulty::new(bucket.clone(), random.u64(..), odds(&mut random));
         let manifest = state(0);
         let tree = MemTree::new(random.u64(..), Clock::Real);
-        let watched = random.u8(..5) > 0;
+        let plant = Plant::new(bug, seed);
+        let watched = random.u8(..5) > 0 && !plant.is_of_ctime();
         let mut settings = policies(&mut random);
         if kind.is_strict {
             settings.guard = Guarding::Strict;
-            // Under `keep` nobody looks at the key of a file that is gone, and what lands there late is somebody else's to
-            // the next file of that name: it is named, and nothing is overwritten.
-            if settings.on_delete == OnDelete::Keep {
-                settings.on_delete = OnDelete::Trash;
-            }
         }
         let oracle = Oracle {
             tree: tree.clone(),
@@ -180,7 +176,7 @@ impl World {
         let mut world = World {
             seed,
             kind,
-            plant: Plant::new(bug, seed),
+            plant,
             random,
             tree,
             bucket,

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tidewatch::base::clock::Clock;
 #[cfg(feature = "demo")]
 use tidewatch::commands::features::patience;
 use tidewatch::store::features::{Checksum, Features};
@@ -104,7 +105,7 @@ async fn every_habit_of_a_store_is_found_and_only_that() {
         assert_eq!(*store.features(), claims, "what it had learned stands");
         // A store that does all costs the fewest.
         let most = if claims == *MemStore::default().features() {
-            32
+            34
         } else {
             50
         };
@@ -125,6 +126,52 @@ async fn a_probe_touches_only_keys_of_its_own() {
     probed(&store).await.expect("a probe");
     assert_eq!(store.objects(), before);
     assert_eq!(store.open_uploads().len(), 1);
+}
+
+/// Leaves what a probe leaves that was killed.
+async fn leave(store: &MemStore, id: &str) {
+    for (name, is_upload) in [("a-b", false), ("parts", true)] {
+        let key = format!("p/.tidewatch/probe-{id}/{name}");
+        if is_upload {
+            let begun = store.create_multipart(&key, &Meta::default()).await;
+            begun.expect("an upload");
+        } else {
+            let put = store.put(&key, body(b"left"), &Meta::default()).await;
+            put.expect("an object");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_killed_probe_has_left_is_removed_by_the_next_and_others_after_a_day() {
+    let store = MemStore::default();
+    store.set_clock(Clock::Virtual {
+        since: Clock::Real.now().mono,
+        wall_ns: 1_764_000_000_000_000_000,
+    });
+    leave(&store, "0000000000000007").await;
+    leave(&store, "0000000000000008").await;
+    probed(&store).await.expect("a probe");
+    let theirs = "p/.tidewatch/probe-0000000000000008/";
+    let left = || -> Vec<String> {
+        let objects = store.objects().into_keys();
+        let uploads = store.open_uploads().into_iter().map(|(_, key)| key);
+        objects.chain(uploads).collect()
+    };
+    assert_eq!(left(), [format!("{theirs}a-b"), format!("{theirs}parts")]);
+
+    tokio::time::sleep(Duration::from_hours(23)).await;
+    probed(&store).await.expect("a probe");
+    assert_eq!(left().len(), 2, "it may still be asking");
+    tokio::time::sleep(Duration::from_hours(2)).await;
+    // Nothing but a probe's is ever touched.
+    store
+        .put("p/.tidewatch/probed", body(b"x"), &Meta::default())
+        .await
+        .expect("an object");
+    tokio::time::sleep(Duration::from_hours(48)).await;
+    probed(&store).await.expect("a probe");
+    assert_eq!(left(), ["p/.tidewatch/probed"]);
 }
 
 /// What a whole probe asks of a store that can do everything.
@@ -286,7 +333,8 @@ pub mod endpoint {
         assert_eq!(found, all);
         assert_nothing_is_left(&endpoint, "all went well");
         let requests = endpoint.all_requests();
-        assert!(requests.len() <= 34, "{}", requests.len());
+        assert!(requests.len() <= 36, "{}", requests.len());
+        // Listings name a prefix, and no key.
         let own = "p/.tidewatch/probe-0000000000000007/";
         for request in &requests {
             assert!(

@@ -49,10 +49,44 @@ fn write(file: &Path, section: &str, cells: &[String; 5]) {
     file.lock().unwrap();
     let mut text = String::new();
     file.read_to_string(&mut text).unwrap();
-    let text = with_row(&text, section, cells);
+    let mut text = with_row(&text, section, cells);
+    if let Some(figure) = wrongful(&text) {
+        let [_, _, commit, day, command] = cells.clone();
+        let total = [ALL_OF_THEM.to_owned(), figure, commit, day, command];
+        text = with_row(&text, "Wrongful deletes", &total);
+    }
     file.rewind().unwrap();
     file.set_len(0).unwrap();
     file.write_all(text.as_bytes()).unwrap();
+}
+
+/// Where the wrongful deletes of all runs are stated.
+const ALL_OF_THEM: &str = "in all of the above";
+
+/// Adds up what the rows say of wrongful deletes, which were none or the runs would have failed; `None` if none says
+/// anything.
+fn wrongful(text: &str) -> Option<String> {
+    let (mut removals, mut judged, mut rows) = (0, 0, 0);
+    for line in text.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<&str> = line.split(" | ").collect();
+        let (Some(name), Some(figure)) = (cells.first(), cells.get(1)) else {
+            continue;
+        };
+        let number = |words: &str| words.rsplit(' ').next()?.parse::<u64>().ok();
+        if name.contains("wrongful deletes in") {
+            let words = figure.strip_prefix("0 of ")?.strip_suffix(" removals")?;
+            removals += number(words)?;
+            rows += 1;
+        } else if let Some((words, _)) = figure.split_once(" deletes judged") {
+            judged += number(words)?;
+            rows += 1;
+        }
+    }
+    (rows > 0).then(|| {
+        format!(
+            "0 of {removals} removals by the real program and of {judged} deletes in the simulator"
+        )
+    })
 }
 
 /// Returns `text` with this row in this section: in the place of the row of that name, else behind the section's last.
@@ -117,8 +151,12 @@ fn day() -> String {
     rfc3339(Clock::Real.now().wall_ns)[..10].to_owned()
 }
 
-/// Returns the command that repeats this run: the counts from the environment, and the filters of the tests.
+/// Returns the command that repeats this run: `$TIDEWATCH_COMMAND`, where a script says its own; else the counts from the
+/// environment, and the filters of the tests.
 fn command() -> String {
+    if let Ok(command) = std::env::var("TIDEWATCH_COMMAND") {
+        return format!("`{command}`");
+    }
     let mut counts: Vec<String> = std::env::vars()
         .filter(|(name, _)| name.starts_with("TIDEWATCH_"))
         .filter(|(name, _)| name != "TIDEWATCH_RESULTS" && name != "TIDEWATCH_COMMIT")
@@ -142,6 +180,35 @@ fn command() -> String {
         args.join(" ")
     );
     line.trim_end_matches([' ', '-']).to_owned() + "`"
+}
+
+/// What a script has measured comes into the file this way: `TIDEWATCH_NOTE='section;row;figure'`.
+#[test]
+fn a_figure_that_a_script_has_found_is_noted() {
+    let said = std::env::var("TIDEWATCH_NOTE");
+    let said = said.unwrap_or_else(|_| "section;row;figure".to_owned());
+    let mut words = said.splitn(3, ';');
+    let mut word = || words.next().filter(|word| !word.is_empty());
+    let (section, row, figure) = (word(), word(), word());
+    let figure = figure.expect("TIDEWATCH_NOTE='section;row;figure'");
+    if std::env::var_os("TIDEWATCH_NOTE").is_some() {
+        note(section.unwrap_or_default(), row.unwrap_or_default(), figure);
+    }
+}
+
+#[test]
+fn wrongful_deletes_are_added_up_by_themselves() {
+    let row = |name: &str, figure: &str| format!("| {name} | {figure} | a | b | c |\n");
+    let text = row("wrongful deletes in the kills", "0 of 30 removals")
+        + &row("kills", "12 kills")
+        + &row("wrongful deletes in the soak", "0 of 4 removals")
+        + &row(
+            "seeds 1 to 9",
+            "9 seeds: 3 changes of the tree, 17 deletes judged, 0 clock jumps",
+        );
+    let said = "0 of 34 removals by the real program and of 17 deletes in the simulator";
+    assert_eq!(wrongful(&text).as_deref(), Some(said));
+    assert_eq!(wrongful(&row("kills", "12 kills")), None);
 }
 
 #[test]

@@ -100,7 +100,7 @@ pub const ROWS: [&str; 85] = [
 ];
 
 /// The tables, by the first letter of their tests' names.
-const TABLES: [(&str, &str, &[&str]); 3] = [
+pub const TABLES: [(&str, &str, &[&str]); 3] = [
     ("w", "watching", &ROWS),
     ("r", "matrix", &matrix::rows::ROWS),
     ("s", "security", &security::ROWS),
@@ -192,7 +192,8 @@ fn say(line: &str) {
     eprintln!("{line}");
 }
 
-fn folder(table: &str) -> PathBuf {
+/// Returns where the rows of a table leave their lines.
+pub fn folder(table: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(table)
 }
 

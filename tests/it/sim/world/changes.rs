@@ -54,7 +54,13 @@ impl World {
                 self.write(&path, &content);
             }
             10 | 11 => {
-                let (path, content) = (self.file(), self.content());
+                let (path, mut content) = (self.file(), self.content());
+                if self.plant.is_of_ctime()
+                    && let Some(old) = self.tree.files().get(&path)
+                {
+                    // Of the same length: nothing else tells either.
+                    content = old.iter().map(|byte| byte ^ 1).collect();
+                }
                 self.say(&format!("write {path} secretly ({})", content.len()));
                 // Only its ctime tells, and a rename on top of it would hide even that: its event is not lost silently.
                 self.tree.trouble(0.0, self.trouble.1);
