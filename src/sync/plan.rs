@@ -96,11 +96,13 @@ pub fn doubt_after(before: &Content, again: &Read, must_read: bool) -> (bool, i6
     let agree =
         before.doubtful && !must_read && before.stat.same_content_as(&again.stat) && again.doubtful;
     let apart_ns = again.read_at_ns.saturating_sub(before.read_at_ns);
-    if agree && apart_ns < APART_NS {
+    match apart_ns {
+        // The clock was set back since: how far they are apart cannot be known, and the next one tells.
+        ..0 => (again.doubtful, again.read_at_ns),
         // The first of them counts, or reads that come close after each other would never be far enough apart.
-        return (true, before.read_at_ns);
+        ..APART_NS if agree => (true, before.read_at_ns),
+        _ => (again.doubtful && !agree, again.read_at_ns),
     }
-    (again.doubtful && !agree, again.read_at_ns)
 }
 
 /// Returns the content that the key is known to hold; `None` after anything that may have changed it.
@@ -325,6 +327,8 @@ mod tests {
                 false,
                 (true, late),
             ),
+            // The clock was set back between them: the next one is held against this one.
+            (true, again(same, -1, true), false, (true, first_ns - 1)),
             // The first of two.
             (false, again(same, APART_NS, true), false, (true, late)),
             // Under a lease one is enough.
