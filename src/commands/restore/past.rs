@@ -5,7 +5,7 @@
 //! versions, in trash, and under other names of the same content; what is nowhere is refused by name before anything is
 //! written.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
@@ -14,12 +14,12 @@ use crate::base::clock::rfc3339;
 use crate::base::digest::Sha256;
 use crate::base::offload::joined;
 use crate::base::path::RelPath;
-use crate::catalog::{self, Chain, Known, Op, Past, Record};
+use crate::catalog::{self, Chain, Known, Op, Past, Record, Tree};
 use crate::commands::restore::seek::{self, Candidate, Sought};
 use crate::restore::listing::{Listing, kind_of};
 use crate::restore::wanted::{Kind, Refused, Stamp, Wanted, trouble};
 use crate::store::key::KeyMap;
-use crate::store::{self, Store, Which};
+use crate::store::{self, ErrorKind, Store, Which};
 
 /// Objects that are looked at at once.
 const LOOKS: usize = 32;
@@ -139,18 +139,24 @@ pub async fn find(
                 gone.len()
             ));
         }
-        if !unknown.is_empty() {
-            notes.push(format!(
+    }
+    let left = left_below(store, &past, &unknown).await?;
+    unknown.retain(|wanted| !left.contains(&wanted.key));
+    if !moment.deleted && !unknown.is_empty() {
+        notes.push(format!(
                 "{} of the objects are not in the catalog, which may lag behind: they are taken as they are",
                 unknown.len()
             ));
-        }
     }
     let mut finder = Finder::new(store, keys, &past, &listing);
     finder.gather_folders(only);
     finder.gather(only, moment);
     let (mut found, lost) = finder.settle().await?;
     found.wanted.extend(unknown);
+    found.refused.extend(left.into_iter().map(|key| {
+        let why = "a file that is newer has the place of the folder it lies in".to_owned();
+        Refused { key, why }
+    }));
     found.refused.extend(listing.refused.iter().cloned());
     found.unmatched.clone_from(&listing.unmatched);
     found.unmatched.retain(|path| {
@@ -168,6 +174,55 @@ pub async fn find(
         is_damaged,
         lost,
     })
+}
+
+/// Returns the keys that lie below what the catalog knows as a file, and whose objects are older than that file's: a folder
+/// had its name before. One that is newer may be of a folder that has taken the file's place since.
+async fn left_below(
+    store: &Arc<dyn Store>,
+    past: &Past,
+    unknown: &[Wanted],
+) -> Result<BTreeSet<String>, Trouble> {
+    let mut left = BTreeSet::new();
+    let mut files: HashMap<&str, Option<i64>> = HashMap::new();
+    for wanted in unknown {
+        let Some(file) = file_above(&past.then.tree, &wanted.path) else {
+            continue;
+        };
+        let file_ns = match files.get(file) {
+            Some(file_ns) => *file_ns,
+            None => modified_ns(store, file).await?,
+        };
+        files.insert(file, file_ns);
+        if let Some(file_ns) = file_ns
+            && let Some(ns) = modified_ns(store, &wanted.key).await?
+            && ns < file_ns
+        {
+            left.insert(wanted.key.clone());
+        }
+    }
+    Ok(left)
+}
+
+/// Returns the key of the file that has the name of a folder above `path`.
+fn file_above<'a>(tree: &'a Tree, path: &RelPath) -> Option<&'a str> {
+    let mut above = path.parent();
+    while let Some(folder) = above {
+        if let Some(file) = tree.get(&folder) {
+            return Some(&file.key);
+        }
+        above = folder.parent();
+    }
+    None
+}
+
+/// Returns when an object was stored, by the store's clock; `None` if there is none, or the store does not tell.
+async fn modified_ns(store: &Arc<dyn Store>, key: &str) -> Result<Option<i64>, Trouble> {
+    match store.head(key).await {
+        Ok(object) => Ok(object.modified_ns),
+        Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Returns the keys of which the catalog's last word is that the file is gone and that this very object stays. Another

@@ -436,6 +436,27 @@ async fn a_file_that_is_made_again_after_the_catalogs_last_word_comes_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_a_file_and_an_object_below_it_that_nobody_knows_the_newer_one_comes_back() {
+    let bench = Bench::new(Odds::default());
+    bench.bucket.set_clock(bench.clock);
+    bench
+        .bucket
+        .plant("p/one/old", b"left from when `one` was a folder");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    for name in ["one", "two"] {
+        bench.tree.write(&path(name), b"a file");
+    }
+    assert!(bench.sync().await.last.level);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    bench.bucket.plant("p/two/new", b"`two` is a folder by now");
+
+    let (there, refused) = now(&bench).await;
+    assert_eq!(there, ["one", "two/new"]);
+    let refused: Vec<String> = refused.into_iter().map(|refused| refused.key).collect();
+    assert_eq!(refused, ["p/one/old", "p/two"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_kept_object_is_not_in_the_way_of_what_has_taken_its_place() {
     let bench = Bench::new(Odds::default());
     bench.tree.write(&path("file"), b"a file");

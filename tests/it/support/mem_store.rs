@@ -206,15 +206,16 @@ impl MemStore {
 
     /// Stores an object as another tool would, uncounted and without metadata.
     pub fn plant(&self, key: &str, bytes: &[u8]) {
+        let mut inner = self.lock();
         let object = MemObject {
             bytes: Bytes::copy_from_slice(bytes),
             etag: md5_hex(bytes),
             user: Vec::new(),
             content_type: None,
             version_id: None,
-            modified_ns: None,
+            modified_ns: inner.date_ns(),
         };
-        self.lock().objects.insert(key.to_owned(), object);
+        inner.objects.insert(key.to_owned(), object);
     }
 
     /// Removes an object as another tool would, uncounted.
