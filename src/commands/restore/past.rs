@@ -5,7 +5,7 @@
 //! versions, in trash, and under other names of the same content; what is nowhere is refused by name before anything is
 //! written.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
@@ -141,7 +141,8 @@ pub async fn find(
         }
     }
     let left = left_below(store, &past, &unknown).await?;
-    unknown.retain(|wanted| !left.contains(&wanted.key));
+    let is_left: HashSet<&str> = left.iter().map(|one| one.key.as_str()).collect();
+    unknown.retain(|wanted| !is_left.contains(wanted.key.as_str()));
     if !moment.deleted && !unknown.is_empty() {
         notes.push(format!(
                 "{} of the objects are not in the catalog, which may lag behind: they are taken as they are",
@@ -153,10 +154,7 @@ pub async fn find(
     finder.gather(only, moment);
     let (mut found, lost) = finder.settle().await?;
     found.wanted.extend(unknown);
-    found.refused.extend(left.into_iter().map(|key| {
-        let why = "a file that is newer has the place of the folder it lies in".to_owned();
-        Refused { key, why }
-    }));
+    found.refused.extend(left);
     found.refused.extend(listing.refused.iter().cloned());
     found.unmatched.clone_from(&listing.unmatched);
     found.unmatched.retain(|path| {
@@ -176,14 +174,14 @@ pub async fn find(
     })
 }
 
-/// Returns the keys that lie below what the catalog knows as a file, and whose objects are older than that file's: a folder
-/// had its name before. One that is newer may be of a folder that has taken the file's place since.
+/// Refuses what lies below what the catalog knows as a file, and is older than that file's object: a folder had its name
+/// before. One that is newer may be of a folder that has taken the file's place since.
 async fn left_below(
     store: &Arc<dyn Store>,
     past: &Past,
     unknown: &[Wanted],
-) -> Result<BTreeSet<String>, Trouble> {
-    let mut left = BTreeSet::new();
+) -> Result<Vec<Refused>, Trouble> {
+    let mut left = Vec::new();
     let mut files: HashMap<&str, Option<i64>> = HashMap::new();
     for wanted in unknown {
         let Some(file) = file_above(&past.then.tree, &wanted.path) else {
@@ -198,7 +196,9 @@ async fn left_below(
             && let Some(ns) = modified_ns(store, &wanted.key).await?
             && ns < file_ns
         {
-            left.insert(wanted.key.clone());
+            let why = "a file that is newer has the place of the folder it lies in".to_owned();
+            let key = wanted.key.clone();
+            left.push(Refused { key, why });
         }
     }
     Ok(left)
